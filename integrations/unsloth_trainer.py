@@ -1,0 +1,33 @@
+"""Load a base model with a LoRA adapter through Unsloth; for the training worker, and nobody else.
+
+Importing Unsloth patches trl, transformers and peft, so it happens inside the function, before they are imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langgraph_learnloop.errors import MissingExtraError
+from langgraph_learnloop.records import Job
+
+
+def load(job: Job) -> tuple[Any, Any]:
+    """Return (model with a trainable LoRA adapter, tokenizer); raise MissingExtraError without Unsloth."""
+    try:
+        from unsloth import FastLanguageModel
+    except ImportError as error:
+        raise MissingExtraError(
+            f"Job {job.job_id!r} asks for Unsloth, which cannot be imported ({error}): "
+            'pip install "langgraph-learnloop[unsloth]", or set the job\'s engine to "peft".'
+        ) from error
+    recipe = job.recipe
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        model_name=job.parent_adapter or job.base_model,  # a saved adapter brings its base along
+        max_seq_length=recipe.max_length,
+        load_in_4bit=False,
+    )
+    if job.parent_adapter is None:
+        model = FastLanguageModel.get_peft_model(
+            model, r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, random_state=recipe.seed
+        )
+    return FastLanguageModel.for_training(model) or model, tokenizer

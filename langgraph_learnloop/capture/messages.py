@@ -1,0 +1,178 @@
+"""Intern messages: each is serialised once, and stored once under its hash. Read text and reasoning out of them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import orjson
+import zstandard
+from langchain_core.messages import BaseMessage, convert_to_messages, message_to_dict
+from pydantic import BaseModel
+
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS
+_DEPTH = 100
+"""Levels of nesting after which a value is kept as text."""
+_THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
+
+
+class Interner:
+    """Turn messages and JSON values into hashes; keeps a compressor, so one thread owns it."""
+
+    def __init__(self) -> None:
+        """Start with nothing interned."""
+        self._compressor = zstandard.ZstdCompressor()
+        self._bodies: dict[str, bytes] = {}
+        self._known: dict[int, tuple[BaseMessage, str]] = {}
+
+    def take(self) -> dict[str, bytes]:
+        """Return what was interned since the last call, hash -> compressed JSON, and forget it."""
+        bodies, self._bodies, self._known = self._bodies, {}, {}
+        return bodies
+
+    def message(self, message: BaseMessage) -> str:
+        """Return a message's hash; one object is serialised once."""
+        known = self._known.get(id(message))
+        if known is None:
+            # The message is kept beside its hash: an id is only unique as long as its object lives.
+            known = self._known[id(message)] = (message, self.value(_message_dict(message)))
+        return known[1]
+
+    def all(self, messages: Iterable[BaseMessage]) -> tuple[str, ...]:
+        """Return the hashes of messages, in order."""
+        return tuple(self.message(message) for message in messages)
+
+    def value(self, value: Any) -> str:
+        """Return the hash of a value, kept as JSON."""
+        body = encode(value)
+        key = hashlib.sha256(body).hexdigest()[:32]
+        if key not in self._bodies:
+            self._bodies[key] = self._compressor.compress(body)
+        return key
+
+
+def encode(value: Any) -> bytes:
+    """Return JSON with sorted keys; what JSON has no form for is kept as text."""
+    try:
+        return orjson.dumps(value, default=_plain, option=_OPTIONS)
+    except (orjson.JSONEncodeError, RecursionError):
+        return json.dumps(_mended(value, _DEPTH), sort_keys=True, ensure_ascii=False).encode()
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON would give it back."""
+    body = encode(value)
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)
+
+
+def clean(text: str) -> str:
+    """Return text without lone surrogates, which no database takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def as_messages(value: Any) -> tuple[BaseMessage, ...]:
+    """Return the messages in what a graph, a node or a tool returned; empty where there are none."""
+    if isinstance(value, BaseMessage):
+        return (value,)
+    found = value.get("messages") if isinstance(value, dict) else getattr(value, "messages", value)
+    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
+        return ()
+    if all(isinstance(message, BaseMessage) for message in found):
+        return tuple(found)
+    try:
+        return tuple(convert_to_messages(found))
+    except (ValueError, NotImplementedError, TypeError):
+        return ()
+
+
+def text_of(message: BaseMessage) -> str:
+    """Return a message's text, without reasoning that the model wrote into it."""
+    return clean(_THINK.sub("", _raw_text(message))).strip()
+
+
+def reasoning_of(message: BaseMessage) -> str | None:
+    """Return the chain of thought, in whichever of the known forms it came; None where there is none."""
+    parts = [*_kept_beside(message), *_kept_in_blocks(message.content), *_THINK.findall(_raw_text(message))]
+    text = "\n".join(part.strip() for part in parts if part.strip())
+    return clean(text) or None
+
+
+def _message_dict(message: BaseMessage) -> dict[str, Any]:
+    try:
+        return message_to_dict(message)
+    except Exception:  # noqa: BLE001 - whatever a field of it cannot do, its text is worth keeping
+        return {"type": message.type, "data": {"content": _raw_text(message), "name": message.name, "id": message.id}}
+
+
+def _raw_text(message: BaseMessage) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    texts = (block if isinstance(block, str) else block.get("text", "") for block in content if _is_text(block))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _is_text(block: str | dict[str, Any]) -> bool:
+    return isinstance(block, str) or block.get("type", "text") == "text"
+
+
+def _kept_beside(message: BaseMessage) -> Iterator[str]:
+    """Yield what DeepSeek, Qwen and vLLM (reasoning_content) and older OpenAI adapters (reasoning) keep beside."""
+    beside = message.additional_kwargs.get("reasoning_content")
+    if isinstance(beside, str):
+        yield beside
+    yield from _summary(message.additional_kwargs.get("reasoning"))
+
+
+def _kept_in_blocks(content: str | list[str | dict[str, Any]]) -> Iterator[str]:
+    """Yield what Anthropic (thinking) and OpenAI and LangChain (reasoning) keep in content blocks."""
+    for block in content if isinstance(content, list) else ():
+        if not isinstance(block, dict):
+            continue
+        wrapped = block.get("value") if block.get("type") == "non_standard" else None
+        inner = wrapped if isinstance(wrapped, dict) else block
+        kind = inner.get("type")
+        if kind in ("thinking", "reasoning") and isinstance(inner.get(kind), str):
+            yield inner[kind]
+        elif kind == "reasoning":
+            yield from _summary(inner)
+
+
+def _summary(reasoning: Any) -> Iterator[str]:
+    parts = reasoning.get("summary") if isinstance(reasoning, dict) else None
+    for part in parts if isinstance(parts, list) else ():
+        if isinstance(part, dict) and isinstance(part.get("text"), str):
+            yield part["text"]
+
+
+def _plain(value: Any) -> Any:
+    """Return something that JSON has a form for, in place of what it has none for."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, bytes | bytearray):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    return repr(value)
+
+
+def _mended(value: Any, depth: int) -> Any:
+    """Return a copy without lone surrogates and endless nesting; slow, for the few values that orjson refuses."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return clean(value)
+    if depth == 0:
+        return clean(repr(type(value)))
+    if isinstance(value, dict):
+        return {clean(str(key)): _mended(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mended(item, depth - 1) for item in value]
+    return _mended(_plain(value), depth - 1)

@@ -1,0 +1,239 @@
+"""The command line: look at what happened, decide, walk the loop, take it back.
+
+Commands that only look need a store; `cycle` needs your agent as well, named as "module:attribute" of a LearnLoop.
+Refusals are one sentence on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import getpass
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, cast
+
+import typer
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from langgraph_learnloop.config import load_config
+from langgraph_learnloop.errors import ConfigError, LearnLoopError, MissingExtraError
+from langgraph_learnloop.loop import LearnLoop
+from langgraph_learnloop.records import FLAG_MOVES, FlagState, Progress
+
+app = typer.Typer(
+    help="Agents that get better by themselves, safely.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+console = Console()
+
+Store = Annotated[str, typer.Option("--store", "-s", envvar="LEARNLOOP_STORE", help="File or database URL of the store.")]
+App = Annotated[str | None, typer.Option("--app", help='Your LearnLoop, as "module:attribute".')]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows to show.")]
+Agent = Annotated[str | None, typer.Option("--agent", help="Only this agent's.")]
+
+
+@app.command()
+def runs(store: Store = "learnloop.db", limit: Limit = 20, agent: Agent = None) -> None:
+    """List recorded runs, newest first."""
+    with _opened(store) as loop:
+        table = _table("run", "thread", "release", "outcome", "seconds", "question", "answer")
+        for run in loop.store.runs.recent(limit, agent):
+            seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
+            cells = (run.run_id, run.thread_id, run.release, run.outcome, seconds, run.question, run.answer)
+            table.add_row(*map(_cell, cells))
+        _show(table, "No run is recorded yet: pass callbacks=[loop.recorder], or use loop.watch(graph).")
+
+
+@app.command()
+def flagged(store: Store = "learnloop.db", limit: Limit = 20, state: str = "open", agent: Agent = None) -> None:
+    """List runs that went wrong, worst first."""
+    if state not in FLAG_MOVES:
+        raise ConfigError(f"There is no flag state {state!r}; the states are: {', '.join(FLAG_MOVES)}.")
+    with _opened(store) as loop:
+        table = _table("run", "thread", "severity", "reasons")
+        for flag in loop.store.flags.list(cast(FlagState, state), agent)[:limit]:
+            table.add_row(flag.run_id, _cell(flag.thread_id), f"{flag.severity:.2f}", _cell(" ".join(flag.reasons)))
+        _show(table, f"No flag is {state}.")
+
+
+@app.command()
+def review(store: Store = "learnloop.db", by: str = "") -> None:
+    """Decide on corrections that wait for review."""
+    from langgraph_learnloop.curation.review import TerminalReviewer
+
+    with _opened(store) as loop:
+        waiting = loop.pending()
+        if not waiting:
+            console.print("Nothing waits for review.")
+            return
+        left = loop.review(TerminalReviewer(console, by or _me()).review(waiting))
+        console.print(f"{len(waiting) - len(left)} decided, {len(left)} left. `learnloop cycle` goes on from here.")
+
+
+@app.command()
+def cycle(app_name: App = None, ask: Annotated[bool, typer.Option("--review", help="Ask me about each correction.")] = False) -> None:
+    """Walk the loop once: curate, train, examine, and promote what passes."""
+    from langgraph_learnloop.curation.review import TerminalReviewer
+    from langgraph_learnloop.evaluation.report import table
+
+    loop = _load(app_name)
+    with Bar(console=console, transient=True) as bar:
+        task = bar.add_task("cycle", total=None)
+
+        def show(line: Progress) -> None:
+            bar.update(task, description=line.note or line.stage, completed=line.done, total=line.total or None)
+
+        report = loop.cycle(TerminalReviewer(console, _me()) if ask else None, show)
+    if report.scorecard is not None:
+        console.print(table(report.scorecard))
+    console.print(f"{report.outcome}: {report.because}", markup=False, highlight=False)
+    loop.close()
+
+
+@app.command()
+def releases(store: Store = "learnloop.db") -> None:
+    """List releases, newest first, and say which one serves."""
+    with _opened(store) as loop:
+        serving = {entry.release_id for entry in loop.store.releases.history()[-1:]}
+        table = _table("release", "serves", "made", "parent", "dataset", "gate")
+        for release in loop.store.releases.all():
+            card = loop.store.scorecards.of(release.release_id)
+            verdict = "-" if card is None else "passed" if card.passed else "stopped"
+            serves = "now" if release.release_id in serving else ""
+            made = f"{release.made_at:%Y-%m-%d %H:%M}"
+            cells = (release.release_id, serves, made, release.parent, (release.dataset or "-")[:12], verdict)
+            table.add_row(*map(_cell, cells))
+        _show(table, "No release yet: loop.model(engine) makes the first.")
+
+
+@app.command()
+def rollback(store: Store = "learnloop.db", because: str = "Asked for on the command line.") -> None:
+    """Give new conversations the release that served before this one."""
+    with _opened(store) as loop:
+        before = loop.champion.release_id
+        now = loop.rollback(because, actor=_me()).release_id
+        console.print(
+            f"New conversations get {now}; {before} serves only conversations that began with it. "
+            "Serving processes follow within a second.",
+            highlight=False,
+        )
+
+
+@app.command()
+def log(store: Store = "learnloop.db", limit: Limit = 50) -> None:
+    """Show what was decided, by whom and why, oldest first; the chain of hashes is checked."""
+    with _opened(store) as loop:
+        table = _table("at", "actor", "action", "subject", "because")
+        for entry in loop.store.decisions.all(limit):
+            cells = (f"{entry.at:%m-%d %H:%M:%S}", entry.actor, entry.action, entry.subject[:12], entry.because)
+            table.add_row(*map(_cell, cells))
+        _show(table, "Nothing was decided yet.")
+        loop.store.decisions.verify()
+
+
+@app.command()
+def demo(
+    data: Annotated[str | None, typer.Option("--data", help="Your own requests, JSON lines, instead of the sample.")] = None,
+    hold_out: Annotated[list[str] | None, typer.Option("--hold-out", help="Tool the base must not see (repeatable).")] = None,
+    ask: Annotated[bool, typer.Option("--review", help="Ask me about each correction.")] = False,
+    json_file: Annotated[str | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    home: Annotated[str, typer.Option("--home", help="Folder for everything the demo writes.")] = "learnloop-demo",
+    rebuild_base: Annotated[bool, typer.Option("--rebuild-base", help="Train the shipped base model again.")] = False,
+) -> None:
+    """Show the whole circle on this machine: no key, no GPU, no download of weights."""
+    try:
+        from langgraph_learnloop.demo.play import play
+    except ImportError as error:
+        raise MissingExtraError(
+            f'The demo needs {error.name!r}: pip install "langgraph-learnloop[demo]".'
+        ) from error
+    found = play(console, Path(home), data=data, hold_out=hold_out, ask=_me() if ask else None, rebuild=rebuild_base)
+    if json_file is not None:
+        Path(json_file).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if not found.get("promoted", True):
+        raise typer.Exit(1)
+
+
+def main() -> NoReturn:
+    """Run the command line; refusals become one sentence and exit code 2."""
+    try:
+        app(standalone_mode=False)
+        sys.exit(0)
+    except LearnLoopError as error:
+        _refuse(str(error))
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _refuse(f"The file system refused{where}: {error.strerror or error}. Nothing that was stored is lost.")
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("Stopped. Run the same command again to go on where it was.", 130)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")):  # a usage error: both bring their own kinds
+            _refuse(getattr(error, "format_message", lambda: str(error))())
+        raise
+
+
+def _refuse(sentence: str) -> NoReturn:
+    _stop(f"learnloop: {sentence}", 2)
+
+
+def _stop(sentence: str, code: int) -> NoReturn:
+    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+@contextmanager
+def _opened(store: str) -> Iterator[LearnLoop]:
+    """Open a store that is there; a look must not make one."""
+    if "://" not in store and not Path(store).exists():
+        raise ConfigError(f"There is no store at {store!r}: name it with --store, or run your agent under LearnLoop first.")
+    with LearnLoop(store) as loop:
+        yield loop
+
+
+def _load(name: str | None) -> LearnLoop:
+    name = name or load_config().app
+    module, _, attribute = (name or "").partition(":")
+    if not module or not attribute:
+        raise ConfigError('Name your LearnLoop with --app "module:attribute", or as `app` in learnloop.toml.')
+    sys.path.insert(0, os.getcwd())
+    try:
+        loop = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{name!r} cannot be loaded: {error}.") from error
+    if not isinstance(loop, LearnLoop):
+        raise ConfigError(f"{name!r} is a {type(loop).__name__}, not a LearnLoop.")
+    return loop
+
+
+def _me() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "somebody"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold" if column in ("run", "release", "because", "reasons") else "ellipsis")
+    return table
+
+
+def _cell(value: Any) -> Any:
+    """Show captured text as it is: no markup, no control characters."""
+    from rich.text import Text
+
+    from langgraph_learnloop.curation.review import visible
+
+    return Text("-" if value is None else visible(str(value).replace("\n", " "))[:300])
+
+
+def _show(table: Table, nothing: str) -> None:
+    console.print(table if table.row_count else nothing, highlight=False)

@@ -1,0 +1,88 @@
+"""Settings: one frozen record, read from learnloop.toml and LEARNLOOP_* variables.
+
+Precedence: keyword arguments, then the environment, then the file, then the defaults below.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from langgraph_learnloop.errors import ConfigError
+from langgraph_learnloop.records import Record, Recipe
+
+PREFIX = "LEARNLOOP_"
+
+
+class LoopConfig(Record):
+    """Everything that can be set; the numbers of the guides are the defaults here."""
+
+    agent: str = "agent"
+    """Name of the watched agent."""
+    folder: str | None = None
+    """Where datasets, jobs and adapters are kept; None is "<store>.files" beside the store."""
+    app: str | None = None
+    """"module:attribute" of a LearnLoop for the command line, e.g. "my_agent:loop"."""
+    queue_size: int = Field(default=10_000, ge=1)
+    """Events the recorder holds in memory before it spills to disk."""
+    flag_below: float = Field(default=0.0, ge=-1, le=1)
+    """A mean score below this flags a run."""
+    neighbours: int = Field(default=7, ge=1)
+    """Corrections of other people on similar requests that a correction is compared with."""
+    heldout: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the groups of a dataset that is kept for the gate."""
+    retention_cases: int = Field(default=40, ge=1)
+    """Held-out cases of each tool that the gate asks to see that nothing old was lost."""
+    variations: int = Field(default=8, ge=0)
+    """Variations made of each training correction."""
+    recipe: Recipe = Field(default_factory=Recipe)
+    """How adapters are trained."""
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """Error rate of each family of gates."""
+    target_gain: float = Field(default=0.05, ge=0, le=1)
+    """The target must get better by at least this share."""
+    retention_margin: float = Field(default=0.02, gt=0, le=1)
+    """The old slice as a whole must not be worse by more than this share."""
+    category_margin: float = Field(default=0.05, gt=0, le=1)
+    """No single category may be worse by more than this share."""
+    eval_threads: int = Field(default=8, ge=1)
+    """Cases that are run at the same time."""
+    poll_seconds: float = Field(default=1.0, gt=0)
+    """How often a serving process looks for a new champion in the store."""
+
+
+def load_config(path: str | Path | None = None, environ: Mapping[str, str] | None = None, **given: Any) -> LoopConfig:
+    """Read the settings; raise ConfigError with a sentence when one is not usable."""
+    file = Path(path) if path is not None else Path("learnloop.toml")
+    values = _from_file(file, required=path is not None)
+    values.update(_from_environment(os.environ if environ is None else environ))
+    values.update({k: v for k, v in given.items() if v is not None})
+    try:
+        return LoopConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"The setting {name!r} is not usable: {first['msg']}. "
+                          f"Mend it in {file} or in {PREFIX}{name.upper()}.") from error
+
+
+def _from_file(file: Path, required: bool) -> dict[str, Any]:
+    if not file.exists():
+        if required:
+            raise ConfigError(f"The settings file {str(file)!r} does not exist.")
+        return {}
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"The settings file {str(file)!r} cannot be read: {error}.") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    known = LoopConfig.model_fields.keys() - {"recipe"}
+    return {name: environ[PREFIX + name.upper()] for name in known if PREFIX + name.upper() in environ}

@@ -1,0 +1,145 @@
+"""Turn corrected runs into proposals, and well-liked runs into examples to keep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from langgraph_learnloop.curation.flag import flag
+from langgraph_learnloop.errors import DataError, NotFoundError
+from langgraph_learnloop.ports import RunReader
+from langgraph_learnloop.records import Example, Feedback, Message, Proposal, Run, Step
+
+
+class Recordings(RunReader, Protocol):
+    """Give recorded runs back, and the tool schemas they were offered."""
+
+    def blob(self, digest: str) -> bytes:
+        """Return the JSON stored under a hash, or raise NotFoundError."""
+        ...
+
+
+def propose(runs: Sequence[Run], reader: Recordings) -> list[Proposal]:
+    """Return a proposal for each run and rater who corrected it: what the model read, said, and should have said.
+
+    The newest correction of each rater counts. Raters who agree make proposals of one id, which `check` merges after
+    it has counted the raters. A run without a model call, or whose messages were erased, makes none.
+    """
+    found = (_corrected(run, said, reader) for run in runs for said in _newest(reader.feedback(run.run_id)))
+    return [Proposal(proposal_id=e.example_id, example=e) for e in found if e is not None]
+
+
+def replayable(runs: Sequence[Run], reader: Recordings, *, trust_silence: bool = False) -> list[Example]:
+    """Return what the agent does well as "approved" examples: the first model call of each good run's last turn.
+
+    A run is good when it finished, nothing flags it, nobody scored it below 0 and somebody scored it above 0. Silence
+    is no approval; with `trust_silence` it is one, at half the confidence.
+    """
+    found = (_approved(run, reader, trust_silence) for run in runs)
+    return [example for example in found if example is not None]
+
+
+def _newest(feedback: Sequence[Feedback]) -> list[Feedback]:
+    newest: dict[str | None, Feedback] = {}
+    for said in sorted(feedback, key=lambda f: f.at):
+        if said.correction is not None:
+            newest[said.by] = said
+    return list(newest.values())
+
+
+def _corrected(run: Run, said: Feedback, reader: Recordings) -> Example | None:
+    if said.correction is None:
+        return None
+    try:
+        step = _blamed(run, said, reader)
+        if step is None:
+            return None
+        return Example(
+            messages=reader.messages(step.input),
+            tools=_tools(step, reader),
+            chosen=_without_ids(said.correction),
+            rejected=_answer(step, reader),
+            origin="correction",
+            group=run.thread_id or run.run_id,
+            run_id=run.run_id,
+            by=said.by,
+        )
+    except NotFoundError:
+        return None
+
+
+def _approved(run: Run, reader: Recordings, trust_silence: bool) -> Example | None:
+    feedback = reader.feedback(run.run_id)
+    scores = {f.by: f.score for f in sorted(feedback, key=lambda f: f.at) if f.score is not None}
+    fans = [by for by, score in scores.items() if score > 0]
+    silent = not scores and trust_silence
+    if run.outcome != "finished" or flag(run, feedback) or any(s < 0 for s in scores.values()) or not (fans or silent):
+        return None
+    try:
+        step = _first_of_turn(run, reader)
+        chosen = _answer(step, reader) if step is not None else None
+        if step is None or chosen is None:
+            return None
+        return Example(
+            messages=reader.messages(step.input),
+            tools=_tools(step, reader),
+            chosen=chosen,
+            origin="approved",
+            confidence=0.5 if silent else 1.0,
+            group=run.thread_id or run.run_id,
+            run_id=run.run_id,
+            by=fans[0] if fans else None,
+        )
+    except NotFoundError:
+        return None
+
+
+def _blamed(run: Run, said: Feedback, reader: Recordings) -> Step | None:
+    """Return the model call that should have answered differently."""
+    if said.step_id is not None:
+        return next((s for s in run.steps if s.step_id == said.step_id and s.kind == "model" and s.input), None)
+    if said.correction is not None and said.correction.tool_calls:
+        return _first_of_turn(run, reader)
+    return next((s for s in reversed(run.steps) if s.kind == "model" and s.input), None)
+
+
+def _first_of_turn(run: Run, reader: Recordings) -> Step | None:
+    """Return the first model call that read the run's last user message; one that was offered tools, if any was."""
+    calls = [step for step in run.steps if step.kind == "model" and step.input]
+    if not calls:
+        return None
+    turns = [_turn(reader.messages(step.input)) for step in calls]
+    # A run that was resumed, or holds a nested chat, has several turns: the last is the one with most user messages.
+    last = max(turns, key=lambda turn: turn[0])
+    in_turn = [step for step, turn in zip(calls, turns, strict=True) if turn == last]
+    return next((step for step in in_turn if step.tools is not None), in_turn[0])
+
+
+def _turn(messages: Sequence[Message]) -> tuple[int, str]:
+    asked = [m.content for m in messages if m.role == "user"]
+    return len(asked), asked[-1] if asked else ""
+
+
+def _answer(step: Step, reader: Recordings) -> Message | None:
+    """Return what a model call answered; None when it ended without an answer."""
+    said = [m for m in reader.messages(step.output) if m.role == "assistant" and (m.content or m.tool_calls)]
+    return _without_ids(said[-1]) if said else None
+
+
+def _without_ids(message: Message) -> Message:
+    # Call ids are random: with them, the same lesson would be another example each time.
+    calls = tuple(call.model_copy(update={"id": None}) for call in message.tool_calls)
+    return message.model_copy(update={"tool_calls": calls, "name": None, "tool_call_id": None})
+
+
+def _tools(step: Step, reader: Recordings) -> tuple[dict[str, Any], ...]:
+    if step.tools is None:
+        return ()
+    try:
+        tools = json.loads(reader.blob(step.tools))
+    except ValueError as error:
+        raise DataError(f"The tool schemas {step.tools!r} of step {step.step_id!r} are no JSON: {error}.") from error
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError(f"The tool schemas {step.tools!r} of step {step.step_id!r} are no list of mappings.")
+    return tuple(tools)

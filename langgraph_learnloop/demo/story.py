@@ -1,0 +1,344 @@
+"""Tell the whole circle, once, for real: an agent fails, people correct it, it learns, and a bad lesson is stopped.
+
+Every chapter writes down its result when it is done, so a story that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from langchain.agents import create_agent
+from langgraph.checkpoint.memory import InMemorySaver
+
+from langgraph_learnloop.curation.dataset import build
+from langgraph_learnloop.curation.graph import decided
+from langgraph_learnloop.demo.figures import figures, share
+from langgraph_learnloop.demo.telling import Telling
+from langgraph_learnloop.demo.users import Crowd, Seen, give_feedback, mixed_threads
+from langgraph_learnloop.demo.worlds import Request, World
+from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
+from langgraph_learnloop.evaluation.replay import GraphReplay
+from langgraph_learnloop.loop import LearnLoop
+from langgraph_learnloop.ports import Engine, Reviewer
+from langgraph_learnloop.records import (
+    Case,
+    Dataset,
+    Example,
+    Generated,
+    Generation,
+    Message,
+    Recipe,
+    Release,
+    ToolCall,
+    content_hash,
+)
+
+CYCLE = "demo"
+BAD_STEPS = 60
+"""Optimizer steps of the two candidates that are meant to be stopped: enough to do their harm."""
+
+Chapter = dict[str, Any]
+
+
+class TimedEngine:
+    """Pass everything on to an engine and write down when each call began and ended."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Measure `engine`."""
+        self._engine = engine
+        self.base_model = engine.base_model
+        self.calls: list[tuple[float, float]] = []
+        """Begin and end of each generation, in seconds on a monotonic clock."""
+
+    def load(self, release: Release) -> None:
+        """Load a release."""
+        self._engine.load(release)
+
+    def unload(self, release_id: str) -> None:
+        """Unload a release."""
+        self._engine.unload(release_id)
+
+    def generate(self, request: Generation) -> Generated:
+        """Answer, and note how long it took."""
+        began = time.monotonic()
+        answer = self._engine.generate(request)
+        self.calls.append((began, time.monotonic()))
+        return answer
+
+
+class Story:
+    """Play the story of one world in a folder of its own."""
+
+    def __init__(
+        self, world: World, home: Path, telling: Telling, engine: Callable[[], Engine], reviewer: Reviewer | None = None
+    ) -> None:
+        """Play `world` in `home`; `engine` is called when the base model is there; `reviewer` stands for the checks."""
+        self.world = world
+        self.home = home
+        self.tell = telling
+        self._make_engine = engine
+        self._reviewer = reviewer
+        self._file = home / "progress.json"
+        self._done: dict[str, Chapter] = {}
+
+    def play(self) -> dict[str, Any]:
+        """Play every chapter that is not done yet; return the figures."""
+        self._open()
+        began = time.monotonic()
+        with LearnLoop(self.home / "learnloop.db", config=self.world.config) as loop:
+            self.loop = loop
+            self.engine = TimedEngine(self._make_engine())
+            self.agent = self._agent()
+            for chapter in (
+                self.day1,
+                self.exam_before,
+                self.lesson,
+                self.no_replay,
+                self.hostile,
+                self.good,
+                self.swap,
+                self.day2,
+                self.exam_after,
+                self.back,
+            ):
+                self._chapter(chapter)
+                if chapter == self.good and not self._done["good"]["passed"]:
+                    break
+        self._add_seconds(time.monotonic() - began)
+        return figures(self._done)
+
+    # -- the chapters --------------------------------------------------------------------------------------------------
+
+    def day1(self) -> Chapter:
+        """Serve a day with the base model, and let people say what was wrong."""
+        seen = self._serve(self.world.day1, "day1", "Day 1")
+        self.loop.flush()
+        said = give_feedback(self.loop, seen)
+        return {**_summary(seen), "said": dict(said), "flagged": len(self.loop.flagged())}
+
+    def exam_before(self) -> Chapter:
+        """Ask the base what nobody in the loop will ever see."""
+        return self._exam(self.loop.champion, "Exam before")
+
+    def lesson(self) -> Chapter:
+        """Curate what was flagged into a dataset."""
+        self.loop.store.cycles.start(CYCLE, self.loop._now())
+        if not self.loop.store.datasets.all():
+            self.loop.remember(self.world.past)
+        dataset = self.loop.curate(self._reviewer, CYCLE)
+        if dataset is None:
+            raise EngineError(
+                f"{len(self.loop.pending(CYCLE))} proposals still wait for review; run the same command again to decide."
+            )
+        verdicts = [(p, v) for p, v in decided(self.loop._curation, CYCLE)]
+        refused = [(p, v) for p, v in verdicts if v.action == "reject"]
+        return {
+            "dataset": dataset.version,
+            "counts": dataset.counts,
+            "proposals": len(verdicts),
+            "refused": len(refused),
+            "why": sorted({p.problems[0] for p, _ in refused if p.problems})[:3],
+        }
+
+    def no_replay(self) -> Chapter:
+        """Train a candidate on the corrections alone: it forgets the old tools."""
+        recipe = self._recipe(replay=0.0, steps=BAD_STEPS)
+        return self._candidate("without replay", self._dataset, recipe)
+
+    def hostile(self) -> Chapter:
+        """Train a candidate on what the checks refused: it learns what liars said."""
+        refused = [p.example for p, v in decided(self.loop._curation, CYCLE) if v.action == "reject"]
+        approved = [e.model_copy(update={"review": "approved"}) for e in refused]
+        config = self.world.config
+        dataset, _ = build(
+            approved,
+            self.world.past,
+            folder=self.home / "hostile",
+            heldout=0.01,
+            variations=config.variations,
+            replay_ratio=config.recipe.replay,
+        )
+        self.loop.store.datasets.add(dataset)
+        return self._candidate("on hostile corrections", dataset, self._recipe(steps=BAD_STEPS))
+
+    def good(self) -> Chapter:
+        """Train the candidate that the loop proposes."""
+        return self._candidate("on the reviewed corrections, with replay", self._dataset, self.world.config.recipe)
+
+    def swap(self) -> Chapter:
+        """Put the good candidate in service while people talk to the agent."""
+        seen: list[Seen] = []
+        crowd = Crowd(self.agent, judge, "swap")
+        under_way = threading.Event()
+        requests = self.world.swap
+
+        def on_seen(one: Seen) -> None:
+            seen.append(one)
+            if len(seen) >= len(requests) // 4:
+                under_way.set()
+
+        self.engine.calls.clear()
+        talking = threading.Thread(target=crowd.ask, args=(requests, on_seen), name="crowd")
+        talking.start()
+        under_way.wait()
+        began = time.monotonic()
+        self.loop.promote(self._done["good"]["release"], CYCLE)
+        ended = time.monotonic()
+        talking.join()
+        return {
+            **_summary(seen),
+            "mixed_threads": mixed_threads(seen),
+            "by_release": {r: sum(s.release == r for s in seen) for r in sorted({str(s.release) for s in seen})},
+            "seconds_to_swap": ended - began,
+            **pauses(self.engine.calls, began, ended),
+        }
+
+    def day2(self) -> Chapter:
+        """Serve the same kind of day with the new release."""
+        return _summary(self._serve(self.world.day2, "day2", "Day 2"))
+
+    def exam_after(self) -> Chapter:
+        """Ask the new release what the base was asked."""
+        return self._exam(self.loop.store.releases.get(self._done["good"]["release"]), "Exam after")
+
+    def back(self) -> Chapter:
+        """Roll back, see that a new conversation gets the old release, and go forward again."""
+        new = self.loop.champion.release_id
+        old = self.loop.rollback("To show that it works.", actor="demo").release_id
+        served = Crowd(self.agent, judge, "back").ask(self.world.swap[:1])[0].release
+        self.loop.promote(new, CYCLE, actor="demo")
+        return {"from": new, "to": old, "served": served, "again": self.loop.champion.release_id}
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _chapter(self, chapter: Callable[[], Chapter]) -> None:
+        name = chapter.__name__
+        if name not in self._done:
+            self._save(name, chapter())
+        getattr(self.tell, name)(self._done)
+
+    def _open(self) -> None:
+        """Take up an unfinished story, or begin a new one in an empty folder."""
+        world = content_hash([self.world.name, self.world.config.model_dump(mode="json"), str(self.world.base)])
+        if self._file.exists():
+            self._done = json.loads(self._file.read_text(encoding="utf-8"))
+        if self._done.get("world") != world or "back" in self._done:
+            shutil.rmtree(self.home, ignore_errors=True)
+            self._done = {}
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._save("world", world)
+
+    def _save(self, name: str, value: Any) -> None:
+        self._done[name] = value
+        beside = self._file.with_suffix(".tmp")
+        beside.write_text(json.dumps(self._done, indent=1), encoding="utf-8")
+        os.replace(beside, self._file)
+
+    def _add_seconds(self, seconds: float) -> None:
+        self._save("seconds", self._done.get("seconds", 0.0) + seconds)
+
+    @property
+    def _dataset(self) -> Dataset:
+        return self.loop.store.datasets.get(self._done["lesson"]["dataset"])
+
+    def _recipe(self, **changes: Any) -> Recipe:
+        return self.world.config.recipe.model_copy(update=changes)
+
+    def _agent(self) -> Any:
+        model = self.loop.model(self.engine)
+        return self.loop.watch(create_agent(model, list(self.world.tools), checkpointer=InMemorySaver()))
+
+    def _serve(self, requests: Sequence[Request], day: str, title: str) -> list[Seen]:
+        with self.tell.bar(title, len(requests)) as step:
+            return Crowd(self.agent, judge, day).ask(requests, lambda _: step())
+
+    def _candidate(self, how: str, dataset: Dataset, recipe: Recipe) -> Chapter:
+        began = time.monotonic()
+        with self.tell.bar(f"Training {how}", recipe.steps) as step:
+            release = self.loop.train(dataset, recipe, step.progress, CYCLE)
+        trained = time.monotonic() - began
+        with self.tell.bar("Asking the gate", 1) as step:
+            card = self.loop.evaluate(release, self._dataset, step.progress, CYCLE)
+        return {
+            "release": release.release_id,
+            "passed": card.passed,
+            "because": card.because,
+            "gates": [gate.model_dump(mode="json") for gate in card.gates],
+            "seconds": {"train": trained, "gate": time.monotonic() - began - trained},
+        }
+
+    def _exam(self, release: Release, title: str) -> Chapter:
+        cases = [exam_case(request) for request in self.world.exam]
+        with self.tell.bar(title, len(cases)) as step:
+            results = GraphReplay(self.agent, ToolCallMatch()).run(release.release_id, cases, on_progress=step.progress)
+        by_id = {r.case_id: r for r in results}
+        slices = {name: [by_id[c.case_id] for c in cases if c.suite == suite] for name, suite in SLICES}
+        tools = sorted({c.category for c in cases if c.suite == "retention"})
+        return {
+            "fully_right": {name: share([r.fully_right for r in some]) for name, some in slices.items()},
+            "right_tool": {name: share([r.right_tool for r in some]) for name, some in slices.items()},
+            "old_tools": {
+                tool: share([by_id[c.case_id].right_tool for c in cases if c.category == tool and c.suite == "retention"])
+                for tool in tools
+            },
+        }
+
+
+SLICES = (("target", "target"), ("old", "retention"))
+_JUDGE = ToolCallMatch()
+
+
+def judge(request: Request, call: ToolCall | None) -> tuple[bool, bool]:
+    """Say whether a call has the right tool, and whether it is fully right."""
+    got = Message(role="assistant", tool_calls=(call,) if call else ())
+    right_tool, fully_right = _JUDGE.judge(exam_case(request), got)
+    return bool(right_tool), bool(fully_right)
+
+
+def exam_case(request: Request) -> Case:
+    """Return a request as a case."""
+    suite: Literal["target", "retention"] = "target" if request.target else "retention"
+    example = Example(messages=(Message(role="user", content=request.text),), chosen=request.expected, origin="replay")
+    return Case(
+        case_id=content_hash([example.example_id, suite]),
+        suite=suite,
+        category=example.category,
+        messages=example.messages,
+        expected=request.expected,
+    )
+
+
+def pauses(calls: Sequence[tuple[float, float]], began: float, ended: float) -> dict[str, float]:
+    """Return the longest generation that overlapped the swap, the longest other one, and their difference if any.
+
+    A request pauses for as long as its generation takes longer than the longest one that no swap disturbed.
+    """
+    during = [end - begin for begin, end in calls if begin < ended and end > began]
+    other = [end - begin for begin, end in calls if not (begin < ended and end > began)]
+    longest, usual = max(during, default=0.0), max(other, default=0.0)
+    return {
+        "longest_generation_during": longest,
+        "longest_generation_else": usual,
+        "longest_pause_seconds": max(0.0, longest - usual),
+    }
+
+
+def _summary(seen: Sequence[Seen]) -> Chapter:
+    target, old = ([s for s in seen if s.request.target == side] for side in (True, False))
+    return {
+        "asked": len(seen),
+        "conversations": len({s.thread_id for s in seen}),
+        "errors": sum(s.error is not None for s in seen),
+        "error": next((s.error for s in seen if s.error), None),
+        "target": share([s.fully_right for s in target]),
+        "old": share([s.fully_right for s in old]),
+        "seconds": max((s.began + s.seconds for s in seen), default=0.0) - min((s.began for s in seen), default=0.0),
+    }

@@ -1,0 +1,174 @@
+"""Build the small model's tokenizer, and the token sequences it is trained on.
+
+Heavy: imports tokenizers and transformers at the top. Only the base model's training and tests import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from langgraph_learnloop.demo import chat, words
+from langgraph_learnloop.demo.mentions import Mentions
+
+Rows = Sequence[Mapping[str, Any]]
+Results = Callable[[Mapping[str, Any]], str]
+"""Says what a row's tool would answer."""
+Part = tuple[str, bool]
+"""A piece of a sequence, and whether the model has to say it."""
+
+SPLIT = r" ?[\p{L}\p{M}_]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}_]+|\s+"
+"""Cuts text before BPE: a word carries its space, and a tool's or argument's name may become one token."""
+
+_ERRORS = (
+    "Error: {tool} is not a valid tool, try one of [{other}].",
+    "Error: {other}",
+    "Error invoking tool '{tool}' with error: {other}",
+    "Error invoking tool '{tool}' with kwargs {args} with error: Field required",
+)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How training sequences are made from rows."""
+
+    varied: float = 0.7
+    """Share of the rows whose values are replaced."""
+    made_up: float = 0.5
+    """Share of the replaced values that are invented words."""
+    drills: float = 0.4
+    """Share of copy drills at the start."""
+    drill_steps: float = 0.3
+    """Share of the run in which the drills fade to none."""
+    answers: float = 0.15
+    """Share of the rows that go on with a tool's result and the answer that repeats it."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One training sequence: token ids, and which of them the model has to say."""
+
+    ids: list[int]
+    said: list[bool]
+
+
+def build_tokenizer(rows: Rows, vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of at most `vocabulary` tokens on rows, with the chat's own tokens and template."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(chat.SPECIAL) - len(chat.GLUE),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_corpus(rows), trainer)
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in chat.SPECIAL])
+    backend.add_tokens([AddedToken(token, normalized=False, special=False) for token in chat.GLUE])
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        pad_token=chat.PAD,
+        eos_token=chat.END,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+    tokenizer.chat_template = chat.TEMPLATE
+    return tokenizer
+
+
+def _corpus(rows: Rows) -> Iterator[str]:
+    for row in rows:
+        yield " " + row["text"]
+        yield row["tool"]
+        yield from row["args"]
+
+
+class SequenceMaker:
+    """Draws training sequences from rows: requests with their calls, copy drills, results with their answers."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        tokenizer: PreTrainedTokenizerFast,
+        mixture: Mixture,
+        seed: int,
+        results: Results | None = None,
+    ) -> None:
+        """Collect the values of `rows`; `results` says what a tool answers (default: any words)."""
+        self._rows, self._tokenizer, self._mixture, self._results = rows, tokenizer, mixture, results
+        self._mentions = Mentions(rows)
+        self._words = sorted({word for row in rows for word in row["text"].split()})
+        self._rng = words.seeded(f"sequences {seed}")
+        self._order: list[int] = []
+
+    def draw(self, n: int, done: float) -> list[TokenSequence]:
+        """Draw `n` sequences for the moment when the share `done` (0..1) of the training is over."""
+        return encode([self._parts(done) for _ in range(n)], self._tokenizer)
+
+    def _parts(self, done: float) -> list[Part]:
+        drills = self._mixture.drills * max(0.0, 1 - done / self._mixture.drill_steps)
+        if self._rng.random() < drills:
+            return answer_parts(self._phrase())
+        row = self._next_row()
+        parts = call_parts(row)
+        return parts + self._answer(row) if self._rng.random() < self._mixture.answers else parts
+
+    def _next_row(self) -> Mapping[str, Any]:
+        """Take the next row of a shuffled pass over all of them, mostly with other values."""
+        if not self._order:
+            self._order = list(range(len(self._rows)))
+            self._rng.shuffle(self._order)
+        row = self._rows[self._order.pop()]
+        varied = self._rng.random() < self._mixture.varied
+        return self._mentions.vary(row, self._rng, self._mixture.made_up) if varied else row
+
+    def _answer(self, row: Mapping[str, Any]) -> list[Part]:
+        if self._rng.random() < 0.1:
+            error = self._rng.choice(_ERRORS).format(tool=row["tool"], args=row["args"], other=self._phrase())
+            return answer_parts(error, chat.APOLOGY)
+        known = self._results is not None and self._rng.random() < 0.8
+        return answer_parts(self._results(row) if self._results and known else self._phrase())
+
+    def _phrase(self) -> str:
+        """Compose something to repeat: the text of a row, or words in no order."""
+        if self._rng.random() < 0.3:
+            return str(self._rng.choice(self._rows)["text"]).strip()
+        return " ".join(self._word() for _ in range(self._rng.randint(2, 7)))
+
+    def _word(self) -> str:
+        return words.made_up(self._rng) if self._rng.random() < 0.4 else self._rng.choice(self._words)
+
+
+def call_parts(row: Mapping[str, Any]) -> list[Part]:
+    """Write a request and its call."""
+    call = chat.render_call(row["tool"], row["args"])
+    return [(f"{chat.USER} {row['text']}{chat.END}{chat.ASSISTANT}", False), (f"{call}{chat.END}", True)]
+
+
+def answer_parts(result: str, answer: str | None = None) -> list[Part]:
+    """Write a tool's result and the answer to the user, which is the same sentence if none is given."""
+    said = f" {result if answer is None else answer}{chat.END}"
+    return [(f"{chat.TOOL} {result}{chat.END}{chat.ASSISTANT}", False), (said, True)]
+
+
+def encode(sequences: Sequence[Sequence[Part]], tokenizer: PreTrainedTokenizerFast) -> list[TokenSequence]:
+    """Turn parts into token ids; cutting between parts changes no token, since a special token stands there."""
+    texts = [text for parts in sequences for text, _ in parts]
+    ids = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    made = []
+    for parts in sequences:
+        pieces = [(next(ids), said) for _, said in parts]
+        made.append(
+            TokenSequence([i for piece, _ in pieces for i in piece], [said for piece, said in pieces for _ in piece])
+        )
+    return made

@@ -1,0 +1,249 @@
+"""Draw the values of the sample data: names, places, dishes, messages, and words that exist nowhere.
+
+The lists are short and the ways of joining them many, so that rows drawn with different seeds share few texts.
+"""
+
+from __future__ import annotations
+
+import random
+
+
+def seeded(seed: str) -> random.Random:
+    """Start the random numbers that `seed` names: the same on every machine."""
+    return random.Random(seed)  # noqa: S311  (sample data, not secrets)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_FIRST = _split(
+    """
+    Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Katrin Leo Mia Noah Olga Paul Rosa Simon Tina Viktor
+    Wanda Yusuf Zoe Aisha Bruno Chloe Diego Elena Farid Gina Hana Ivan Jasmin Kofi Lena Marco Nadia Omar Priya
+    Quentin Ravi Sofia Tariq Uma Vera Walter Xenia Yara Zane Amir Bella Cyrus Dora Elias Fiona Gustav Helga Igor
+    Julia Kenji Lukas Marta Nils Oscar Petra Rita Stefan Thea Ursula Vince Wilma Ada Boris Carmen Dario Edith
+    Frank Gloria Hector Irene Jakob Karla Luis Monika Nora Otto Paula Ramon Sara Tomas Valerie Wim Agnes Bilal
+    Celine Dmitri Esther Fatima Gerd Hilde
+    """
+)
+_LAST = _split(
+    """
+    Miller Weber Rossi Novak Silva Tanaka Okafor Jensen Kowalski Garcia Petrov Haddad Lindberg Moreau Fischer Kim
+    Patel Santos Brennan Keller Vargas Olsen Bauer Romano Dubois Horvat Yilmaz Nakamura Castillo Meyer
+    """
+)
+_KIN = (
+    "mom",
+    "dad",
+    "my sister",
+    "my brother",
+    "my boss",
+    "the landlord",
+    "my neighbor",
+    "grandma",
+    "the plumber",
+    "my wife",
+    "my husband",
+    "the team",
+    "the babysitter",
+    "my aunt",
+    "my uncle",
+)
+CITIES = _split(
+    """
+    Berlin Madrid Lisbon Vienna Prague Warsaw Oslo Dublin Athens Rome Paris Zurich Geneva Lyon Porto Seville
+    Krakow Hamburg Munich Cologne Naples Turin Milan Bergen Malmo Tallinn Riga Vilnius Sofia Bucharest Budapest
+    Belgrade Zagreb Split Cairo Tunis Nairobi Lagos Accra Dakar Tokyo Osaka Kyoto Seoul Busan Taipei Manila Hanoi
+    Bangkok Jakarta Delhi Mumbai Sydney Perth Auckland Lima Quito Bogota Santiago Montevideo Havana Toronto
+    Montreal Chicago Boston Seattle Denver Austin Dallas Houston Phoenix Portland Miami Atlanta Memphis Glasgow
+    Leeds Bristol Cardiff Ghent Antwerp Utrecht Basel Graz Salzburg
+    """
+)
+_GOODS = _split(
+    """
+    milk bread butter eggs cheese apples pears bananas lemons onions garlic carrots potatoes rice pasta flour
+    sugar salt pepper coffee tea honey yogurt spinach tomatoes cucumbers olives beans lentils oats cereal
+    chocolate cookies nuts raisins juice soap shampoo toothpaste sponges candles batteries matches napkins foil
+    tape glue string nails screws paint brushes gloves socks boots towels pillows blankets tents ropes torches
+    maps pens paper folders stamps envelopes cables chargers bulbs
+    """
+)
+_KINDS = _split(
+    """
+    fresh organic frozen cheap big small red green white brown spare extra local dried smoked sweet plain soft
+    strong new
+    """
+)
+LISTS = _split(
+    """
+    shopping grocery camping party office garden holiday birthday hardware school picnic kitchen winter moving
+    baby bathroom travel wedding barbecue christmas
+    """
+)
+_DISHES = _split(
+    """
+    pasta eggs rice pizza bread cake cookies tea coffee soup stew lasagna chicken potatoes laundry dryer oven
+    roast muffins salmon quiche pie beans lentils steak turkey noodles dumplings waffles pancakes curry chili
+    pudding jam meeting nap workout plank bath game break
+    """
+)
+_ADJECTIVES = _split(
+    """
+    Golden Silver Crimson Silent Hungry Lucky Broken Velvet Electric Purple Wild Frozen Hidden Lonely Dancing
+    Flying Burning Gentle Rusty Midnight Northern Southern Royal Paper Iron Wooden Crystal Bitter Happy Lazy
+    """
+)
+_NOUNS = _split(
+    """
+    Lantern Garden Harbor Fox River Tiger Bridge Anchor Orchard Kettle Dragon Sparrow Oyster Barrel Mill Castle
+    Falcon Rose Willow Lemon Owl Bear Cedar Mango Turtle Comet Mirror Engine Circus Shadow Horizon Garage Parrot
+    Violin Desert Island Thunder Window Pocket Ribbon
+    """
+)
+ROOMS = _split(
+    """
+    kitchen bedroom bathroom office hallway garage attic basement nursery studio library cellar lounge workshop
+    """
+)
+MODES = ("car", "bike", "train", "bus", "ferry")
+CURRENCIES = _split("dollars euros pounds yen francs pesos rupees kroner zloty lira rand won baht dinars forints reais")
+_DAYS = _split("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+_MONTHS = _split("January February March April May June July August September October November December")
+_SIGHTS = (
+    "airport",
+    "harbor",
+    "museum",
+    "stadium",
+    "library",
+    "hospital",
+    "zoo",
+    "market",
+    "old town",
+    "university",
+    "castle",
+    "train station",
+    "cathedral",
+    "town hall",
+    "botanical garden",
+)
+_SUBJECTS = _split(
+    """
+    dinner lunch breakfast the-meeting the-train the-car the-package the-party the-movie the-game the-bus
+    the-flight the-concert the-lesson the-dog the-heating the-door the-key the-rent the-printer the-cake the-baby
+    the-delivery the-class
+    """
+)
+_STATES = _split(
+    """
+    late ready early broken here gone canceled over fixed lost open closed cold safe paid outside upstairs perfect
+    noisy delayed finished sold booked
+    """
+)
+_ACTIONS = _split(
+    """
+    call pay visit thank email meet feed clean fix wash sell paint water pack collect return order renew print
+    sign cancel check charge repair borrow
+    """
+)
+_THINGS = _split(
+    """
+    the-dog the-cat the-car the-bike the-bill the-rent the-plants the-passport the-tickets the-fridge the-dentist
+    the-bank the-landlord the-library-books the-contract the-fence the-laptop the-camera the-kitchen the-windows
+    the-insurance the-keys the-parcel the-roof the-tent
+    """
+)
+_ONSETS = _split("b br d dr f fl g gl gr h j k kl kr l m n p pl pr r s sk sl sn st t tr v w z")
+_VOWELS = _split("a e i o u a e i o u ai ea oo")
+_CODAS = ("", "", "", "n", "r", "l", "s", "k", "m", "x", "nd", "st")
+
+
+def made_up(rng: random.Random) -> str:
+    """Invent a pronounceable word of one to three syllables, capitalised half of the time."""
+    word = "".join(
+        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 3)))
+    )
+    return word.capitalize() if rng.random() < 0.5 else word
+
+
+def person(rng: random.Random) -> str:
+    """Draw a first name, a full name, or somebody known by their role."""
+    kind = rng.random()
+    if kind < 0.15:
+        return rng.choice(_KIN)
+    return rng.choice(_FIRST) + (f" {rng.choice(_LAST)}" if kind < 0.4 else "")
+
+
+def item(rng: random.Random) -> str:
+    """Draw something to buy or pack, sometimes of a kind."""
+    goods = rng.choice(_GOODS)
+    return f"{rng.choice(_KINDS)} {goods}" if rng.random() < 0.4 else goods
+
+
+def dish(rng: random.Random) -> str:
+    """Draw something worth a timer."""
+    return rng.choice(_DISHES)
+
+
+def restaurant(rng: random.Random) -> str:
+    """Compose the name of a restaurant of one or two words."""
+    kind = rng.random()
+    if kind < 0.3:
+        return rng.choice(_FIRST) + "'s"
+    if kind < 0.6:
+        return f"{rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}"
+    return f"The {rng.choice(_NOUNS)}" if kind < 0.8 else f"{rng.choice(_FIRST)}'s {rng.choice(_NOUNS)}"
+
+
+def artist(rng: random.Random) -> str:
+    """Compose the name of a singer or a band."""
+    kind = rng.random()
+    if kind < 0.35:
+        return f"{rng.choice(_FIRST)} {rng.choice(_LAST)}"
+    if kind < 0.7:
+        return f"{rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}"
+    return f"The {rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}s" if kind < 0.85 else f"{rng.choice(_NOUNS)}s"
+
+
+def destination(rng: random.Random) -> str:
+    """Draw a city, a sight, or somebody's place."""
+    kind = rng.random()
+    if kind < 0.5:
+        return rng.choice(CITIES)
+    return f"the {rng.choice(_SIGHTS)}" if kind < 0.8 else f"{rng.choice(_LAST)} Street"
+
+
+def day(rng: random.Random) -> str:
+    """Draw a weekday, a date, or "next" and a weekday."""
+    kind = rng.random()
+    if kind < 0.5:
+        return rng.choice(_DAYS)
+    if kind < 0.7:
+        return f"next {rng.choice(_DAYS)}"
+    return f"{rng.choice(_MONTHS)} {rng.randint(1, 28)}"
+
+
+def time_of_day(rng: random.Random) -> str:
+    """Draw a time: "7 pm", "noon" or "19:30"."""
+    kind = rng.random()
+    if kind < 0.6:
+        return f"{rng.randint(1, 11)} {rng.choice(('am', 'pm'))}"
+    return rng.choice(("noon", "midnight")) if kind < 0.7 else f"{rng.randint(6, 22)}:{rng.choice((15, 30, 45))}"
+
+
+def clause(rng: random.Random) -> str:
+    """Compose the body of a message: a short sentence about oneself or a thing."""
+    kind = rng.random()
+    if kind < 0.3:
+        return f"I am {rng.choice(_STATES)}"
+    if kind < 0.7:
+        return f"{rng.choice(_SUBJECTS)} is {rng.choice(_STATES)}".replace("-", " ")
+    if kind < 0.85:
+        return f"I will {task(rng)}"
+    return f"{rng.choice(_FIRST)} is {rng.choice(_STATES)}"
+
+
+def task(rng: random.Random) -> str:
+    """Compose something to do: an action and its object."""
+    thing = rng.choice(_FIRST) if rng.random() < 0.25 else rng.choice(_THINGS)
+    return f"{rng.choice(_ACTIONS)} {thing}".replace("-", " ")

@@ -1,0 +1,154 @@
+"""Set the stage: the base model, the tools, who asks what on which day, and what was known before.
+
+There are two worlds: the sample data that ships with the package, and a file of the user's own requests.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langchain_core.tools import BaseTool
+
+from langgraph_learnloop.config import LoopConfig
+from langgraph_learnloop.demo.grammar import base_rows, target_rows, traffic
+from langgraph_learnloop.demo.rows import Row, read_rows, split_tools
+from langgraph_learnloop.demo.toolbox import Home, tools_for_rows
+from langgraph_learnloop.records import Example, Message, Recipe, Split, ToolCall, content_hash
+
+SHIPPED_BASE = Path(__file__).parent / "base_model"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing a simulated user asks, with the right call: users are simulated from the known right answers."""
+
+    text: str
+    call: ToolCall
+    target: bool
+    """Is it of the slice that the base never saw."""
+
+    @property
+    def expected(self) -> Message:
+        """Return the right assistant message."""
+        return Message(role="assistant", tool_calls=(self.call,))
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything the story needs, and nothing it measures."""
+
+    name: str
+    base: Path
+    """Folder of the base model; a file's world builds it first."""
+    tools: Sequence[BaseTool]
+    day1: Sequence[Request]
+    swap: Sequence[Request]
+    """Asked while the model is swapped."""
+    day2: Sequence[Request]
+    exam: Sequence[Request]
+    """Held-out cases for the figures; nothing in the loop ever sees them."""
+    past: Sequence[Example]
+    """What the base was trained on: replay, and the gate's retention cases."""
+    config: LoopConfig
+    new: str
+    """What the base never saw, in words."""
+    source: str | None = None
+    """The file of requests that the base is trained on; None for the sample data, whose base is shipped."""
+    held_out: Sequence[str] = ()
+    """Tools of the file that the base must not see."""
+
+
+def sample_world(seed: int = 0) -> World:
+    """Return the world of the shipped sample data."""
+    return World(
+        name="sample",
+        base=SHIPPED_BASE,
+        tools=Home().tools(),
+        day1=_requests(traffic(DAY, seed=1000 + seed)),
+        swap=_requests(traffic(200, seed=2000 + seed)),
+        day2=_requests(traffic(DAY // 2, seed=3000 + seed)),
+        exam=_requests([*target_rows(200, seed=4000 + seed), *traffic(300, seed=5000 + seed, target_share=0.0)]),
+        past=[*_past(base_rows(1200, seed=6000 + seed), "train"), *_past(base_rows(360, seed=7000 + seed), "heldout")],
+        config=SAMPLE_CONFIG,
+        new="a currency converter, and people who talk slang",
+    )
+
+
+DAY = 480
+"""Requests of one day with the sample data."""
+SAMPLE_CONFIG = LoopConfig(
+    agent="assistant",
+    recipe=Recipe(rank=16, alpha=32, learning_rate=3e-3, steps=160, batch=24, replay=12.0, max_length=160),
+    heldout=0.25,
+    variations=8,
+    retention_cases=40,
+)
+FILE_CONFIG = LoopConfig(
+    agent="assistant",
+    recipe=Recipe(rank=32, alpha=64, learning_rate=3e-3, steps=600, batch=24, replay=6.0, max_length=200),
+    heldout=0.2,
+    variations=6,
+    retention_cases=80,
+)
+
+
+def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = None, seed: int = 0) -> World:
+    """Return the world of a file of requests; raise DataError with the line that cannot be used.
+
+    The base of the tools that are not held out is trained once and kept in `cache` under the hash of its rows.
+    """
+    rows = split_tools(read_rows(path), hold_out)
+    held = sorted({row["tool"] for row in rows.target_train})
+    rng = random.Random(f"file {seed}")
+    new, old = _shuffled(rows.target_train, rng), _shuffled(rows.base_train, rng)
+    day1 = [*new[:1000], *old[:200]]
+    rng.shuffle(day1)
+    swap, day2 = [*new[1000:1050], *old[200:250]], [*new[1050:1150], *old[250:350]]
+    rng.shuffle(swap)
+    rng.shuffle(day2)
+    names = {row["tool"] for row in rows.base_train}
+    return World(
+        name=f"file {Path(path).name}",
+        base=cache / content_hash([rows.base_train, rows.base_test]),
+        tools=tools_for_rows([*rows.base_train, *rows.target_train]),
+        day1=_file_requests(day1, names),
+        swap=_file_requests(swap, names),
+        day2=_file_requests(day2, names),
+        exam=_file_requests([*rows.target_test, *rows.base_test], names),
+        past=[*_past(old[1000:4000], "train"), *_past(old[4000:5000], "heldout")],
+        config=FILE_CONFIG,
+        new=" and ".join(held),
+        source=str(path),
+        held_out=held,
+    )
+
+
+def _requests(rows: Sequence[Any]) -> list[Request]:
+    return [Request(r["text"], ToolCall(name=r["tool"], args=r["args"]), r["slice"] == "target") for r in rows]
+
+
+def _file_requests(rows: Sequence[Row], old: set[str]) -> list[Request]:
+    return [Request(r["text"], ToolCall(name=r["tool"], args=r["args"]), r["tool"] not in old) for r in rows]
+
+
+def _past(rows: Sequence[Any], split: Split) -> list[Example]:
+    return [
+        Example(
+            messages=(Message(role="user", content=row["text"]),),
+            chosen=Message(role="assistant", tool_calls=(ToolCall(name=row["tool"], args=row["args"]),)),
+            origin="replay",
+            review="approved",
+            split=split,
+        )
+        for row in rows
+    ]
+
+
+def _shuffled(rows: Sequence[Row], rng: random.Random) -> list[Row]:
+    copy = list(rows)
+    rng.shuffle(copy)
+    return copy

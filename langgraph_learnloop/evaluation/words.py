@@ -1,0 +1,24 @@
+"""Write figures the way people read them; shares become percent and points."""
+
+from __future__ import annotations
+
+
+def percent(share: float | None) -> str:
+    """Return a share as "98.2%", None as "unknown"."""
+    return "unknown" if share is None else f"{100 * share:.1f}%"
+
+
+def points(change: float) -> str:
+    """Return a change of a share with its sign, in points; what rounds to nothing has no sign."""
+    rounded = round(round(100 * change, 6), 1)
+    return f"{rounded:+.1f}" if rounded else "0.0"
+
+
+def size(share: float) -> str:
+    """Return a share without a sign, in points."""
+    return f"{100 * share:.1f}"
+
+
+def p(value: float) -> str:
+    """Return a p-value with its relation, "= 0.012" or "< 0.001"."""
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

@@ -1,0 +1,1 @@
+"""Take a dataset, a recipe and a base model in; give a trained adapter out."""

@@ -1,0 +1,168 @@
+"""Describe a training job and run it in a process of its own.
+
+The worker must be a process: Unsloth wants to be imported first, and a crash or a lack of memory there is a failed job
+with a reason, never a dead agent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Literal
+
+from pydantic import ValidationError
+
+from langgraph_learnloop.errors import TrainingError
+from langgraph_learnloop.ports import OnProgress
+from langgraph_learnloop.records import Job, Progress, Recipe, TrainingResult, content_hash
+
+WORKER = "langgraph_learnloop.improvement.lora.worker"
+WEIGHTS = "adapter_model.safetensors"
+RESULT = "result.json"
+
+_BASE_FILES = ("*.safetensors", "*.json", "*.jinja")
+
+
+def make_job(
+    base_model: str | Path,
+    dataset_path: str | Path,
+    recipe: Recipe,
+    folder: str | Path,
+    parent_adapter: str | Path | None = None,
+    engine: Literal["auto", "unsloth", "peft"] = "auto",
+) -> Job:
+    """Return the job whose id is the content hash of base, dataset, recipe and parent adapter.
+
+    The adapter will lie in `folder`/<job_id>. Raise TrainingError when one of the files cannot be read.
+    """
+    try:
+        identity = {
+            "base": _base_hash(base_model),
+            "dataset": file_sha256(dataset_path),
+            "recipe": recipe.model_dump(mode="json"),
+            "parent": None if parent_adapter is None else file_sha256(Path(parent_adapter) / WEIGHTS),
+        }
+    except OSError as error:
+        raise TrainingError(f"The job cannot be made: {error.filename!r} cannot be read ({error.strerror}).") from error
+    job_id = content_hash(identity)[:16]
+    return Job(
+        job_id=job_id,
+        base_model=str(base_model),
+        parent_adapter=None if parent_adapter is None else str(parent_adapter),
+        dataset=str(dataset_path),
+        recipe=recipe,
+        output=str(Path(folder) / job_id),
+        engine=engine,
+    )
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def finished(job: Job) -> TrainingResult | None:
+    """Return what the job left behind, or None when it is not done or its weights are not the ones it wrote."""
+    output = Path(job.output)
+    try:
+        result = TrainingResult.model_validate_json((output / RESULT).read_bytes())
+        return result if file_sha256(output / WEIGHTS) == result.adapter_sha256 else None
+    except (OSError, ValidationError):
+        return None
+
+
+class LocalTrainer:
+    """Train on this machine, in a subprocess that ends when its parent does.
+
+    `python` is the interpreter of the worker (an environment with Unsloth may be another one than the agent's).
+    Beside the output folder lie `<job_id>.json`, the job, and `<job_id>.log`, all that the worker's libraries said.
+    """
+
+    def __init__(self, python: str | None = None) -> None:
+        self._python = python or sys.executable
+
+    def train(self, job: Job, on_progress: OnProgress) -> TrainingResult:
+        """Train, or return what the same job left earlier; raise TrainingError with the reason."""
+        if (done := finished(job)) is not None:
+            return done
+        log = Path(f"{job.output}.log")
+        try:
+            code = self._run(job, log, on_progress)
+        except OSError as error:
+            raise TrainingError(
+                f"Job {job.job_id!r} could not be started with {self._python!r}: {error}. "
+                "Check that the interpreter exists and that the job's folder can be written."
+            ) from error
+        if code == 0 and (done := finished(job)) is not None:
+            return done
+        raise TrainingError(
+            f"Job {job.job_id!r} ended without an adapter ({_ending(code)}): {_last_line(log)} See {str(log)!r}."
+        )
+
+    def _run(self, job: Job, log: Path, on_progress: OnProgress) -> int:
+        described = Path(f"{job.output}.json")
+        described.parent.mkdir(parents=True, exist_ok=True)
+        described.write_text(job.model_dump_json(indent=2), encoding="utf-8")
+        with log.open("wb") as errors:
+            worker = subprocess.Popen(
+                [self._python, "-m", WORKER, str(described)],
+                stdin=subprocess.PIPE,  # never written to: its end tells the worker that the parent is gone
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # ctrl-C reaches the parent alone, which then ends the worker below
+                env=_environment(job),
+            )
+            with worker:
+                try:
+                    for progress in _lines(worker.stdout):
+                        on_progress(progress)
+                    return worker.wait()
+                finally:
+                    _end(worker)
+
+
+def _environment(job: Job) -> dict[str, str]:
+    """Return the worker's environment: threads that wait must not spin, for the agent needs the cores as well."""
+    offline = {"HF_HUB_OFFLINE": "1"} if Path(job.base_model).is_dir() else {}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **offline}
+
+
+def _lines(stream: IO[bytes] | None) -> Iterator[Progress]:
+    for line in stream or ():
+        with suppress(ValidationError):
+            yield Progress.model_validate_json(line)
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    """End the worker and whatever it started, if it still runs."""
+    if worker.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL) if hasattr(os, "killpg") else worker.kill()
+
+
+def _base_hash(base_model: str | Path) -> str:
+    """Return the content hash of a model's folder; the name of a hub model stands for itself."""
+    folder = Path(base_model)
+    if not folder.is_dir():
+        return str(base_model)
+    files = sorted(file for pattern in _BASE_FILES for file in folder.glob(pattern))
+    return content_hash({file.name: file_sha256(file) for file in files})
+
+
+def _ending(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "killed from outside, often for lack of memory"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _last_line(log: Path) -> str:
+    """Return the last line of the log that says something: the worker ends with its reason."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "it said nothing.")

@@ -1,0 +1,116 @@
+"""Run one training job: `python -m langgraph_learnloop.improvement.lora.worker job.json`.
+
+Standard output holds nothing but JSON lines of Progress; whatever libraries say goes to standard error, and so does, as
+the last line, the reason of a failure. Standard input is watched: when it ends, the parent is gone and so is the job.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from langgraph_learnloop.errors import DataError, LearnLoopError, MissingExtraError, TrainingError
+from langgraph_learnloop.records import Job, Progress
+
+UNSLOTH = "langgraph_learnloop.integrations.unsloth_trainer"
+LOOP = "langgraph_learnloop.improvement.lora.loop"
+
+Tell = Callable[[Progress], None]
+
+
+def main(argv: list[str]) -> int:
+    """Run the job that a file describes and return the exit code."""
+    tell = _private_stdout()
+    _die_with_parent()
+    try:
+        run(_read_job(Path(argv[1])), tell)
+    except LearnLoopError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"A file could not be read or written: {error}. Check the job's folder and the space on its disk.")
+    except MemoryError:
+        return _fail("There is not enough memory for this job: take a smaller batch or max_length.")
+    return 0
+
+
+def run(job: Job, tell: Tell) -> None:
+    """Choose the engine, load base and adapter, and train."""
+    started = time.monotonic()
+    engine, because = choose_engine(job.engine)
+    tell(Progress(stage="start", done=0, total=job.recipe.steps, note=f"Training with {engine}: {because}"))
+    if engine == "unsloth":  # before trl, transformers and peft, which it patches when it is imported
+        model, tokenizer = importlib.import_module(UNSLOTH).load(job)
+        loop = _heavy(LOOP)
+    else:
+        loop = _heavy(LOOP)
+        model, tokenizer = loop.load(job)
+    note = f"Ready after {time.monotonic() - started:.1f} s."
+    tell(Progress(stage="load", done=0, total=job.recipe.steps, note=note))
+    loop.train(job, model, tokenizer, engine=f"{engine}: {because}", tell=tell)
+
+
+def choose_engine(wanted: str) -> tuple[str, str]:
+    """Return the engine's name and the reason for it; "auto" takes Unsloth where there is a GPU and it is installed."""
+    if wanted != "auto":
+        return wanted, "the job asks for it."
+    if importlib.util.find_spec("unsloth") is None:
+        return "peft", "Unsloth is not installed."
+    if not _heavy("torch").cuda.is_available():
+        return "peft", "Unsloth is installed but there is no GPU."
+    return "unsloth", "there is a GPU and Unsloth is installed."
+
+
+def _heavy(name: str) -> object:
+    """Import a module of the training extra."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(
+            f'Training needs a library that is missing ({error}): pip install "langgraph-learnloop[train]".'
+        ) from error
+
+
+def _read_job(path: Path) -> Job:
+    try:
+        return Job.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{str(path)!r} does not describe a job: {error.errors()[0]['msg']}.") from error
+
+
+def _private_stdout() -> Tell:
+    """Keep standard output for progress and point everybody else's at standard error."""
+    channel = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+
+    def tell(progress: Progress) -> None:
+        channel.write(progress.model_dump_json().encode() + b"\n")
+
+    return tell
+
+
+def _die_with_parent() -> None:
+    """End this process when standard input ends; a terminal or an empty input would end at once and is not watched."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _fail(reason: str) -> int:
+    sys.stderr.write("\n" + " ".join(reason.split()) + "\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,549 @@
+"""The corridor: the verbs of the loop in order, and what comes next. How each is done is in the rooms.
+
+    watch -> feedback -> flagged -> curate -> train -> evaluate -> promote -> rollback
+
+`cycle` walks it from `curate` to `promote`. Every stage is named by what went in (a dataset by its examples, a job by
+base, data and recipe, a result by release and case), so a cycle that was killed is simply walked again: what was done
+is found, not repeated. Every choice is an entry of `log()`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from langgraph_learnloop.capture.attach import watch
+from langgraph_learnloop.capture.recorder import Recorder
+from langgraph_learnloop.capture.writer import Health, Writer
+from langgraph_learnloop.config import LoopConfig, load_config
+from langgraph_learnloop.curation.flag import flag
+from langgraph_learnloop.errors import ConfigError, IllegalMoveError, MissingExtraError, NotFoundError
+from langgraph_learnloop.records import (
+    Case,
+    CaseResult,
+    CycleReport,
+    Dataset,
+    Decision,
+    Example,
+    Feedback,
+    Flag,
+    FlagState,
+    Proposal,
+    Recipe,
+    Release,
+    Run,
+    Scorecard,
+    Verdict,
+)
+from langgraph_learnloop.signals.explicit import make_feedback
+from langgraph_learnloop.store.opened import open_store
+
+if TYPE_CHECKING:
+    from langgraph.graph.state import CompiledStateGraph
+
+    from langgraph_learnloop.evaluation.replay import GraphReplay
+    from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Reviewer, Trainer
+    from langgraph_learnloop.serving.live_model import LiveModel
+
+Graph = TypeVar("Graph", bound="CompiledStateGraph[Any, Any, Any, Any]")
+
+PROBES = 8
+"""Cases that a release must answer as it did in its examination, before it serves."""
+
+
+class LearnLoop:
+    """Make one agent better, safely.
+
+    `store` is a file or a database URL; nothing has to be started. Parts that are not given are the defaults: the
+    trainer runs TRL + PEFT (Unsloth with a GPU) in a subprocess, the reviewer approves what passes the checks, the
+    evaluator compares tool calls.
+    """
+
+    def __init__(
+        self,
+        store: str | Path = "learnloop.db",
+        agent: str | None = None,
+        *,
+        config: LoopConfig | None = None,
+        trainer: Trainer | None = None,
+        reviewer: Reviewer | None = None,
+        evaluator: Evaluator | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        """Open the store, making it if need be; raise StoreError or ConfigError with the way out."""
+        self.config = config or load_config(agent=agent)
+        self.agent = agent or self.config.agent
+        self.store = open_store(store)
+        self._trainer = trainer
+        self._reviewer = reviewer
+        self._evaluator = evaluator
+        self._now = now
+        self._new_id = new_id
+        self._writer = Writer(self.store.runs, self.config.queue_size, on_runs=self._flag)
+        self.recorder = Recorder(self._writer, self.agent)
+        self._graph: CompiledStateGraph[Any, Any, Any, Any] | None = None
+        self._engine: Engine | None = None
+        self._live: LiveModel | None = None
+
+    # -- watch ---------------------------------------------------------------------------------------------------------
+
+    def watch(self, graph: Graph) -> Graph:
+        """Return the graph, watched; it is the one that candidates are examined with."""
+        self._graph = graph
+        return watch(graph, self.recorder)  # type: ignore[return-value]
+
+    def model(self, engine: Engine) -> LiveModel:
+        """Return a chat model whose release can be swapped while it serves; the bare base is its first champion."""
+        from langgraph_learnloop.serving.live_model import LiveModel
+        from langgraph_learnloop.serving.router import Router
+
+        self._engine = engine
+        with suppress(NotFoundError):
+            engine.load(self.champion)
+            return self._serve(engine, LiveModel, Router)
+        base = Release(base_model=engine.base_model, made_at=self._now())
+        self.store.releases.add(base)
+        engine.load(base)
+        self._point(base.release_id, "It is the base model, the first to serve.")
+        return self._serve(engine, LiveModel, Router)
+
+    def feedback(
+        self,
+        run: str | None = None,
+        thread: str | None = None,
+        *,
+        score: float | None = None,
+        text: str | None = None,
+        categories: Sequence[str] = (),
+        correction: object = None,
+        by: str | None = None,
+        step: str | None = None,
+        feedback_id: str | None = None,
+    ) -> Feedback:
+        """Say what somebody thought of a run, or of a thread's last run; it is stored when this returns.
+
+        `correction` is the right answer as text, or the right tool call as {"tool": name, "args": {...}} (or a list).
+        Raise DataError when it cannot be used and NotFoundError when there is no such run.
+        """
+        about = self._run(run, thread)
+        said = make_feedback(
+            about,
+            score=score,
+            text=text,
+            categories=categories,
+            correction=correction,
+            by=by,
+            step_id=step,
+            feedback_id=feedback_id,
+            tools=self._tools(about),
+            now=self._now(),
+        )
+        self.store.feedback.add(said)
+        self._flag([about])
+        return said
+
+    def flagged(self, state: FlagState | None = "open") -> tuple[Flag, ...]:
+        """Return what went wrong, worst first."""
+        self.flush()
+        return self.store.flags.list(state, self.agent)
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until every ended run is stored; return False if that takes longer than `timeout` seconds."""
+        return self._writer.flush(timeout)
+
+    def health(self) -> Health:
+        """Return the recorder's counters."""
+        return self._writer.health()
+
+    # -- learn ---------------------------------------------------------------------------------------------------------
+
+    def remember(self, examples: Sequence[Example]) -> Dataset:
+        """Store what the model could do before, to be replayed in training and kept by the gate.
+
+        They are what a past dataset, or your own list of good conversations, holds; a part of them that is marked
+        split "heldout" is asked by the gate, and never trained on.
+        """
+        from langgraph_learnloop.curation.dataset import keep
+
+        dataset = keep(examples, folder=self._folder("datasets"), now=self._now())
+        self.store.datasets.add(dataset)
+        self._decide("remember", dataset.version, f"{len(examples)} examples of what the model could do before.")
+        return dataset
+
+    def curate(self, reviewer: Reviewer | None = None, cycle_id: str | None = None) -> Dataset | None:
+        """Turn flagged runs into a new dataset version; None when review is still open or nothing was approved.
+
+        The curation is durable: a killed process goes on where it was when this is called with the same `cycle_id`.
+        """
+        from langgraph_learnloop.curation.graph import curate
+        from langgraph_learnloop.curation.review import ApproveChecked
+
+        thread = cycle_id or self._new_id()
+        self._queue()
+        queued = [f.run_id for f in self.store.flags.list("queued", self.agent)]
+        if waiting := curate(self._curation, thread, queued):
+            self.review((reviewer or self._reviewer or ApproveChecked()).review(waiting), thread)
+        return None if self.pending(thread) else self._dataset(thread)
+
+    def pending(self, cycle_id: str | None = None) -> tuple[Proposal, ...]:
+        """Return the proposals that wait for review in a cycle (default: the open one)."""
+        from langgraph_learnloop.curation.graph import pending
+
+        thread = cycle_id or self.store.cycles.open()
+        return pending(self._curation, thread) if thread else ()
+
+    def review(self, verdicts: Sequence[Verdict], cycle_id: str | None = None) -> tuple[Proposal, ...]:
+        """Decide on proposals and return those that still wait; raise DataError, deciding nothing, for a bad verdict."""
+        from langgraph_learnloop.curation.graph import resume
+
+        thread = cycle_id or self.store.cycles.open()
+        if thread is None:
+            raise NotFoundError("No cycle is open, so nothing waits for review; start one with `learnloop cycle`.")
+        waiting = resume(self._curation, thread, verdicts)
+        for verdict in verdicts:
+            why = verdict.because or f"{verdict.by} looked at it."
+            self._decide(f"review:{verdict.action}", verdict.proposal_id, why, thread, actor=verdict.by)
+        return waiting
+
+    def train(
+        self,
+        dataset: Dataset,
+        recipe: Recipe | None = None,
+        on_progress: OnProgress | None = None,
+        cycle_id: str | None = None,
+    ) -> Release:
+        """Train a LoRA adapter in a process of its own and return the candidate; raise TrainingError with the reason."""
+        from langgraph_learnloop.improvement.lora.job import make_job
+
+        champion = self.champion
+        job = make_job(champion.base_model, dataset.path, recipe or self.config.recipe, self._folder("jobs"))
+        result = self.trainer.train(job, on_progress or _ignore)
+        candidate = Release(
+            base_model=champion.base_model,
+            adapter=result.adapter,
+            adapter_sha256=result.adapter_sha256,
+            instructions=champion.instructions,
+            sampling=champion.sampling,
+            dataset=dataset.version,
+            parent=champion.release_id,
+            recipe=job.recipe,
+            made_at=self._now(),
+        )
+        self.store.releases.add(candidate)
+        why = f"{result.examples} examples, {result.steps} steps, {result.seconds:.0f} s with {result.engine}."
+        self._decide("train", candidate.release_id, why, cycle_id)
+        return candidate
+
+    def evaluate(
+        self,
+        candidate: Release,
+        dataset: Dataset | None = None,
+        on_progress: OnProgress | None = None,
+        cycle_id: str | None = None,
+    ) -> Scorecard:
+        """Hold a candidate against the champion on held-out cases, through the watched graph; no tool runs.
+
+        `dataset` says whose held-out cases are asked (default: those of the candidate's own dataset).
+        """
+        from langgraph_learnloop.evaluation.gates import judge
+
+        champion = self.champion
+        cases = self._cases(dataset or self.store.datasets.get(str(candidate.dataset)))
+        before, after = (self._examine(release, cases, on_progress) for release in (champion, candidate))
+        config = self.config
+        card = judge(
+            before,
+            after,
+            cases,
+            alpha=config.alpha,
+            target_gain=config.target_gain,
+            retention_margin=config.retention_margin,
+            category_margin=config.category_margin,
+            now=self._now(),
+        )
+        self.store.scorecards.add(card)
+        self._decide("gate:passed" if card.passed else "gate:stopped", candidate.release_id, card.because, cycle_id)
+        return card
+
+    def promote(self, release_id: str, cycle_id: str | None = None, actor: str = "learnloop") -> Release:
+        """Put a release that passed its gates in service: load it beside the others, probe it, flip the pointer.
+
+        Threads that have begun keep the release they began with. Raise IllegalMoveError without a passed scorecard.
+        """
+        from langgraph_learnloop.serving.swap import swap
+
+        release = self.store.releases.resolve(release_id)
+        card = self.store.scorecards.of(release.release_id)
+        if card is None or not card.passed:
+            said = "was never examined" if card is None else f"was stopped by the gate: {card.because}"
+            raise IllegalMoveError(f"Release {release.release_id!r} cannot serve: it {said}")
+        swap(
+            self.engine,
+            release,
+            lambda: self._probe(release),
+            lambda: self._point(release.release_id, card.because, "promote", cycle_id, actor),
+        )
+        return release
+
+    def rollback(self, because: str = "Somebody asked for it.", actor: str = "learnloop") -> Release:
+        """Give new threads the champion before this one; raise NotFoundError when there was none."""
+        release = self.store.releases.get(self.store.releases.previous())
+        if self._engine is not None:
+            self._engine.load(release)
+        self._point(release.release_id, because, "rollback", actor=actor)
+        return release
+
+    def cycle(self, reviewer: Reviewer | None = None, on_progress: OnProgress | None = None) -> CycleReport:
+        """Walk from flagged runs to a promoted release, or to the reason why not; a killed cycle is taken up again."""
+        cycle_id = self.store.cycles.open() or self._new_id()
+        if self._engine is None or self._graph is None:
+            raise ConfigError("A cycle needs the agent: call loop.model(engine) and loop.watch(graph) first.")
+        self.store.cycles.start(cycle_id, self._now())
+        dataset = self.curate(reviewer, cycle_id)
+        if dataset is None:
+            return self._report(cycle_id, *self._why_no_dataset(cycle_id))
+        candidate = self.train(dataset, None, on_progress, cycle_id)
+        card = self.evaluate(candidate, dataset, on_progress, cycle_id)
+        if card.passed:
+            self.promote(candidate.release_id, cycle_id)
+        return self._report(
+            cycle_id,
+            "promoted" if card.passed else "stopped",
+            card.because,
+            dataset=dataset.version,
+            candidate=candidate.release_id,
+            scorecard=card,
+        )
+
+    # -- look ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def champion(self) -> Release:
+        """Return the release that new threads get; raise NotFoundError before there is one."""
+        return self.store.releases.get(self.store.releases.champion())
+
+    @property
+    def engine(self) -> Engine:
+        """Return the engine that serves; raise ConfigError before `model` was called."""
+        if self._engine is None:
+            raise ConfigError("No engine serves yet: call loop.model(engine) first.")
+        return self._engine
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """Return whoever trains."""
+        from langgraph_learnloop.improvement.lora.job import LocalTrainer
+
+        return self._trainer or LocalTrainer()
+
+    def runs(self, limit: int = 50) -> tuple[Run, ...]:
+        """Return the latest runs, newest first."""
+        self.flush()
+        return self.store.runs.recent(limit, self.agent)
+
+    def log(self, limit: int | None = None) -> tuple[Decision, ...]:
+        """Return what was decided, oldest first."""
+        return self.store.decisions.all(limit)
+
+    def close(self) -> None:
+        """Store what is recorded and let go of the files."""
+        self._writer.close()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        """Return the loop."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the loop."""
+        self.close()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _serve(self, engine: Engine, live_model: type[LiveModel], router: type[Any]) -> LiveModel:
+        releases = self.store.releases
+        self._live = live_model(
+            engine=engine,
+            router=router(releases, releases, self.config.poll_seconds),
+            model_name=Path(engine.base_model).name,
+            find_release=lru_cache(maxsize=64)(releases.get),  # releases never change
+        )
+        return self._live
+
+    def _flag(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            raised = flag(run, self.store.runs.feedback(run.run_id), below=self.config.flag_below, now=self._now())
+            if raised is not None:
+                self.store.flags.add(raised)
+
+    def _run(self, run_id: str | None, thread_id: str | None) -> Run:
+        if (run_id is None) == (thread_id is None):
+            raise ConfigError("Feedback needs a run id or a thread id, and not both.")
+        find: Callable[[], Run] = (
+            (lambda: self.store.runs.run(run_id)) if run_id is not None
+            else (lambda: self.store.runs.last_of_thread(str(thread_id)))
+        )  # fmt: skip
+        if thread_id is None:
+            with suppress(NotFoundError):
+                return find()
+        self.flush()  # the run may have ended a moment ago
+        return find()
+
+    def _tools(self, run: Run) -> list[dict[str, Any]]:
+        import orjson
+
+        digest = next((step.tools for step in run.steps if step.tools is not None), None)
+        tools: list[dict[str, Any]] = orjson.loads(self.store.runs.blob(digest)) if digest else []
+        return tools
+
+    def _queue(self) -> None:
+        """Put open flags that somebody corrected in the queue; the others wait for a correction."""
+        corrected = {f.run_id for f in self.store.feedback.all(self.agent) if f.correction is not None}
+        self.store.flags.move([f.run_id for f in self.flagged() if f.run_id in corrected], "queued")
+
+    @cached_property
+    def _curation(self) -> Any:
+        from langgraph_learnloop.curation.graph import curation_graph
+
+        return curation_graph(self.store.runs, neighbours=self.config.neighbours, checkpointer=self._checkpoints())
+
+    def _checkpoints(self) -> Any:
+        try:
+            from langgraph.checkpoint.sqlite import SqliteSaver
+        except ImportError as error:
+            raise MissingExtraError(
+                'Curation keeps its state with langgraph-checkpoint-sqlite: pip install "langgraph-learnloop[loop]".'
+            ) from error
+        import sqlite3
+
+        where = self.store.path or self._folder("curation") / "checkpoints.db"
+        return SqliteSaver(sqlite3.connect(where, check_same_thread=False, timeout=30))
+
+    def _dataset(self, thread: str) -> Dataset | None:
+        """Build the dataset of a reviewed curation and settle its flags; doing it again changes nothing."""
+        from langgraph_learnloop.curation.dataset import build
+        from langgraph_learnloop.curation.graph import approved
+
+        corrections = approved(self._curation, thread)
+        self._settle({e.run_id for e in corrections if e.run_id})
+        if not any(e.origin == "correction" for e in corrections):
+            return None
+        config, parent = self.config, self._parent(thread)
+        dataset, _ = build(
+            corrections,
+            self._pool(),
+            folder=self._folder("datasets"),
+            parent=parent,
+            heldout=config.heldout,
+            variations=config.variations,
+            replay_ratio=config.recipe.replay,
+            retention=config.retention_cases,
+            seed=config.recipe.seed,
+            now=self._now(),
+        )
+        self.store.datasets.add(dataset)
+        counts = ", ".join(f"{sum(n.values())} {origin}" for origin, n in dataset.counts.items())
+        self._decide("dataset", dataset.version, f"It holds {counts}.", thread)
+        return dataset
+
+    def _settle(self, learned: set[str]) -> None:
+        queued = [f.run_id for f in self.store.flags.list("queued", self.agent)]
+        self.store.flags.move([run_id for run_id in queued if run_id in learned], "curated")
+        self.store.flags.move([run_id for run_id in queued if run_id not in learned], "dismissed")
+
+    def _parent(self, thread: str) -> Dataset | None:
+        """Return the dataset of the cycle before: this one's own, if it was built before a crash, is not its parent."""
+        versions = [r.dataset for r in self.store.cycles.all() if r.dataset and r.cycle_id != thread]
+        return self.store.datasets.get(versions[-1]) if versions else None
+
+    def _pool(self) -> list[Example]:
+        """Return what may be replayed: what was remembered, and runs that somebody liked."""
+        from langgraph_learnloop.curation.dataset import read
+        from langgraph_learnloop.curation.propose import replayable
+
+        remembered = [d for d in self.store.datasets.all() if not d.counts.keys() - {"replay"}]
+        liked = {f.run_id for f in self.store.feedback.all(self.agent) if (f.score or 0) > 0}
+        runs = [self.store.runs.run(run_id) for run_id in sorted(liked)]
+        return [*(e for d in remembered for e in read(d.path)), *replayable(runs, self.store.runs)]
+
+    def _why_no_dataset(self, cycle_id: str) -> tuple[Any, str]:
+        if waiting := self.pending(cycle_id):
+            return "waiting", f"{len(waiting)} proposals wait for review: `learnloop review`."
+        return "nothing", "No correction was approved, so there is nothing to learn."
+
+    def _examine(
+        self, release: Release, cases: Sequence[Case], on_progress: OnProgress | None
+    ) -> tuple[CaseResult, ...]:
+        self.engine.load(release)
+        return self._replay.run(release.release_id, cases, self.store.scorecards, on_progress)
+
+    def _probe(self, release: Release) -> None:
+        from langgraph_learnloop.serving.swap import agree
+
+        known = self.store.scorecards.results(release.release_id, self._replay.evaluator.name)
+        cases = [c for c in self._cases(self.store.datasets.get(str(release.dataset))) if c.case_id in known][:PROBES]
+        now = self._replay.run(release.release_id, cases)
+        agree(release.release_id, [(known[r.case_id].got, r.got) for r in now])
+
+    @property
+    def _replay(self) -> GraphReplay:
+        from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
+        from langgraph_learnloop.evaluation.replay import GraphReplay
+
+        if self._graph is None:
+            raise ConfigError("No agent is watched yet: call loop.watch(graph) first.")
+        return GraphReplay(self._graph, self._evaluator or ToolCallMatch(), threads=self.config.eval_threads)
+
+    def _cases(self, dataset: Dataset) -> tuple[Case, ...]:
+        from langgraph_learnloop.curation.dataset import read
+        from langgraph_learnloop.evaluation.suites import cases_from, refuse_leaks
+
+        examples = read(dataset.path)
+        corrected = [e for e in examples if e.origin == "correction"]
+        cases = (
+            *cases_from(corrected, "target"),
+            *cases_from([e for e in examples if e.origin != "correction"], "retention"),
+        )
+        refuse_leaks(cases, examples)
+        return cases
+
+    def _point(
+        self, release_id: str, because: str, action: str = "serve", cycle_id: str | None = None, actor: str = "learnloop"
+    ) -> None:
+        self.store.releases.point(release_id, because, actor)
+        if self._live is not None:
+            self._live.router.refresh()
+        self._decide(action, release_id, because, cycle_id, actor)
+
+    def _decide(
+        self, action: str, subject: str, because: str, cycle_id: str | None = None, actor: str = "learnloop"
+    ) -> None:
+        self.store.decisions.append(
+            action=action, subject=subject, because=because, actor=actor, cycle_id=cycle_id, now=self._now()
+        )
+
+    def _report(self, cycle_id: str, outcome: Any, because: str, **found: Any) -> CycleReport:
+        report = CycleReport(cycle_id=cycle_id, outcome=outcome, because=because, **found)
+        self.store.cycles.finish(report)
+        return report
+
+    def _folder(self, name: str) -> Path:
+        beside = f"{self.store.path}.files" if self.store.path else "learnloop.files"
+        folder = Path(self.config.folder or beside) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def _thread(thread_id: str) -> Any:
+    return {"configurable": {"thread_id": f"curation:{thread_id}"}}
+
+
+def _ignore(progress: object) -> None:
+    """Take progress that nobody asked for."""

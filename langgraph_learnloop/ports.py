@@ -1,0 +1,127 @@
+"""The doors between the rooms: Protocols of one to three methods.
+
+Every port has a fake in `langgraph_learnloop.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from langgraph_learnloop.records import (
+    Case,
+    CaseResult,
+    Feedback,
+    Generated,
+    Generation,
+    Job,
+    Message,
+    Progress,
+    Proposal,
+    Release,
+    Run,
+    TrainingResult,
+    Verdict,
+)
+
+OnProgress = Callable[[Progress], None]
+"""Called with each line of progress; must not raise."""
+
+
+class RunSink(Protocol):
+    """Take finished runs in; the store and its fakes."""
+
+    def add_runs(self, runs: Sequence[Run], messages: dict[str, bytes]) -> None:
+        """Store runs and the interned messages (hash -> compressed JSON) in one transaction."""
+        ...
+
+
+class RunReader(Protocol):
+    """Give recorded runs back."""
+
+    def run(self, run_id: str) -> Run:
+        """Return a run, or raise NotFoundError."""
+        ...
+
+    def messages(self, hashes: Sequence[str]) -> tuple[Message, ...]:
+        """Return interned messages in order."""
+        ...
+
+    def blob(self, digest: str) -> bytes:
+        """Return the JSON stored under a hash (tool schemas), or raise NotFoundError."""
+        ...
+
+    def feedback(self, run_id: str) -> tuple[Feedback, ...]:
+        """Return what was said of a run, oldest first."""
+        ...
+
+
+class Engine(Protocol):
+    """Serve releases of one base model."""
+
+    def load(self, release: Release) -> None:
+        """Make a release servable beside the others; loading it twice changes nothing."""
+        ...
+
+    def unload(self, release_id: str) -> None:
+        """Forget a release; unknown ids are ignored."""
+        ...
+
+    def generate(self, request: Generation) -> Generated:
+        """Answer with exactly the release that was asked for, or raise EngineError."""
+        ...
+
+
+class Trainer(Protocol):
+    """Turn a job into an adapter."""
+
+    def train(self, job: Job, on_progress: OnProgress) -> TrainingResult:
+        """Train, or raise TrainingError with the reason."""
+        ...
+
+
+class Reviewer(Protocol):
+    """Decide on proposals; a person at a terminal, a page, or a policy."""
+
+    def review(self, proposals: Sequence[Proposal]) -> Sequence[Verdict]:
+        """Return one verdict for each proposal."""
+        ...
+
+
+class ThreadPins(Protocol):
+    """Remember which release a thread started with."""
+
+    def pin(self, thread_id: str, release_id: str) -> str:
+        """Return the thread's release; the first call decides it, for every process."""
+        ...
+
+
+class Champion(Protocol):
+    """Know which release new threads get."""
+
+    def champion(self) -> str:
+        """Return the release id that the pointer names."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Judge an answer against a case."""
+
+    name: str
+    """Name and version; part of a result's identity."""
+
+    def judge(self, case: Case, got: Message) -> tuple[bool | None, bool | None]:
+        """Return (right tool, fully right); None where it cannot judge."""
+        ...
+
+
+class ResultCache(Protocol):
+    """Keep results by release, case and evaluator, so that a champion is examined once."""
+
+    def results(self, release_id: str, evaluator: str) -> dict[str, CaseResult]:
+        """Return what is known, by case id."""
+        ...
+
+    def add_results(self, results: Sequence[CaseResult]) -> None:
+        """Store results; a result that is there already stays."""
+        ...

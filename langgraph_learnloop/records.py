@@ -1,0 +1,577 @@
+"""The nouns of the loop: frozen records that the rooms hand to each other.
+
+Read this file first. A record holds no behaviour beyond its own identity; ids of data are content hashes, ids of
+events are given by whoever saw the event. Unknown is None, never 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from langgraph_learnloop.errors import IllegalMoveError
+
+
+class Record(BaseModel):
+    """Hold facts that never change after they were written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def content_hash(value: Any) -> str:
+    """Return the first 32 hex digits of the SHA-256 of a JSON-able value, keys sorted."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+class ToolCall(Record):
+    """A model's request to run one tool."""
+
+    name: str
+    """The tool's name, as the model wrote it."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments by name, JSON-able."""
+    id: str | None = None
+    """The id that joins the call with its result; None in data that needs none."""
+
+
+class Message(Record):
+    """One chat message, in the form that every room reads (OpenAI's roles)."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    """Who speaks."""
+    content: str = ""
+    """The text; blocks that are not text are left out here and stay whole in the store."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Tools the assistant asks for; only in assistant messages."""
+    tool_call_id: str | None = None
+    """The call that a tool message answers."""
+    name: str | None = None
+    """The tool's or the speaker's name."""
+
+    def openai(self) -> dict[str, Any]:
+        """Return the message as an OpenAI chat dict, with arguments as a mapping (chat templates want that)."""
+        out: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            out["tool_calls"] = [
+                {"id": c.id or f"call_{i}", "type": "function", "function": {"name": c.name, "arguments": c.args}}
+                for i, c in enumerate(self.tool_calls)
+            ]
+        if self.role == "tool":
+            out["tool_call_id"] = self.tool_call_id or "call_0"
+        if self.name is not None:
+            out["name"] = self.name
+        return out
+
+
+class Step(Record):
+    """One model call, tool call or node of a run."""
+
+    step_id: str
+    """The callback's run id of this step."""
+    parent_id: str | None
+    """The step (or run) it happened in; None when it is not known."""
+    kind: Literal["model", "tool", "node"]
+    """What kind of work it was."""
+    name: str
+    """Name of the model, tool or node."""
+    node: str | None = None
+    """The graph node it happened in."""
+    input: tuple[str, ...] = ()
+    """Hashes of the messages a model read (in order), or of a tool's arguments."""
+    output: tuple[str, ...] = ()
+    """Hashes of the messages it produced."""
+    tools: str | None = None
+    """Hash of the tool schemas that were offered to the model."""
+    reasoning: str | None = None
+    """The chain of thought, where the model gave one."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What a model asked for, or the one call that a tool step ran."""
+    started_at: datetime
+    """When it began, UTC."""
+    seconds: float | None = None
+    """Wall time; None when it never ended."""
+    input_tokens: int | None = None
+    """Tokens read by the model."""
+    output_tokens: int | None = None
+    """Tokens written by the model."""
+    error: str | None = None
+    """Type and message of the exception, if one left the step."""
+
+
+Outcome = Literal["finished", "failed", "interrupted"]
+
+
+class Run(Record):
+    """One root invocation of the agent."""
+
+    run_id: str
+    """The callback's id of the root."""
+    thread_id: str | None = None
+    """The conversation it belongs to."""
+    agent: str
+    """The name given to LearnLoop."""
+    release: str | None = None
+    """The release that served it; None for a model that LearnLoop does not serve."""
+    user: str | None = None
+    """Whoever asked, as passed in the config's metadata under "user" or "user_id"."""
+    messages: tuple[str, ...] = ()
+    """Hashes of the conversation's messages as the run left them."""
+    question: str | None = None
+    """Text of the last user message."""
+    answer: str | None = None
+    """Text of the last assistant message."""
+    steps: tuple[Step, ...] = ()
+    """What happened, in order of start."""
+    outcome: Outcome
+    """How it ended; a pause for a human is "interrupted", not "failed"."""
+    error: str | None = None
+    """Type and message of the exception that left the root."""
+    started_at: datetime
+    """When it began, UTC."""
+    seconds: float | None = None
+    """Wall time of the root."""
+    usd: float | None = None
+    """What the model calls cost, where prices are known."""
+    tags: tuple[str, ...] = ()
+    """Tags of the root's config."""
+
+
+class Feedback(Record):
+    """What somebody, or something, thought of a run."""
+
+    feedback_id: str
+    """Given by the caller, or made; sending the same id twice changes nothing."""
+    run_id: str
+    """The run it is about."""
+    step_id: str | None = None
+    """The model call it is about; None lets curation choose."""
+    name: str = "user"
+    """What was judged, e.g. "user", "helpfulness"."""
+    origin: Literal["explicit", "implicit", "judge", "reviewer"] = "explicit"
+    """Where it comes from."""
+    score: float | None = Field(default=None, ge=-1, le=1)
+    """-1 (bad) to 1 (good); None means not judged, which is not 0."""
+    categories: tuple[str, ...] = ()
+    """Labels such as "wrong_tool"."""
+    text: str | None = None
+    """A comment in words."""
+    correction: Message | None = None
+    """The assistant message that would have been right: text or tool calls."""
+    by: str | None = None
+    """Who said it."""
+    at: datetime
+    """When it was said, UTC."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.score is None and self.text is None and self.correction is None and not self.categories:
+            raise ValueError("feedback needs a score, a text, a category or a correction")
+        return self
+
+
+FlagState = Literal["open", "queued", "curated", "dismissed"]
+FLAG_MOVES: Mapping[FlagState, frozenset[FlagState]] = {
+    "open": frozenset({"queued", "dismissed"}),
+    "queued": frozenset({"curated", "dismissed", "open"}),
+    "curated": frozenset(),
+    "dismissed": frozenset({"open"}),
+}
+"""Where a flag may go: queued flags go back to open when their curation was abandoned."""
+
+
+class Flag(Record):
+    """A run that went wrong, on its way to curation."""
+
+    run_id: str
+    """The run; one flag a run."""
+    agent: str
+    """The agent that made it."""
+    thread_id: str | None = None
+    """The conversation."""
+    reasons: tuple[str, ...]
+    """Why, in words."""
+    severity: float = Field(ge=0, le=1)
+    """0 (look at it some day) to 1 (worst)."""
+    state: FlagState = "open"
+    """Where it stands; FLAG_MOVES says where it may go."""
+    at: datetime
+    """When it was raised, UTC."""
+
+    def move(self, state: FlagState) -> Flag:
+        """Return the flag in its new state, or raise IllegalMoveError."""
+        if state not in FLAG_MOVES[self.state]:
+            legal = ", ".join(sorted(FLAG_MOVES[self.state])) or "nowhere"
+            raise IllegalMoveError(f"The flag on run {self.run_id!r} cannot go from {self.state!r} to {state!r}; "
+                                   f"from there it may go: {legal}.")
+        return self.model_copy(update={"state": state})
+
+
+Origin = Literal["correction", "approved", "teacher", "variation", "replay"]
+Split = Literal["train", "validation", "heldout"]
+
+
+class Example(Record):
+    """One thing to learn, or to be examined on: a conversation and the right next message."""
+
+    messages: tuple[Message, ...]
+    """The conversation before the answer."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Schemas of the tools on offer (OpenAI function form)."""
+    chosen: Message
+    """The right next assistant message."""
+    rejected: Message | None = None
+    """What the agent said instead."""
+    origin: Origin
+    """Where it comes from."""
+    confidence: float = Field(default=1.0, ge=0, le=1)
+    """How sure curation is that `chosen` is right."""
+    review: Literal["pending", "approved", "edited", "rejected"] = "pending"
+    """What review said."""
+    split: Split | None = None
+    """Which part of the dataset; None before the dataset is made."""
+    group: str | None = None
+    """Examples of one group are near-duplicates or share a thread; a group is never split."""
+    run_id: str | None = None
+    """The run it was made from."""
+    by: str | None = None
+    """Whoever corrected it."""
+
+    @property
+    def example_id(self) -> str:
+        """Return the content hash of what is learned (conversation, tools, chosen, rejected)."""
+        return content_hash(self.model_dump(mode="json", include={"messages", "tools", "chosen", "rejected"}))
+
+    @property
+    def category(self) -> str:
+        """Return the first tool asked for, or "answer": the slice that gates look at one by one."""
+        return self.chosen.tool_calls[0].name if self.chosen.tool_calls else "answer"
+
+
+class Dataset(Record):
+    """A version of what is to be learned; the examples lie in the file at `path`."""
+
+    version: str
+    """Content hash of the examples with their splits."""
+    parent: str | None = None
+    """The version it grew from."""
+    kind: Literal["sft", "preference", "unpaired"] = "sft"
+    """What a trainer can do with it."""
+    counts: dict[str, dict[str, int]]
+    """Number of examples by origin, then by split."""
+    path: str
+    """A JSON-lines file, one Example a line."""
+    made_at: datetime
+    """When it was made, UTC."""
+
+
+class Recipe(Record):
+    """How a LoRA adapter is trained."""
+
+    method: Literal["sft"] = "sft"
+    """The loss: supervised, on the assistant's tokens only."""
+    rank: int = Field(default=16, ge=1)
+    """LoRA rank."""
+    alpha: int = Field(default=32, ge=1)
+    """LoRA scale numerator: the update is multiplied by alpha / rank."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate; small from-scratch models want 3e-3."""
+    steps: int = Field(default=200, ge=1)
+    """Optimizer steps."""
+    batch: int = Field(default=16, ge=1)
+    """Examples a step."""
+    replay: float = Field(default=3.0, ge=0)
+    """Replayed examples drawn for each new one (before variations); 0 trains without replay."""
+    variations: bool = True
+    """Use the variations that curation made."""
+    max_length: int = Field(default=1024, ge=8)
+    """Tokens after which an example is left out, and counted."""
+    seed: int = 0
+    """Seed of everything random in the job."""
+
+
+class Sampling(Record):
+    """How tokens are drawn."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Most tokens of one answer."""
+
+
+class Release(Record):
+    """What the agent runs: immutable, named by its content."""
+
+    base_model: str
+    """Name or folder of the base model."""
+    adapter: str | None = None
+    """Folder of the LoRA adapter; None is the bare base."""
+    adapter_sha256: str | None = None
+    """Hash of the adapter's safetensors file."""
+    instructions: str | None = None
+    """A system prompt put before the agent's own; None leaves it alone."""
+    sampling: Sampling = Field(default_factory=Sampling)
+    """How tokens are drawn."""
+    dataset: str | None = None
+    """Version of the dataset it learned from."""
+    parent: str | None = None
+    """The release it was made from."""
+    recipe: Recipe | None = None
+    """How it was trained."""
+    made_at: datetime
+    """When it was made, UTC; not part of its identity."""
+
+    @property
+    def release_id(self) -> str:
+        """Return the content hash; where an adapter lies does not change what it is."""
+        return content_hash(self.model_dump(mode="json", exclude={"made_at", "adapter"}))[:12]
+
+
+class Job(Record):
+    """A training job, whole: what job.json holds."""
+
+    job_id: str
+    """Content hash of base, dataset, recipe and parent: the same job is done once."""
+    base_model: str
+    """Name or folder of the base model."""
+    parent_adapter: str | None = None
+    """Adapter to go on from; None starts afresh."""
+    dataset: str
+    """JSON-lines file of examples."""
+    recipe: Recipe
+    """How to train."""
+    output: str
+    """Folder for the adapter; written whole or not at all."""
+    engine: Literal["auto", "unsloth", "peft"] = "auto"
+    """"auto" takes Unsloth where there is a GPU and it is installed, else TRL + PEFT."""
+
+
+class TrainingResult(Record):
+    """What a finished job left behind."""
+
+    adapter: str
+    """Folder with adapter_model.safetensors and adapter_config.json."""
+    adapter_sha256: str
+    """Hash of the safetensors file."""
+    engine: str
+    """Which engine trained it, and why that one."""
+    examples: int
+    """Examples trained on."""
+    steps: int
+    """Optimizer steps done."""
+    loss: float | None
+    """Mean training loss of the last steps."""
+    tokens: int
+    """Tokens read."""
+    seconds: float
+    """Wall time of training, imports left out."""
+
+
+class Progress(Record):
+    """One line of progress from a long piece of work."""
+
+    stage: str
+    """What is going on, e.g. "train"."""
+    done: int
+    """Units done."""
+    total: int
+    """Units in all."""
+    loss: float | None = None
+    """Training loss, where there is one."""
+    note: str | None = None
+    """A plain sentence."""
+
+
+class Generation(Record):
+    """One request to an engine."""
+
+    release_id: str
+    """Which release must answer."""
+    messages: tuple[Message, ...]
+    """The conversation."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tool schemas (OpenAI function form)."""
+    sampling: Sampling = Field(default_factory=Sampling)
+    """How tokens are drawn."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer."""
+
+
+class Generated(Record):
+    """An engine's answer."""
+
+    message: Message
+    """The assistant message."""
+    reasoning: str | None = None
+    """Chain of thought, where the model wrote one."""
+    input_tokens: int
+    """Tokens read."""
+    output_tokens: int
+    """Tokens written."""
+    finish_reason: Literal["stop", "length"] = "stop"
+    """Why it ended."""
+
+
+class Case(Record):
+    """One question of a suite, with the right answer."""
+
+    case_id: str
+    """Content hash of question and answer."""
+    suite: Literal["target", "retention"]
+    """Target: what should get better. Retention: what must not get worse."""
+    category: str
+    """The slice inside its suite, usually the right tool."""
+    messages: tuple[Message, ...]
+    """The conversation before the answer."""
+    expected: Message
+    """The right next assistant message."""
+
+
+class CaseResult(Record):
+    """How one release did on one case."""
+
+    release_id: str
+    """Who answered."""
+    case_id: str
+    """Which case."""
+    evaluator: str
+    """Name and version of the evaluator; old and new scores never mix."""
+    right_tool: bool | None
+    """Was the right tool (or no tool) chosen; None could not be judged."""
+    fully_right: bool | None
+    """Were tool and arguments right; None could not be judged."""
+    got: Message | None = None
+    """What was answered."""
+    error: str | None = None
+    """Why it could not be judged."""
+    seconds: float | None = None
+    """Wall time."""
+
+
+class Gate(Record):
+    """One question a candidate must answer before it ships."""
+
+    name: str
+    """E.g. "target", "retention", "retention:set_timer"."""
+    required: bool
+    """A gate that is not required only informs."""
+    passed: bool
+    """Did it pass."""
+    metric: str
+    """Which figure was compared, fixed beforehand."""
+    champion: float | None
+    """The champion's share, 0 to 1."""
+    candidate: float | None
+    """The candidate's share, 0 to 1."""
+    cases: int
+    """Cases that both answered."""
+    low: float | None = None
+    """Lower end of the interval of candidate minus champion."""
+    high: float | None = None
+    """Upper end of that interval."""
+    p_value: float | None = None
+    """Of the gate's own test."""
+    because: str
+    """The verdict as a sentence."""
+
+
+class Scorecard(Record):
+    """A candidate held against the champion on the same cases."""
+
+    candidate: str
+    """Release id."""
+    champion: str
+    """Release id."""
+    gates: tuple[Gate, ...]
+    """All the gates that ran."""
+    at: datetime
+    """When, UTC."""
+
+    @property
+    def passed(self) -> bool:
+        """Return whether every required gate passed; a scorecard without one has not passed."""
+        required = [g for g in self.gates if g.required]
+        return bool(required) and all(g.passed for g in required)
+
+    @property
+    def because(self) -> str:
+        """Return the verdict in a sentence: the failed gates' reasons, or all the required ones."""
+        required = [g for g in self.gates if g.required]
+        if not required:
+            return "No required gate ran."
+        return " ".join(g.because for g in required if self.passed or not g.passed)
+
+
+class Proposal(Record):
+    """An example that waits for review, with what the checks said."""
+
+    proposal_id: str
+    """The example's id."""
+    example: Example
+    """What would be learned."""
+    problems: tuple[str, ...] = ()
+    """What the checks hold against it; empty when it passed."""
+
+
+class Verdict(Record):
+    """What a reviewer said of a proposal."""
+
+    proposal_id: str
+    """Which proposal."""
+    action: Literal["approve", "edit", "reject"]
+    """What to do with it."""
+    chosen: Message | None = None
+    """The right message, for "edit"."""
+    by: str
+    """Who decided."""
+    because: str | None = None
+    """Why."""
+
+    @model_validator(mode="after")
+    def _edit_has_text(self) -> Self:
+        if (self.action == "edit") != (self.chosen is not None):
+            raise ValueError("an edit needs the chosen message, and only an edit has one")
+        return self
+
+
+class Decision(Record):
+    """One entry of the audit log; entries are chained by hash."""
+
+    at: datetime
+    """When, UTC."""
+    actor: str
+    """Who decided: a person's name, or the room."""
+    action: str
+    """What was done, e.g. "train", "gate", "promote", "rollback"."""
+    subject: str
+    """The id it was done to."""
+    because: str
+    """Why, in a sentence."""
+    cycle_id: str | None = None
+    """The cycle it belongs to."""
+    previous: str
+    """Hash of the entry before; the first has 32 zeros."""
+    hash: str
+    """Content hash of this entry with `previous`."""
+
+
+class CycleReport(Record):
+    """How one turn of the loop ended."""
+
+    cycle_id: str
+    """Its id."""
+    outcome: Literal["promoted", "stopped", "waiting", "nothing"]
+    """"waiting": review is open; "nothing": there was nothing to learn."""
+    dataset: str | None = None
+    """Dataset version."""
+    candidate: str | None = None
+    """Release id."""
+    scorecard: Scorecard | None = None
+    """What the gates said."""
+    because: str
+    """In a sentence."""

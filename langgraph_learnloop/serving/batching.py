@@ -1,0 +1,83 @@
+"""Queue requests for one worker, and hand them out in batches that are fair between releases."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Task = Callable[[], None]
+"""A piece of work that is no request; it goes before them."""
+
+
+class FairQueue(Generic[Item]):
+    """Keep items by key; a batch holds one key's items, and keys take turns.
+
+    `linger_seconds` is how long `take` waits for callers of the last batch to come back: those who ask again and again
+    then share a batch instead of running in two half-empty shifts. A caller who is alone never waits.
+    """
+
+    def __init__(self, linger_seconds: float = 0.003) -> None:
+        self._linger_seconds = linger_seconds
+        self._waiting: OrderedDict[str, deque[Item]] = OrderedDict()
+        self._tasks: deque[Task] = deque()
+        self._count = 0
+        self._expected = 1
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, key: str, item: Item) -> bool:
+        """Add an item and return True, or False when the queue is closed."""
+        with self._changed:
+            if self._closed:
+                return False
+            self._waiting.setdefault(key, deque()).append(item)
+            self._count += 1
+            self._changed.notify_all()
+            return True
+
+    def put_task(self, task: Task) -> bool:
+        """Add a piece of work that goes before all items, and return True, or False when the queue is closed."""
+        with self._changed:
+            if not self._closed:
+                self._tasks.append(task)
+                self._changed.notify_all()
+            return not self._closed
+
+    def take(self, most: int) -> list[Item] | Task | None:
+        """Wait for work: a task, or up to `most` items of one key; None when the queue is closed and empty of tasks."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._tasks or self._count or self._closed)
+            self._linger(min(most, self._expected))
+            if self._tasks:
+                return self._tasks.popleft()
+            if self._closed:
+                return None
+            return self._next_batch(most)
+
+    def close(self) -> list[Item]:
+        """Refuse further work and return the items that nobody will take."""
+        with self._changed:
+            self._closed = True
+            left = [item for items in self._waiting.values() for item in items]
+            self._waiting.clear()
+            self._count = 0
+            self._changed.notify_all()
+            return left
+
+    def _linger(self, expected: int) -> None:
+        if self._count < expected:
+            self._changed.wait_for(
+                lambda: self._count >= expected or self._tasks or self._closed, timeout=self._linger_seconds
+            )
+
+    def _next_batch(self, most: int) -> list[Item]:
+        self._expected = self._count
+        key, items = self._waiting.popitem(last=False)
+        batch = [items.popleft() for _ in range(min(most, len(items)))]
+        if items:
+            self._waiting[key] = items  # to the end of the line: the other keys come first
+        self._count -= len(batch)
+        return batch

@@ -1,0 +1,1 @@
+"""Turn what people say of a run into Feedback: words, scores and corrections come in, checked records go out."""

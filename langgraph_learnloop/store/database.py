@@ -1,0 +1,257 @@
+"""Give transactions on one SQL database, bring its tables up to date, and turn its errors into sentences."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Insert,
+    Table,
+    column,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    select,
+    table,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from langgraph_learnloop.errors import MissingExtraError, NewerStoreError, StoreError
+from langgraph_learnloop.store.tables import VERSION, VERSION_TABLE
+
+BUSY_SECONDS = 30.0
+"""How long a transaction waits for another process's transaction."""
+
+_MAGIC = b"SQLite format 3\x00"
+_WAYS_OUT = {
+    "SQLITE_FULL": "the disk is full. Free some space and try again; nothing that was stored before is lost.",
+    "SQLITE_READONLY": "it is read-only. Make the file and its folder writable for this user, or name another file.",
+    "SQLITE_CANTOPEN": "it cannot be opened. Make the file and its folder writable for this user, or name another.",
+    "SQLITE_NOTADB": "it is not a LearnLoop store. Name another file; this one was left as it is.",
+    "SQLITE_CORRUPT": "the file is damaged. Put back a copy, or save what is readable with: sqlite3 FILE .recover",
+    "SQLITE_BUSY": f"another process kept it locked for {BUSY_SECONDS:.0f} seconds. End that process or try again.",
+    "SQLITE_LOCKED": f"another process kept it locked for {BUSY_SECONDS:.0f} seconds. End that process or try again.",
+    "SQLITE_IOERR": "the disk did not read or write. Look at the disk (space, quota, health) and try again.",
+}
+
+
+class Database:
+    """Hold the connections to one database; safe for threads, and for several processes on one file."""
+
+    def __init__(self, path_or_url: str | Path) -> None:
+        """Open a database and bring its tables up to date; raise StoreError with the way out."""
+        self.url, self.path = _address(path_or_url)
+        self.where = str(self.path) if self.path else self.url.render_as_string(hide_password=True)
+        if self.path:
+            _check_file(self.path)
+        self.engine = _engine(self.url, self.where)
+        try:
+            with self._sentences():
+                self._upgrade()
+        except BaseException:
+            self.engine.dispose()
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection inside a transaction that sees one moment of the database."""
+        with self._sentences(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Give a connection inside a transaction that is alone in writing, for every process, until it ends."""
+        with self._sentences(), self._writer() as connection:
+            yield connection
+
+    def insert_new(self, into: Table) -> Insert:
+        """Return an INSERT that leaves rows alone which are there already."""
+        if self.engine.dialect.name == "postgresql":
+            return postgresql.insert(into).on_conflict_do_nothing()
+        return sqlite.insert(into).on_conflict_do_nothing()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _writer(self) -> Iterator[Connection]:
+        with self.engine.connect().execution_options(learnloop_writes=True) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise StoreError(f"The store {self.where!r} could not be used: {_way_out(error)}") from error
+        except SQLAlchemyError as error:
+            raise StoreError(f"The store {self.where!r} could not be used: {error}.") from error
+
+    def _upgrade(self) -> None:
+        with self.engine.connect() as connection:
+            found = _version(connection)
+        self._refuse_newer(found)
+        if found == VERSION:
+            return
+        if self.path:
+            self._write_ahead()
+        with self._writer() as connection:
+            found = _version(connection)
+            self._refuse_newer(found)
+            if found != VERSION:
+                _migrate(connection)
+
+    def _write_ahead(self) -> None:
+        """Switch a SQLite file to WAL; the switch does not honour busy_timeout, so wait for others here."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        with self.engine.connect() as connection:
+            raw = connection.connection.dbapi_connection
+            while True:
+                try:
+                    raw.execute("PRAGMA journal_mode = WAL")  # type: ignore[union-attr]  # it is sqlite3's own
+                    return
+                except sqlite3.OperationalError as error:
+                    if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                        raise DBAPIError("PRAGMA journal_mode = WAL", None, error) from error
+                    time.sleep(0.02)
+
+    def _refuse_newer(self, found: str | None) -> None:
+        if found is not None and found > VERSION:
+            raise NewerStoreError(
+                f"The store {self.where!r} was written by a newer version of langgraph-learnloop (schema {found}; this "
+                f"one knows {VERSION}). Upgrade with: pip install --upgrade langgraph-learnloop. Nothing was changed."
+            )
+
+
+def _address(path_or_url: str | Path) -> tuple[URL, Path | None]:
+    """Return the URL, and the file's path where the database is one file."""
+    if isinstance(path_or_url, Path) or "://" not in path_or_url:
+        path = Path(path_or_url).expanduser().absolute()
+        return URL.create("sqlite", database=str(path)), path
+    try:
+        url = make_url(path_or_url)
+    except ArgumentError as error:
+        raise StoreError("The store's URL cannot be read. Write a file name, or postgresql+psycopg://...") from error
+    if url.get_backend_name() != "sqlite":
+        return url, None
+    if url.database in (None, "", ":memory:"):
+        raise StoreError("A store in memory would end with its process and could not be shared: name a file.")
+    return url, Path(str(url.database)).absolute()
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what SQLite would refuse later or, worse, write into."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise StoreError(
+            f"The store {str(path)!r} cannot be made: the folder {str(folder)!r} does not exist. "
+            "Make the folder first, or name another file."
+        )
+    if path.is_dir():
+        raise StoreError(
+            f"The store {str(path)!r} is a folder. Name a file, for example {str(path / 'learnloop.db')!r}."
+        )
+    try:
+        head = _head(path)
+    except FileNotFoundError:
+        head = b""
+    except OSError as error:
+        raise StoreError(
+            f"The store {str(path)!r} cannot be read: {error.strerror}. "
+            "Make it readable for this user, or name another file."
+        ) from error
+    if head and head != _MAGIC:
+        raise StoreError(
+            f"The file {str(path)!r} is not a LearnLoop store. Name another file; this one was left as it is."
+        )
+    for place in (folder, path) if path.exists() else (folder,):
+        if not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise StoreError(
+                f"The store {str(path)!r} cannot be written: {str(place)!r} is read-only for this user. "
+                "Make it writable, or name another file."
+            )
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(len(_MAGIC))
+
+
+def _engine(url: URL, where: str) -> Engine:
+    try:
+        # A connection to a file costs nothing: no thread need wait for another's.
+        engine = create_engine(url, **({"max_overflow": -1} if url.get_backend_name() == "sqlite" else {}))
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f'The store {where!r} needs the driver {error.name!r}: pip install "langgraph-learnloop[postgres]".'
+        ) from error
+    except SQLAlchemyError as error:
+        raise StoreError(
+            f"The store {where!r} cannot be opened: {error}. Write a file name, or postgresql+psycopg://..."
+        ) from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _on_sqlite_connect)
+        event.listen(engine, "begin", _on_sqlite_begin)
+    else:
+        event.listen(engine, "begin", _on_server_begin)
+    return engine
+
+
+def _on_sqlite_connect(raw: Any, _record: Any) -> None:
+    """Take transactions out of the driver's hands: it would begin them late, and never around DDL."""
+    raw.isolation_level = None
+    raw.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+    raw.execute("PRAGMA synchronous = NORMAL")
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    # A transaction that reads first and writes later cannot wait for another writer: it would have to fail.
+    writes = connection.get_execution_options().get("learnloop_writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _on_server_begin(connection: Connection) -> None:
+    """Give a writing transaction on PostgreSQL the solitude that BEGIN IMMEDIATE gives it on SQLite."""
+    if connection.get_execution_options().get("learnloop_writes"):
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7061727)")
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    version = connection.execute(select(column("version_num")).select_from(table(VERSION_TABLE))).scalar()
+    return None if version is None else str(version)
+
+
+def _migrate(connection: Connection) -> None:
+    """Run the missing steps inside the connection's transaction; alembic is imported only here."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.attributes.update(connection=connection, version_table=VERSION_TABLE)
+    command.upgrade(config, "head")
+
+
+def _code(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlite_errorname", ""))
+
+
+def _way_out(error: DBAPIError) -> str:
+    code = _code(error)
+    matches: Callable[[str], bool] = code.startswith
+    found = next((sentence for name, sentence in _WAYS_OUT.items() if matches(name)), None)
+    return found or f"{str(error.orig).strip()}."

@@ -1,0 +1,52 @@
+"""Keep what people and judges said of runs."""
+
+from __future__ import annotations
+
+from sqlalchemy import Select, select
+
+from langgraph_learnloop.errors import NotFoundError
+from langgraph_learnloop.records import Feedback
+from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.tables import feedback as feedback_table
+from langgraph_learnloop.store.tables import runs as runs_table
+
+
+class Feedbacks:
+    """Store feedback before the call returns, and give it back oldest first."""
+
+    def __init__(self, database: Database) -> None:
+        """Work on a database."""
+        self._database = database
+
+    def add(self, feedback: Feedback) -> bool:
+        """Store feedback and return True, or False if its id is there already; raise NotFoundError without its run."""
+        row = {
+            "feedback_id": feedback.feedback_id,
+            "run_id": feedback.run_id,
+            "at": feedback.at.timestamp(),
+            "body": feedback.model_dump_json(),
+        }
+        with self._database.writing() as connection:
+            if connection.execute(select(runs_table.c.run_id).where(runs_table.c.run_id == feedback.run_id)).first():
+                return connection.execute(self._database.insert_new(feedback_table), row).rowcount == 1
+        raise NotFoundError(
+            f"Feedback {feedback.feedback_id!r} is about the run {feedback.run_id!r}, which is not in "
+            f"the store {self._database.where!r}. Flush the recorder first, or mend the id."
+        )
+
+    def of_run(self, run_id: str) -> tuple[Feedback, ...]:
+        """Return what was said of a run, oldest first."""
+        return self._read(select(feedback_table.c.body).where(feedback_table.c.run_id == run_id))
+
+    def all(self, agent: str | None = None) -> tuple[Feedback, ...]:
+        """Return all feedback, or that of one agent, oldest first."""
+        query = select(feedback_table.c.body)
+        if agent is not None:
+            joined = runs_table.c.run_id == feedback_table.c.run_id
+            query = query.join(runs_table, joined).where(runs_table.c.agent == agent)
+        return self._read(query)
+
+    def _read(self, query: Select[str]) -> tuple[Feedback, ...]:
+        with self._database.reading() as connection:
+            bodies = connection.execute(query.order_by(feedback_table.c.at, feedback_table.c.seq)).scalars().all()
+        return tuple(Feedback.model_validate_json(body) for body in bodies)

@@ -1,0 +1,54 @@
+"""Open a store: one database behind a drawer for each family of records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from langgraph_learnloop.store.cycles import Cycles
+from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.datasets import Datasets
+from langgraph_learnloop.store.decisions import Decisions
+from langgraph_learnloop.store.feedback import Feedbacks
+from langgraph_learnloop.store.flags import Flags
+from langgraph_learnloop.store.releases import Releases
+from langgraph_learnloop.store.runs import Runs
+from langgraph_learnloop.store.scorecards import Scorecards
+
+
+class Store:
+    """Hold the drawers of one open database; close it, or use it as a context manager."""
+
+    def __init__(self, database: Database) -> None:
+        """Put the drawers on a database."""
+        self._database = database
+        self.url = database.url.render_as_string(hide_password=False)
+        self.path = database.path
+        self.feedback = Feedbacks(database)
+        self.runs = Runs(database, self.feedback.of_run)
+        self.flags = Flags(database)
+        self.datasets = Datasets(database)
+        self.releases = Releases(database)
+        self.scorecards = Scorecards(database)
+        self.decisions = Decisions(database)
+        self.cycles = Cycles(database)
+
+    def close(self) -> None:
+        """Close the connections; the store can be opened again."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        """Return the store."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        self.close()
+
+
+def open_store(path_or_url: str | Path) -> Store:
+    """Open a store, making the file and its tables if need be; raise StoreError with the way out."""
+    return Store(Database(path_or_url))

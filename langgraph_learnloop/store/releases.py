@@ -1,0 +1,136 @@
+"""Keep releases, the pointer to the champion with its history, and the threads that are pinned to a release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, insert, select
+
+from langgraph_learnloop.errors import NotFoundError
+from langgraph_learnloop.records import Release
+from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.tables import pins as pins_table
+from langgraph_learnloop.store.tables import pointer as pointer_table
+from langgraph_learnloop.store.tables import releases as releases_table
+
+
+class Pointed(NamedTuple):
+    """One entry of the pointer's history."""
+
+    release_id: str
+    at: datetime
+    actor: str
+    because: str
+
+
+class Releases:
+    """Store immutable releases and answer which one new threads, and old threads, get."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Work on a database; `now` tells the time of the pointer's moves."""
+        self._database = database
+        self._now = now
+
+    def add(self, release: Release) -> None:
+        """Store a release; one that is there already stays."""
+        row = {"release_id": release.release_id, "body": release.model_dump_json()}
+        with self._database.writing() as connection:
+            connection.execute(self._database.insert_new(releases_table), row)
+
+    def get(self, release_id: str) -> Release:
+        """Return a release by its whole id, or raise NotFoundError."""
+        query = select(releases_table.c.body).where(releases_table.c.release_id == release_id)
+        with self._database.reading() as connection:
+            body = connection.execute(query).scalar()
+        if body is None:
+            raise self._unknown(release_id)
+        return Release.model_validate_json(body)
+
+    def all(self) -> tuple[Release, ...]:
+        """Return all releases, newest first."""
+        query = select(releases_table.c.body).order_by(releases_table.c.seq.desc())
+        with self._database.reading() as connection:
+            return tuple(Release.model_validate_json(body) for body in connection.execute(query).scalars())
+
+    def resolve(self, prefix: str) -> Release:
+        """Return the one release whose id starts with a prefix; raise NotFoundError for none, or for several."""
+        found = [release for release in self.all() if prefix and release.release_id.startswith(prefix)]
+        if len(found) > 1:
+            ids = ", ".join(release.release_id for release in found)
+            raise NotFoundError(f"The release {prefix!r} is ambiguous: {ids}. Write more of the id.")
+        if not found:
+            raise self._unknown(prefix)
+        return found[0]
+
+    def champion(self) -> str:
+        """Return the id of the release that new threads get, or raise NotFoundError when there is none yet."""
+        with self._database.reading() as connection:
+            champion = _champion(connection)
+        if champion is None:
+            raise NotFoundError(
+                f"The store {self._database.where!r} has no champion yet: no release was put in "
+                "service. LearnLoop.model(engine) puts the bare base model in service."
+            )
+        return champion
+
+    def point(self, release_id: str, because: str, actor: str) -> None:
+        """Make a stored release the champion; pointing at the champion again changes nothing."""
+        with self._database.writing() as connection:
+            known = select(releases_table.c.seq).where(releases_table.c.release_id == release_id)
+            if connection.execute(known).first() is None:
+                raise self._unknown(release_id)
+            if _champion(connection) != release_id:
+                connection.execute(
+                    insert(pointer_table).values(
+                        release_id=release_id, actor=actor, because=because, at=self._now().timestamp()
+                    )
+                )
+
+    def previous(self) -> str:
+        """Return where a rollback goes: the champion before the present one; raise NotFoundError when none was.
+
+        Going back to a former champion forgets those that came after it, so a second rollback goes further back.
+        """
+        line: list[str] = []
+        for entry in self.history():
+            if entry.release_id in line:
+                del line[line.index(entry.release_id) :]
+            line.append(entry.release_id)
+        if len(line) < 2:
+            now = f"the champion {line[0]!r} is the first" if line else "no release was ever in service"
+            raise NotFoundError(f"There is nothing to roll back to: {now}. `learnloop releases` shows the history.")
+        return line[-2]
+
+    def history(self) -> tuple[Pointed, ...]:
+        """Return every move of the pointer, oldest first."""
+        query = select(pointer_table).order_by(pointer_table.c.seq)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return tuple(
+            Pointed(row.release_id, datetime.fromtimestamp(row.at, UTC), row.actor, row.because) for row in rows
+        )
+
+    def pin(self, thread_id: str, release_id: str) -> str:
+        """Return the thread's release; the first call decides it, for every process."""
+        mine = select(pins_table.c.release_id).where(pins_table.c.thread_id == thread_id)
+        with self._database.reading() as connection:
+            there = connection.execute(mine).scalar()
+        if there is not None:
+            return str(there)
+        with self._database.writing() as connection:
+            row = {"thread_id": thread_id, "release_id": release_id}
+            connection.execute(self._database.insert_new(pins_table), row)
+            return str(connection.execute(mine).scalar_one())
+
+    def _unknown(self, release_id: str) -> NotFoundError:
+        return NotFoundError(
+            f"The release {release_id!r} is not in the store {self._database.where!r}. "
+            "`learnloop releases` lists those that are."
+        )
+
+
+def _champion(connection: Connection) -> str | None:
+    query = select(pointer_table.c.release_id).order_by(pointer_table.c.seq.desc()).limit(1)
+    return connection.execute(query).scalar()

@@ -1,0 +1,183 @@
+"""Keep runs and the messages they refer to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import orjson
+import zstandard
+from pydantic import TypeAdapter
+from sqlalchemy import Row, Select, func, select
+
+from langgraph_learnloop.errors import NotFoundError
+from langgraph_learnloop.records import Feedback, Message, Run, Step, ToolCall
+from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.tables import messages as messages_table
+from langgraph_learnloop.store.tables import runs as runs_table
+
+_STEPS = TypeAdapter(tuple[Step, ...])
+_CHUNK = 500
+"""Values in one IN (...); databases limit them."""
+
+Role = Literal["system", "user", "assistant", "tool"]
+_ROLES: dict[str, Role] = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
+
+
+class Runs:
+    """Store finished runs with their interned messages, and give them back."""
+
+    def __init__(self, database: Database, feedback: Callable[[str], tuple[Feedback, ...]]) -> None:
+        """Work on a database; `feedback` answers what was said of a run."""
+        self._database = database
+        self._feedback = feedback
+
+    def add_runs(self, runs: Sequence[Run], messages: dict[str, bytes]) -> None:
+        """Store runs and compressed messages in one transaction; what is there already stays."""
+        rows = [_row(run) for run in runs]
+        with self._database.writing() as connection:
+            if messages:
+                bodies = [{"hash": key, "body": body} for key, body in messages.items()]
+                connection.execute(self._database.insert_new(messages_table), bodies)
+            if rows:
+                connection.execute(self._database.insert_new(runs_table), rows)
+
+    def run(self, run_id: str) -> Run:
+        """Return a run, or raise NotFoundError."""
+        found = self._runs(select(runs_table).where(runs_table.c.run_id == run_id))
+        if not found:
+            raise NotFoundError(
+                f"The run {run_id!r} is not in the store {self._database.where!r}. "
+                "`learnloop runs` lists those that are; a run appears when it has ended."
+            )
+        return found[0]
+
+    def recent(
+        self, limit: int = 50, agent: str | None = None, outcome: str | None = None, thread_id: str | None = None
+    ) -> tuple[Run, ...]:
+        """Return the newest runs first, narrowed by agent, outcome and thread."""
+        wanted = {"agent": agent, "outcome": outcome, "thread_id": thread_id}
+        query = select(runs_table).order_by(runs_table.c.started_at.desc(), runs_table.c.run_id.desc()).limit(limit)
+        for column, value in wanted.items():
+            if value is not None:
+                query = query.where(runs_table.c[column] == value)
+        return self._runs(query)
+
+    def last_of_thread(self, thread_id: str) -> Run:
+        """Return a thread's newest run, or raise NotFoundError."""
+        found = self.recent(limit=1, thread_id=thread_id)
+        if not found:
+            raise NotFoundError(
+                f"The thread {thread_id!r} has no run in the store {self._database.where!r}. Pass the "
+                "thread_id that the agent was invoked with; a run appears when it has ended."
+            )
+        return found[0]
+
+    def count(self) -> int:
+        """Return how many runs are stored."""
+        with self._database.reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(runs_table)).scalar_one())
+
+    def messages(self, hashes: Sequence[str]) -> tuple[Message, ...]:
+        """Return interned messages in order, or raise NotFoundError."""
+        bodies = self._bodies(dict.fromkeys(hashes))
+        decoded = {key: decode_message(body) for key, body in bodies.items()}
+        return tuple(decoded[key] for key in hashes)
+
+    def blob(self, key: str) -> bytes:
+        """Return what is stored under a hash, decompressed: the JSON of a message or of tool schemas."""
+        return self._bodies([key])[key]
+
+    def feedback(self, run_id: str) -> tuple[Feedback, ...]:
+        """Return what was said of a run, oldest first."""
+        return self._feedback(run_id)
+
+    def _runs(self, query: Select[Any]) -> tuple[Run, ...]:
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return tuple(_run(row) for row in rows)
+
+    def _bodies(self, hashes: Iterable[str]) -> dict[str, bytes]:
+        unpack = zstandard.ZstdDecompressor()
+        bodies: dict[str, bytes] = {}
+        wanted = list(hashes)
+        with self._database.reading() as connection:
+            for part in _chunks(wanted):
+                rows = connection.execute(select(messages_table).where(messages_table.c.hash.in_(part)))
+                bodies.update((row.hash, unpack.decompress(row.body)) for row in rows)
+        lost = next((key for key in wanted if key not in bodies), None)
+        if lost is not None:
+            raise NotFoundError(
+                f"The message {lost!r} is not in the store {self._database.where!r}; "
+                "its run was stored without it, or it was erased."
+            )
+        return bodies
+
+
+def decode_message(body: bytes) -> Message:
+    """Return a stored message in the form that every room reads; it needs no LangChain."""
+    stored = loads(body)
+    data = stored["data"]
+    kind = stored["type"].removesuffix("MessageChunk").lower()
+    role = _role(kind, data.get("role"))
+    calls = tuple(
+        ToolCall(name=call["name"], args=call["args"], id=call.get("id")) for call in data.get("tool_calls") or ()
+    )
+    return Message(
+        role=role,
+        content=_text(data.get("content")),
+        tool_calls=calls if role == "assistant" else (),
+        tool_call_id=data.get("tool_call_id") if role == "tool" else None,
+        name=data.get("name"),
+    )
+
+
+def _role(kind: str, spoken: str | None) -> Role:
+    """Return the OpenAI role of LangChain's kind of message; its free-form chat messages name a role themselves."""
+    free: dict[str, Role] = {"assistant": "assistant", "developer": "system"}
+    return _ROLES.get(kind) or _ROLES.get(spoken or "") or free.get(spoken or "", "user")
+
+
+def loads(body: bytes) -> Any:
+    """Return stored JSON as Python values; integers of any size."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)
+
+
+def _text(content: Any) -> str:
+    """Return the text of a content that is a string or a list of blocks."""
+    if isinstance(content, str):
+        return content
+    blocks = content if isinstance(content, list) else []
+    parts = (block if isinstance(block, str) else block.get("text") for block in blocks if _is_text(block))
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _is_text(block: Any) -> bool:
+    return isinstance(block, str) or (isinstance(block, dict) and block.get("type", "text") == "text")
+
+
+def _row(run: Run) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "thread_id": run.thread_id,
+        "agent": run.agent,
+        "release": run.release,
+        "user": run.user,
+        "outcome": run.outcome,
+        "started_at": run.started_at.timestamp(),
+        "body": run.model_dump_json(exclude={"steps"}),
+        "steps": zstandard.ZstdCompressor().compress(_STEPS.dump_json(run.steps)),
+    }
+
+
+def _run(row: Row[Any]) -> Run:
+    steps = zstandard.ZstdDecompressor().decompress(row.steps)
+    return Run.model_validate_json(row.body).model_copy(update={"steps": _STEPS.validate_json(steps)})
+
+
+def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (values[i : i + _CHUNK] for i in range(0, len(values), _CHUNK))

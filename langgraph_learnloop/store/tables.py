@@ -1,0 +1,136 @@
+"""The tables: columns exist for what is filtered or joined on, the rest of a record is its JSON body.
+
+Times are seconds since the epoch (UTC); `seq` numbers rows in the order in which they came.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
+
+VERSION = "0001"
+"""The schema these tables describe: the number of the newest file in migrations/versions."""
+
+VERSION_TABLE = "learnloop_version"
+"""Where the schema's version is kept; LangGraph's savers may live in the same database."""
+
+metadata = MetaData()
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("thread_id", Text),
+    Column("agent", Text, nullable=False),
+    Column("release", Text),
+    Column("user", Text),
+    Column("outcome", Text, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("steps", LargeBinary, nullable=False),
+    Index("runs_by_time", "started_at"),
+    Index("runs_by_thread", "thread_id", "started_at"),
+    Index("runs_by_agent", "agent", "started_at"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("feedback_id", Text, nullable=False, unique=True),
+    Column("run_id", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("feedback_by_run", "run_id"),
+)
+
+flags = Table(
+    "flags",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("agent", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("severity", Float, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("flags_by_state", "state", "severity"),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("version", Text, nullable=False, unique=True),
+    Column("body", Text, nullable=False),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("release_id", Text, nullable=False, unique=True),
+    Column("body", Text, nullable=False),
+)
+
+pointer = Table(
+    "pointer",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("release_id", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("because", Text, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+pins = Table(
+    "pins",
+    metadata,
+    Column("thread_id", Text, primary_key=True),
+    Column("release_id", Text, nullable=False),
+)
+
+scorecards = Table(
+    "scorecards",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("candidate", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("scorecards_by_candidate", "candidate"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("release_id", Text, primary_key=True),
+    Column("evaluator", Text, primary_key=True),
+    Column("case_id", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("subject", Text, nullable=False),
+    Column("cycle_id", Text),
+    Column("hash", Text, nullable=False, unique=True),
+    Column("previous", Text, nullable=False, unique=True),
+    Column("body", Text, nullable=False),
+    Index("decisions_by_cycle", "cycle_id"),
+)
+
+cycles = Table(
+    "cycles",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("cycle_id", Text, nullable=False, unique=True),
+    Column("started_at", Float, nullable=False),
+    Column("finished", Integer, nullable=False),
+    Column("body", Text),
+)

@@ -1,0 +1,221 @@
+"""Fakes for every port, shipped: this package's own tests and examples use nothing else.
+
+None of them needs a GPU, a key, the network or torch. They are honest stand-ins, not models: `MemoryEngine` answers
+with what `TinyTrainer` wrote down, by likeness of words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import PrivateAttr, SkipValidation
+
+from langgraph_learnloop.errors import EngineError, TrainingError
+from langgraph_learnloop.ports import OnProgress
+from langgraph_learnloop.records import (
+    Case,
+    Example,
+    Generated,
+    Generation,
+    Job,
+    Message,
+    Progress,
+    Proposal,
+    Release,
+    TrainingResult,
+    Verdict,
+)
+
+_MEMORY = "memory.json"
+_WORD = re.compile(r"\w+")
+
+
+class FixedClock:
+    """Tell a time that moves only when it is told to."""
+
+    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC), step: timedelta = timedelta()) -> None:
+        """Start at `start`; every call moves on by `step`."""
+        self.at = start
+        self.step = step
+
+    def __call__(self) -> datetime:
+        """Return the time, then move on by `step`."""
+        now = self.at
+        self.at += self.step
+        return now
+
+
+class ScriptedModel(BaseChatModel):
+    """Answer with the given messages in turn, over and over; tools can be bound and are ignored."""
+
+    script: SkipValidation[Sequence[AIMessage | str]]
+    """What to say, in order."""
+    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    _next: int = PrivateAttr(default=0)
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
+        """Offer the tools, so that traces show them."""
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with self._lock:
+            said = self.script[self._next % len(self.script)]
+            self._next += 1
+        message = AIMessage(said) if isinstance(said, str) else said.model_copy()
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+class TinyTrainer:
+    """Write down what the training part of a dataset says; a `MemoryEngine` can load it."""
+
+    def __init__(self, fail_with: str | None = None) -> None:
+        """Fail every job with this reason, if one is given."""
+        self._fail_with = fail_with
+
+    def train(self, job: Job, on_progress: OnProgress) -> TrainingResult:
+        """Memorise the examples; raise TrainingError when there are none, or when told to fail."""
+        if self._fail_with is not None:
+            raise TrainingError(f"Job {job.job_id!r} ended without an adapter: {self._fail_with}.")
+        began = time.perf_counter()
+        examples = [e for e in _examples(job.dataset) if e.split == "train" and _wanted(e, job)]
+        if not examples:
+            raise TrainingError(f"Job {job.job_id!r} has no training examples in {job.dataset!r}: collect corrections.")
+        memory = [{"q": _question(e.messages), "a": e.chosen.model_dump(mode="json")} for e in examples]
+        folder = Path(job.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        body = json.dumps(memory, ensure_ascii=False).encode()
+        (folder / _MEMORY).write_bytes(body)
+        on_progress(Progress(stage="train", done=1, total=1, loss=0.0))
+        return TrainingResult(
+            adapter=str(folder),
+            adapter_sha256=hashlib.sha256(body).hexdigest(),
+            engine="memory",
+            examples=len(examples),
+            steps=1,
+            loss=0.0,
+            tokens=sum(len(m["q"].split()) for m in memory),
+            seconds=time.perf_counter() - began,
+        )
+
+
+class MemoryEngine:
+    """Serve releases that `TinyTrainer` made: the answer to the most similar request, if it is similar enough."""
+
+    def __init__(self, base: dict[str, Message | str] | None = None, alike: float = 0.5) -> None:
+        """Know `base` (request -> answer) from birth; `alike` is the least Jaccard likeness of words (0 to 1)."""
+        self.base_model = "memory"
+        self._base = [(q, _as_message(a)) for q, a in (base or {}).items()]
+        self._loaded: dict[str, list[tuple[str, Message]]] = {}
+        self._alike = alike
+
+    def load(self, release: Release) -> None:
+        """Read what a release remembers; a release without adapter knows the base only."""
+        memory: list[tuple[str, Message]] = []
+        if release.adapter is not None:
+            body = (Path(release.adapter) / _MEMORY).read_bytes()
+            if hashlib.sha256(body).hexdigest() != release.adapter_sha256:
+                raise EngineError(f"The adapter of release {release.release_id!r} is not the one that was trained.")
+            memory = [(m["q"], Message.model_validate(m["a"])) for m in json.loads(body)]
+        self._loaded[release.release_id] = memory
+
+    def unload(self, release_id: str) -> None:
+        """Forget a release."""
+        self._loaded.pop(release_id, None)
+
+    def generate(self, request: Generation) -> Generated:
+        """Answer from memory; a tool's result is repeated."""
+        if request.release_id not in self._loaded:
+            raise EngineError(f"Release {request.release_id!r} is not loaded; call load() first.")
+        last = request.messages[-1]
+        if last.role == "tool":
+            return _said(Message(role="assistant", content=last.content), request)
+        known = [*self._loaded[request.release_id], *self._base]
+        question = _question(request.messages)
+        score, answer = max(((_likeness(question, q), a) for q, a in known), key=lambda p: p[0], default=(0.0, None))
+        if answer is None or score < self._alike:
+            answer = Message(role="assistant", content="I do not know.")
+        return _said(answer, request)
+
+
+class FixedJudge:
+    """Judge every answer the same way."""
+
+    def __init__(self, right_tool: bool | None = True, fully_right: bool | None = True) -> None:
+        """Always say this; None cannot judge."""
+        self.name = f"fixed-{right_tool}-{fully_right}/1"
+        self._said = (right_tool, fully_right)
+
+    def judge(self, case: Case, got: Message) -> tuple[bool | None, bool | None]:
+        """Return what was fixed."""
+        return self._said
+
+
+class ScriptedReviewer:
+    """Give one action to every proposal, or the one that is named for its id."""
+
+    def __init__(self, action: str = "approve", by_id: dict[str, str] | None = None) -> None:
+        """Approve or reject; `by_id` makes exceptions."""
+        self._action = action
+        self._by_id = by_id or {}
+
+    def review(self, proposals: Sequence[Proposal]) -> Sequence[Verdict]:
+        """Return one verdict for each proposal."""
+        return [
+            Verdict.model_validate(
+                {"proposal_id": p.proposal_id, "action": self._by_id.get(p.proposal_id, self._action), "by": "script"}
+            )
+            for p in proposals
+        ]
+
+
+def _examples(path: str) -> list[Example]:
+    with Path(path).open(encoding="utf-8") as lines:
+        return [Example.model_validate_json(line) for line in lines if line.strip()]
+
+
+def _wanted(example: Example, job: Job) -> bool:
+    if example.origin == "replay":
+        return job.recipe.replay > 0
+    return example.origin != "variation" or job.recipe.variations
+
+
+def _question(messages: Sequence[Message]) -> str:
+    return next((m.content for m in reversed(messages) if m.role == "user"), "")
+
+
+def _likeness(a: str, b: str) -> float:
+    left, right = set(_WORD.findall(a.lower())), set(_WORD.findall(b.lower()))
+    return len(left & right) / len(left | right) if left | right else 0.0
+
+
+def _as_message(answer: Message | str) -> Message:
+    return Message(role="assistant", content=answer) if isinstance(answer, str) else answer
+
+
+def _said(message: Message, request: Generation) -> Generated:
+    read = sum(len(m.content.split()) for m in request.messages)
+    return Generated(message=message, input_tokens=read, output_tokens=max(1, len(message.content.split())))

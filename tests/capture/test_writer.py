@@ -1,0 +1,317 @@
+"""The writer in bad weather: a full queue, a store that refuses, an interpreter that ends."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage
+from langgraph.graph import START, MessagesState, StateGraph
+
+from langgraph_learnloop.capture import writer as module
+from langgraph_learnloop.capture.attach import watch
+from langgraph_learnloop.capture.recorder import Recorder
+from langgraph_learnloop.capture.writer import Writer
+from langgraph_learnloop.errors import StoreError
+from langgraph_learnloop.records import Run
+from langgraph_learnloop.store.opened import open_store
+
+
+@pytest.fixture
+def say(writer: Writer) -> Callable[[str], None]:
+    """Return a watched graph of one node that is run in a thread of that name."""
+    return _speaker(writer)
+
+
+def _speaker(writer: Writer) -> Callable[[str], None]:
+    graph = StateGraph(MessagesState).add_node("say", lambda state: {"messages": [AIMessage("yes")]})
+    watched = watch(graph.add_edge(START, "say").compile(), Recorder(writer, "support"))
+    return lambda thread: watched.invoke({"messages": [("user", "ok?")]}, {"configurable": {"thread_id": thread}})
+
+
+def _threads(runs: dict[str, Run]) -> list[str | None]:
+    return [run.thread_id for run in runs.values()]
+
+
+def test_32_threads_lose_nothing(scripted: Any, calls: Any, tmp_path: Path) -> None:
+    """The agent counts what it does; the store agrees, run by run, thread by thread, tool by tool."""
+    did: list[tuple[str, int]] = []
+
+    def note(thread: str, turn: int) -> str:
+        """Count."""
+        did.append((thread, turn))
+        return f"{thread}/{turn}"
+
+    def answer(told: list[Any]) -> AIMessage:
+        if told[-1].type == "tool":
+            return AIMessage(f"noted {told[-1].content}")
+        thread, turn = str(told[-1].content).split()
+        return calls("note", {"thread": thread, "turn": int(turn)})
+
+    with open_store(tmp_path / "learnloop.db") as store:
+        writer = Writer(store.runs)
+        agent = watch(create_agent(scripted(answer=answer), [note]), Recorder(writer, "support"))
+
+        def work(number: int) -> None:
+            for turn in range(10):
+                question = {"messages": [("user", f"t{number} {turn}")]}
+                agent.invoke(question, {"configurable": {"thread_id": f"t{number}"}})
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert writer.flush(60)
+        writer.close()
+        runs = store.runs.recent(limit=1000)
+    assert len(did) == len(runs) == 320
+    seen = [
+        (step.tool_calls[0].args["thread"], step.tool_calls[0].args["turn"])
+        for run in runs
+        for step in run.steps
+        if step.kind == "tool"
+    ]
+    assert sorted(seen) == sorted(did)
+    for run in runs:
+        assert len(run.steps) == 6
+        assert run.question is not None
+        assert run.question.split()[0] == run.thread_id
+        assert run.answer == "noted " + run.question.replace(" ", "/")
+    assert writer.health().dropped == {}
+
+
+class _GatedSink:
+    """Block in the first batch until told to go on."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def add_runs(self, runs: Sequence[Run], messages: dict[str, bytes]) -> None:
+        self.entered.set()
+        assert self.gate.wait(30)
+        self.runs.update((run.run_id, run) for run in runs)
+
+
+def test_a_full_queue_drops_whole_runs_and_counts_them() -> None:
+    """The agent never waits; a run that lost an event is not told by halves; later runs are whole again."""
+    sink = _GatedSink()
+    writer = Writer(sink, queue_size=40)
+    say = _speaker(writer)
+    say("first")
+    assert sink.entered.wait(10)
+    for number in range(50):
+        say(f"burst {number}")
+    assert writer.health().queued <= 41
+    sink.gate.set()
+    assert writer.flush()
+    say("after")
+    assert writer.flush()
+    writer.close()
+    kept = [run for run in sink.runs.values() if str(run.thread_id).startswith("burst")]
+    assert 0 < len(kept) < 50
+    assert writer.health().dropped == {"runs that lost an event to a full queue": 50 - len(kept)}
+    assert {"first", "after"} <= set(_threads(sink.runs))
+    assert all((run.answer, len(run.steps)) == ("yes", 1) for run in sink.runs.values())
+    assert writer.health().open == 0
+
+
+def test_a_lost_event_wakes_the_writer(sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was lost while the writer slept is accounted for without another event."""
+    accounted = threading.Event()
+
+    class Watching(module.Tracker):
+        def take(self, event: Any, lost: bool = False) -> Any:
+            if lost and event.kind == "end":
+                accounted.set()
+            return super().take(event, lost)
+
+    monkeypatch.setattr(module, "Tracker", Watching)
+    writer = Writer(sink, queue_size=0)
+    _speaker(writer)("1")
+    assert accounted.wait(10)
+    writer.close()
+    assert writer.health().dropped == {"runs that lost an event to a full queue": 1}
+
+
+def test_what_was_lost_before_the_end_is_counted() -> None:
+    """Closing while the queue overflows leaves no run unaccounted for."""
+    sink = _GatedSink()
+    writer = Writer(sink, queue_size=1)
+    say = _speaker(writer)
+    say("1")
+    say("2")
+    sink.gate.set()
+    writer.close()
+    assert writer.health().dropped == {"runs that lost an event to a full queue": 2}
+    assert sink.runs == {}
+
+
+def test_a_store_that_refuses_is_tried_again(
+    say: Any, writer: Writer, sink: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the store refuses, runs are kept, the agent is not hurt, and the log says it once."""
+    sink.failure = StoreError("the disk is full")
+    with caplog.at_level(logging.WARNING):
+        for number in range(3):
+            say(str(number))
+            assert not writer.flush()
+    health = writer.health()
+    assert (health.pending, health.recorded, health.failed_writes, health.problem) == (3, 0, 3, "the disk is full")
+    assert len(caplog.records) == 1
+    sink.failure = None
+    assert writer.flush()
+    assert _threads(sink.runs) == ["0", "1", "2"]
+    assert (writer.health().pending, writer.health().problem, writer.health().dropped) == (0, None, {})
+
+
+def test_the_writer_tries_again_by_itself(sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that has come back gets its runs without another event."""
+    monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.05)
+    committed = threading.Event()
+    announcing = Writer(sink, on_runs=lambda runs: committed.set())
+    sink.failure = StoreError("gone")
+    _speaker(announcing)("1")
+    assert not announcing.flush()
+    sink.failure = None
+    assert committed.wait(10)
+    announcing.close()
+
+
+def test_what_waits_for_the_store_is_bounded(
+    say: Any, writer: Writer, sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the bound the oldest runs go, and are counted."""
+    monkeypatch.setattr(module, "_PENDING_RUNS", 2)
+    sink.failure = StoreError("gone")
+    say("0")
+    assert not writer.flush()
+    for number in range(1, 5):
+        say(str(number))
+    assert not writer.flush()
+    sink.failure = None
+    assert writer.flush()
+    assert _threads(sink.runs) == ["3", "4"]
+    assert writer.health().dropped == {"runs that the store did not take": 3}
+
+
+def test_one_bad_run_does_not_hold_up_the_others(say: Any, writer: Writer, sink: Any) -> None:
+    """A run that the sink cannot take is dropped and counted; its neighbours are stored."""
+    sink.refused.add("bad")
+    for thread in ("1", "bad", "2"):
+        say(thread)
+    assert writer.flush()
+    assert _threads(sink.runs) == ["1", "2"]
+    assert writer.health().dropped == {"runs that could not be stored": 1}
+
+
+def test_on_runs_is_told_after_the_commit(sink: Any) -> None:
+    """Whoever is told of a run finds it in the store; flush waits for them; their errors end nothing."""
+    told: list[tuple[str, bool]] = []
+
+    def tell(runs: Sequence[Run]) -> None:
+        told.extend((str(run.thread_id), run.run_id in sink.runs) for run in runs)
+        raise KeyError("a bug of the caller's")
+
+    writer = Writer(sink, on_runs=tell)
+    say = _speaker(writer)
+    for thread in ("1", "2"):
+        say(thread)
+        assert writer.flush()
+    writer.close()
+    assert told == [("1", True), ("2", True)]
+    assert writer.health().dropped == {"calls of on_runs that failed": 2}
+
+
+def test_flush_gives_up_in_time() -> None:
+    """A store that hangs costs the caller of flush no more than the deadline."""
+    sink = _GatedSink()
+    writer = Writer(sink)
+    _speaker(writer)("1")
+    assert not writer.flush(timeout=0.05)
+    sink.gate.set()
+    assert writer.flush()
+    writer.close()
+
+
+def test_nothing_is_started_for_nothing(sink: Any) -> None:
+    """A writer without events has no thread; flush and close are at once done."""
+    before = threading.active_count()
+    writer = Writer(sink)
+    assert writer.flush()
+    writer.close()
+    assert threading.active_count() == before
+
+
+def test_events_after_close_are_counted(say: Any, writer: Writer, sink: Any) -> None:
+    """An agent that outlives its recorder goes on, and what is not recorded shows."""
+    say("1")
+    writer.close()
+    writer.close()
+    say("2")
+    assert _threads(sink.runs) == ["1"]
+    assert writer.flush()
+    assert writer.health().dropped["events after the recorder was closed"] == 4
+
+
+_AGENT = """
+import os, sys
+from langchain_core.messages import AIMessage
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph_learnloop.capture.attach import watch
+from langgraph_learnloop.capture.recorder import Recorder
+from langgraph_learnloop.capture.writer import Writer
+from langgraph_learnloop.store.opened import open_store
+writer = Writer(open_store(sys.argv[1]).runs)
+graph = StateGraph(MessagesState).add_node("say", lambda state: {"messages": [AIMessage("yes")]})
+agent = watch(graph.add_edge(START, "say").compile(), Recorder(writer, "support"))
+for turn in range(50):
+    agent.invoke({"messages": [("user", str(turn))]})
+"""
+
+
+def _python(code: str, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def test_what_flush_confirmed_survives_a_kill(tmp_path: Path) -> None:
+    """A process that is killed after flush returned has lost none of those runs, and left none by halves."""
+    path = tmp_path / "learnloop.db"
+    more = "print(writer.flush(), flush=True)\nwhile True: agent.invoke({'messages': [('user', 'more')]})"
+    process = _python(_AGENT + more, str(path))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(10)
+    process.stdout.close()
+    with open_store(path) as store:
+        runs = store.runs.recent(limit=100_000)
+        assert {str(turn) for turn in range(50)} <= {run.question for run in runs}
+        for run in runs:
+            assert (run.answer, len(run.steps)) == ("yes", 1)
+            assert len(store.runs.messages(run.messages)) == 2
+
+
+def test_an_interpreter_that_ends_flushes_first(tmp_path: Path) -> None:
+    """A script that never calls flush has its runs in the store when it has ended."""
+    path = tmp_path / "learnloop.db"
+    process = _python(_AGENT, str(path))
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    with open_store(path) as store:
+        assert store.runs.count() == 50
+
+
+def test_the_recorder_is_light() -> None:
+    """Whoever imports the recorder imports no database, no graph builder and no model library with it."""
+    heavy = "{'torch', 'transformers', 'sqlalchemy', 'alembic', 'langgraph.graph', 'openai', 'langchain'}"
+    code = f"import sys, langgraph_learnloop.capture.attach; print(sorted({heavy} & set(sys.modules)))"
+    assert _python(code).communicate(timeout=60)[0] == "[]\n"

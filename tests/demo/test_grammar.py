@@ -1,0 +1,99 @@
+"""The sample data: what a row promises, and how its two halves differ."""
+
+import pytest
+
+from langgraph_learnloop.demo import grammar, toolbox
+from langgraph_learnloop.demo.mentions import Mentions
+from langgraph_learnloop.demo.words import seeded
+
+
+def test_same_seed_same_rows():
+    """The same seed gives the same rows."""
+    assert grammar.traffic(200, 3) == grammar.traffic(200, 3)
+
+
+@pytest.mark.parametrize("draw", [grammar.base_rows, grammar.traffic])
+def test_other_seeds_share_few_texts(draw):
+    """Rows of two seeds share fewer than one text in fifty."""
+    one, other = ({row["text"] for row in draw(2000, seed)} for seed in (1, 2))
+    assert len(one) == 2000
+    assert len(one & other) < 40
+
+
+def test_arguments_are_in_the_text():
+    """Every argument stands in the text, word for word."""
+    for row in grammar.base_rows(1000, 5) + grammar.target_rows(1000, 5):
+        assert row["args"]
+        assert all(str(value) in row["text"] for value in row["args"].values()), row
+
+
+def test_base_rows_are_old_and_cover_nine_tools():
+    """The base sees nine tools, never the new one."""
+    rows = grammar.base_rows(1000, 0)
+    assert {row["slice"] for row in rows} == {"old"}
+    assert {row["tool"] for row in rows} == set(grammar.OLD_TEMPLATES)
+    assert grammar.NEW_TOOL not in grammar.OLD_TEMPLATES
+
+
+def test_traffic_is_half_target():
+    """Half of the traffic is the target slice: the new tool, and four old tools asked for in a new way."""
+    rows = grammar.traffic(2000, 0)
+    target = [row for row in rows if row["slice"] == "target"]
+    assert 900 < len(target) < 1100
+    assert {row["tool"] for row in target} == {grammar.NEW_TOOL, *grammar.NEW_SPEECH_TEMPLATES}
+
+
+def test_every_row_is_a_valid_call():
+    """Every row's call fits its tool's schema and is answered with one short sentence."""
+    home = toolbox.Home()
+    tools = {tool.name: tool for tool in home.tools()}
+    for row in grammar.traffic(400, 9):
+        answer = tools[row["tool"]].invoke(row["args"])
+        assert answer.endswith(".")
+        assert len(answer.split()) < 25
+    assert home.timers
+    assert home.messages
+
+
+@pytest.mark.parametrize(
+    ("tool", "args"),
+    [
+        ("set_timer", {"minutes": "soon"}),
+        ("find_route", {"destination": "Oslo", "mode": "on foot"}),
+        ("book_table", {"people": 3}),
+    ],
+)
+def test_wrong_call_fails_its_schema(tool, args):
+    """A call with a wrong type, a value outside an enumeration or a missing argument is refused."""
+    tools = {tool.name: tool for tool in toolbox.Home().tools()}
+    with pytest.raises(ValueError, match="validation error"):
+        tools[tool].invoke(args)
+
+
+def test_variation_keeps_arguments_in_the_text():
+    """Varying a row changes its values in the text and in the call alike, and keeps their types."""
+    rows = grammar.base_rows(500, 0)
+    mentions, rng = Mentions(rows), seeded("test")
+    varied = [mentions.vary(row, rng) for row in rows]
+    assert sum(new["text"] != old["text"] for new, old in zip(varied, rows, strict=True)) > 400
+    for new, old in zip(varied, rows, strict=True):
+        assert {name: type(value) for name, value in new["args"].items()} == {
+            name: type(value) for name, value in old["args"].items()
+        }
+        assert all(str(value) in new["text"] for value in new["args"].values()), new
+
+
+def test_variation_keeps_enumerations():
+    """An argument that only ever takes a few values is given no invented ones."""
+    rows = [row for row in grammar.base_rows(2000, 0) if row["tool"] == "find_route"]
+    mentions, rng = Mentions(rows), seeded("test")
+    assert {mentions.vary(row, rng, made_up=1.0)["args"]["mode"] for row in rows} == {
+        "car", "bike", "train", "bus", "ferry"
+    }  # fmt: skip
+
+
+def test_variation_leaves_unclear_values():
+    """A value that stands twice in the text, or inside another one, is kept."""
+    row = {"text": "play Mill by Mill Owl", "tool": "t", "args": {"a": "Mill", "b": "Mill Owl"}}
+    varied = Mentions([row]).vary(row, seeded("test"), made_up=1.0)
+    assert varied["args"]["a"] == "Mill"
