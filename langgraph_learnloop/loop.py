@@ -173,6 +173,8 @@ class LearnLoop:
         from langgraph_learnloop.curation.dataset import keep
 
         dataset = keep(examples, folder=self._folder("datasets"), now=self._now())
+        if _known(self.store.datasets.get, dataset.version):
+            return dataset
         self.store.datasets.add(dataset)
         self._decide("remember", dataset.version, f"{len(examples)} examples of what the model could do before.")
         return dataset
@@ -236,6 +238,8 @@ class LearnLoop:
             recipe=job.recipe,
             made_at=self._now(),
         )
+        if _known(self.store.releases.get, candidate.release_id):
+            return self.store.releases.get(candidate.release_id)
         self.store.releases.add(candidate)
         why = f"{result.examples} examples, {result.steps} steps, {result.seconds:.0f} s with {result.engine}."
         self._decide("train", candidate.release_id, why, cycle_id)
@@ -429,10 +433,10 @@ class LearnLoop:
     def _dataset(self, thread: str) -> Dataset | None:
         """Build the dataset of a reviewed curation and settle its flags; doing it again changes nothing."""
         from langgraph_learnloop.curation.dataset import build
-        from langgraph_learnloop.curation.graph import approved
+        from langgraph_learnloop.curation.graph import approved, settled
 
         corrections = approved(self._curation, thread)
-        self._settle({e.run_id for e in corrections if e.run_id})
+        self._settle(settled(self._curation, thread))
         if not any(e.origin == "correction" for e in corrections):
             return None
         config, parent = self.config, self._parent(thread)
@@ -448,15 +452,17 @@ class LearnLoop:
             seed=config.recipe.seed,
             now=self._now(),
         )
+        if _known(self.store.datasets.get, dataset.version):
+            return dataset
         self.store.datasets.add(dataset)
         counts = ", ".join(f"{sum(n.values())} {origin}" for origin, n in dataset.counts.items())
         self._decide("dataset", dataset.version, f"It holds {counts}.", thread)
         return dataset
 
-    def _settle(self, learned: set[str]) -> None:
-        queued = [f.run_id for f in self.store.flags.list("queued", self.agent)]
-        self.store.flags.move([run_id for run_id in queued if run_id in learned], "curated")
-        self.store.flags.move([run_id for run_id in queued if run_id not in learned], "dismissed")
+    def _settle(self, ends: dict[str, Any]) -> None:
+        queued = {f.run_id for f in self.store.flags.list("queued", self.agent)}
+        for end in ("curated", "dismissed"):
+            self.store.flags.move([run_id for run_id in ends if ends[run_id] == end and run_id in queued], end)
 
     def _parent(self, thread: str) -> Dataset | None:
         """Return the dataset of the cycle before: this one's own, if it was built before a crash, is not its parent."""
@@ -541,8 +547,13 @@ class LearnLoop:
         return folder
 
 
-def _thread(thread_id: str) -> Any:
-    return {"configurable": {"thread_id": f"curation:{thread_id}"}}
+def _known(get: Callable[[str], object], name: str) -> bool:
+    """Say whether a thing of this content is stored already: then it was logged when it was made."""
+    try:
+        get(name)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _ignore(progress: object) -> None:

@@ -6,7 +6,7 @@ The state is plain JSON: with a checkpointer in a database, a killed process goe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -14,13 +14,17 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
 from pydantic import ValidationError
+from typing_extensions import (
+    TypedDict,
+)  # pydantic reads no other before Python 3.12, and LangGraph Studio asks pydantic
 
 from langgraph_learnloop.calls import misfit, read_message
 from langgraph_learnloop.curation.checks import check
-from langgraph_learnloop.curation.propose import Recordings, propose
+from langgraph_learnloop.curation.propose import propose
 from langgraph_learnloop.curation.texts import Embed
 from langgraph_learnloop.errors import DataError, NotFoundError
-from langgraph_learnloop.records import Example, Proposal, Run, Verdict
+from langgraph_learnloop.ports import RunReader
+from langgraph_learnloop.records import Example, FlagState, Proposal, Run, Verdict
 
 
 class CurationInput(TypedDict):
@@ -35,6 +39,8 @@ class CurationState(CurationInput, total=False):
 
     proposals: list[dict[str, Any]]
     """Every Proposal, in order."""
+    lessons: dict[str, list[str]]
+    """Ids of the proposals that each run led to; runs that taught the same share one."""
     verdicts: list[dict[str, Any]]
     """The Verdicts so far, at most one for each proposal."""
     refused: str | None
@@ -47,7 +53,7 @@ Curation = CompiledStateGraph[CurationState, None, CurationInput, CurationState]
 
 
 def curation_graph(
-    reader: Recordings,
+    reader: RunReader,
     *,
     neighbours: int = 7,
     embed: Embed | None = None,
@@ -57,7 +63,16 @@ def curation_graph(
 
     def gather(state: CurationState) -> dict[str, Any]:
         proposals = propose([run for run_id in state["run_ids"] if (run := _known(reader, run_id))], reader)
-        return {"proposals": _dump(proposals), "verdicts": [], "examples": [], "refused": None}
+        lessons: dict[str, list[str]] = {run_id: [] for run_id in state["run_ids"]}
+        for proposal in proposals:
+            lessons[str(proposal.example.run_id)].append(proposal.proposal_id)
+        return {
+            "proposals": _dump(proposals),
+            "lessons": lessons,
+            "verdicts": [],
+            "examples": [],
+            "refused": None,
+        }
 
     def checked(state: CurationState) -> dict[str, Any]:
         return {"proposals": _dump(check(_proposals(state), neighbours=neighbours, embed=embed))}
@@ -116,6 +131,19 @@ def decided(graph: Curation, thread_id: str) -> tuple[tuple[Proposal, Verdict], 
     """Return every proposal that has a verdict, with it."""
     state = graph.get_state(_config(thread_id)).values
     return tuple(_decided(state)) if state else ()
+
+
+def settled(graph: Curation, thread_id: str) -> dict[str, FlagState]:
+    """Return where the flag of each run goes: "curated" when something was learned from it, else "dismissed".
+
+    Empty while review is open; runs that were flagged after the curation began are not in it.
+    """
+    state = graph.get_state(_config(thread_id))
+    if state.next or not state.values:
+        return {}
+    learned = {verdict.proposal_id for _, verdict in _decided(state.values) if verdict.action != "reject"}
+    lessons: dict[str, list[str]] = state.values["lessons"]
+    return {run_id: "dismissed" if learned.isdisjoint(made) else "curated" for run_id, made in lessons.items()}
 
 
 def _review(state: CurationState) -> dict[str, Any]:
@@ -184,7 +212,7 @@ def _check_edit(verdict: Verdict, example: Example) -> None:
         raise DataError(f"{name} cannot be used. {problem}")
 
 
-def _known(reader: Recordings, run_id: str) -> Run | None:
+def _known(reader: RunReader, run_id: str) -> Run | None:
     try:
         return reader.run(run_id)
     except NotFoundError:

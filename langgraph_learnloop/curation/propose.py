@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from langgraph_learnloop.curation.flag import flag
 from langgraph_learnloop.errors import DataError, NotFoundError
@@ -12,15 +12,7 @@ from langgraph_learnloop.ports import RunReader
 from langgraph_learnloop.records import Example, Feedback, Message, Proposal, Run, Step
 
 
-class Recordings(RunReader, Protocol):
-    """Give recorded runs back, and the tool schemas they were offered."""
-
-    def blob(self, digest: str) -> bytes:
-        """Return the JSON stored under a hash, or raise NotFoundError."""
-        ...
-
-
-def propose(runs: Sequence[Run], reader: Recordings) -> list[Proposal]:
+def propose(runs: Sequence[Run], reader: RunReader) -> list[Proposal]:
     """Return a proposal for each run and rater who corrected it: what the model read, said, and should have said.
 
     The newest correction of each rater counts. Raters who agree make proposals of one id, which `check` merges after
@@ -30,7 +22,7 @@ def propose(runs: Sequence[Run], reader: Recordings) -> list[Proposal]:
     return [Proposal(proposal_id=e.example_id, example=e) for e in found if e is not None]
 
 
-def replayable(runs: Sequence[Run], reader: Recordings, *, trust_silence: bool = False) -> list[Example]:
+def replayable(runs: Sequence[Run], reader: RunReader, *, trust_silence: bool = False) -> list[Example]:
     """Return what the agent does well as "approved" examples: the first model call of each good run's last turn.
 
     A run is good when it finished, nothing flags it, nobody scored it below 0 and somebody scored it above 0. Silence
@@ -48,7 +40,7 @@ def _newest(feedback: Sequence[Feedback]) -> list[Feedback]:
     return list(newest.values())
 
 
-def _corrected(run: Run, said: Feedback, reader: Recordings) -> Example | None:
+def _corrected(run: Run, said: Feedback, reader: RunReader) -> Example | None:
     if said.correction is None:
         return None
     try:
@@ -69,7 +61,7 @@ def _corrected(run: Run, said: Feedback, reader: Recordings) -> Example | None:
         return None
 
 
-def _approved(run: Run, reader: Recordings, trust_silence: bool) -> Example | None:
+def _approved(run: Run, reader: RunReader, trust_silence: bool) -> Example | None:
     feedback = reader.feedback(run.run_id)
     scores = {f.by: f.score for f in sorted(feedback, key=lambda f: f.at) if f.score is not None}
     fans = [by for by, score in scores.items() if score > 0]
@@ -95,7 +87,7 @@ def _approved(run: Run, reader: Recordings, trust_silence: bool) -> Example | No
         return None
 
 
-def _blamed(run: Run, said: Feedback, reader: Recordings) -> Step | None:
+def _blamed(run: Run, said: Feedback, reader: RunReader) -> Step | None:
     """Return the model call that should have answered differently."""
     if said.step_id is not None:
         return next((s for s in run.steps if s.step_id == said.step_id and s.kind == "model" and s.input), None)
@@ -104,7 +96,7 @@ def _blamed(run: Run, said: Feedback, reader: Recordings) -> Step | None:
     return next((s for s in reversed(run.steps) if s.kind == "model" and s.input), None)
 
 
-def _first_of_turn(run: Run, reader: Recordings) -> Step | None:
+def _first_of_turn(run: Run, reader: RunReader) -> Step | None:
     """Return the first model call that read the run's last user message; one that was offered tools, if any was."""
     calls = [step for step in run.steps if step.kind == "model" and step.input]
     if not calls:
@@ -121,7 +113,7 @@ def _turn(messages: Sequence[Message]) -> tuple[int, str]:
     return len(asked), asked[-1] if asked else ""
 
 
-def _answer(step: Step, reader: Recordings) -> Message | None:
+def _answer(step: Step, reader: RunReader) -> Message | None:
     """Return what a model call answered; None when it ended without an answer."""
     said = [m for m in reader.messages(step.output) if m.role == "assistant" and (m.content or m.tool_calls)]
     return _without_ids(said[-1]) if said else None
@@ -133,7 +125,7 @@ def _without_ids(message: Message) -> Message:
     return message.model_copy(update={"tool_calls": calls, "name": None, "tool_call_id": None})
 
 
-def _tools(step: Step, reader: Recordings) -> tuple[dict[str, Any], ...]:
+def _tools(step: Step, reader: RunReader) -> tuple[dict[str, Any], ...]:
     if step.tools is None:
         return ()
     try:

@@ -95,11 +95,11 @@ class TerminalReviewer:
 
 def visible(text: str) -> str:
     """Return text with its control and direction characters spelled out, so that it cannot steer a terminal."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _spelled(c) for c in text)
+    return "".join(c if _is_harmless(c) else f"\\u{ord(c):04x}" for c in text)
 
 
-def _spelled(character: str) -> str:
-    return f"\\u{ord(character):04x}"
+def _is_harmless(character: str) -> bool:
+    return character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _usable(line: str, proposal: Proposal) -> Message:

@@ -58,6 +58,7 @@ def _links(examples: Sequence[Example], embed: Embed | None) -> Iterator[tuple[i
             ("group", example.group),
             ("run", example.run_id),
             ("text", normal(request(example)) or request(example)),
+            ("id", example.example_id),
         ]
         for kind, key in keys:
             if key:

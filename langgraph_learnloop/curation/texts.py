@@ -16,6 +16,7 @@ Embed = Callable[[list[str]], Sequence[Sequence[float]]]
 """Turns texts into vectors, e.g. the `embed_documents` of a LangChain embedding."""
 Vectors = NDArray[np.float32]
 
+_WIDTH = 2048
 _ROWS = 512
 """Rows compared at a time: 5,000 texts then need 10 MB for similarities, not 100."""
 
@@ -49,6 +50,8 @@ def vectors(texts: Sequence[str], embed: Embed | None = None) -> Vectors:
 
     Without `embed`: hashed character n-grams of 3 to 5 within words, 2,048 wide, stateless and so comparable for ever.
     """
+    if not texts:
+        return np.zeros((0, _WIDTH), dtype=np.float32)
     raw = np.asarray(embed(list(texts)), dtype=np.float32) if embed else _hashed([normal(text) for text in texts])
     length = np.linalg.norm(raw, axis=1, keepdims=True)
     return cast(Vectors, raw / np.where(length > 0, length, 1))
@@ -91,7 +94,7 @@ def _hashed(texts: list[str]) -> Vectors:
         raise MissingExtraError(
             'Comparing requests needs scikit-learn: pip install "langgraph-learnloop[loop]".'
         ) from error
-    hashing = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=2048, norm="l2", dtype=np.float32)
+    hashing = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=_WIDTH, norm="l2", dtype=np.float32)
     return cast(Vectors, hashing.transform(texts).toarray())
 
 

@@ -160,7 +160,7 @@ def _draw(value: str, slot: tuple[str, str], pool: Pool, rng: random.Random) -> 
 def _made_up(rng: random.Random) -> str:
     """Return a pronounceable word of one to three syllables that need not exist."""
     syllables = (rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((1, 2, 2, 3))))
-    return "".join(syllables) + rng.choice(_CODAS)
+    return "".join([*syllables, rng.choice(_CODAS)])
 
 
 def _digits(value: str, rng: random.Random) -> str:

@@ -96,19 +96,21 @@ def train_base(
     steps: int | None = None,
     recipe: Recipe | None = None,
     results: Results | None = None,
+    language: Sequence[str] = (),
     source: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a base model on `rows`, score it on `held_out`, put it in `out_dir` at once when done; return its manifest.
 
-    `seed` and `steps` override the recipe's; `results` says what a tool answers to a row; `source` names the rows.
+    `seed` and `steps` override the recipe's; `results` says what a tool answers to a row; `language` are
+    words to know besides those of the rows; `source` names the rows.
     """
     recipe = recipe or Recipe()
     recipe = replace(recipe, seed=recipe.seed if seed is None else seed, steps=recipe.steps if steps is None else steps)
     started = time.monotonic()
-    tokenizer = build_tokenizer(rows, recipe.vocabulary)
+    tokenizer = build_tokenizer(rows, recipe.vocabulary, language)
     model = _new_model(recipe, tokenizer)
-    maker = SequenceMaker(rows, tokenizer, recipe.mixture, recipe.seed, results)
+    maker = SequenceMaker(rows, tokenizer, recipe.mixture, recipe.seed, results, language)
     _fit(model, maker, recipe, tokenizer.pad_token_id, progress or (lambda *_: None))
     seconds = time.monotonic() - started
     return _publish(Path(out_dir), model, tokenizer, recipe, held_out, {"source": source, "rows": len(rows)}, seconds)
@@ -321,6 +323,7 @@ def train_sample_base(
         seed=seed,
         steps=steps,
         results=lambda row: str(getattr(home, row["tool"])(**row["args"])),
+        language=words.LANGUAGE,
         source=f"grammar.base_rows({SAMPLE_ROWS}, seed={seed})",
         progress=progress,
     )

@@ -190,7 +190,7 @@ def _number(low: int, high: int) -> Sampler:
     return lambda rng: rng.randint(low, high)
 
 
-def _one_of(values: Sequence[str]) -> Sampler:
+def _one_of(values: Sequence[Value]) -> Sampler:
     return lambda rng: rng.choice(values)
 
 
@@ -200,7 +200,7 @@ def _mostly(sampler: Callable[[random.Random], str], made_up: float) -> Sampler:
 
 
 SAMPLERS: Mapping[str, Sampler] = {
-    "minutes": _number(2, 180),
+    "minutes": _number(2, 120),
     "label": _mostly(words.dish, 0.2),
     "item": _mostly(words.item, 0.15),
     "list_name": _mostly(lambda rng: rng.choice(words.LISTS), 0.2),
@@ -217,7 +217,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     "destination": _mostly(words.destination, 0.15),
     "mode": _one_of(words.MODES),
     "task": words.task,
-    "amount": _number(3, 999),
+    "amount": _one_of((*range(5, 100, 5), *range(100, 1000, 50))),
     "source": _one_of(words.CURRENCIES),
     "target": _one_of(words.CURRENCIES),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from langgraph_learnloop.demo import words
@@ -21,14 +21,15 @@ _CLOSED = 0.05
 class Mentions:
     """The values each argument took in some rows, to draw other values from."""
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Collect the values of `rows` by tool and argument."""
+    def __init__(self, rows: Iterable[Mapping[str, Any]], language: Sequence[str] = ()) -> None:
+        """Collect the values of `rows` by tool and argument; new values may also be made of words of `language`."""
         self._values: dict[tuple[str, str], list[str]] = defaultdict(list)
         for row in rows:
             for name, value in row["args"].items():
                 self._values[row["tool"], name].extend(_as_texts(value))
         self._closed = {slot for slot, values in self._values.items() if _chance_of_new(values) < _CLOSED}
-        self._words = sorted({w for values in self._values.values() for value in values for w in value.split()})
+        own = sorted({w for values in self._values.values() for value in values for w in value.split()})
+        self._words = [pool for pool in (own, language) if pool]
 
     def vary(self, row: Mapping[str, Any], rng: random.Random, made_up: float = 0.5) -> dict[str, Any]:
         """Copy `row` with new values for all its arguments; an open argument gets invented words with chance `made_up`.
@@ -57,7 +58,9 @@ class Mentions:
         return str(rng.randint(min(numbers), max(numbers)))
 
     def _word(self, rng: random.Random) -> str:
-        return rng.choice(self._words) if self._words and rng.random() < 0.5 else words.made_up(rng)
+        if not self._words or rng.random() < 0.4:
+            return words.made_up(rng)
+        return rng.choice(rng.choice(self._words))
 
 
 def _chance_of_new(values: list[str]) -> float:

@@ -56,8 +56,8 @@ class TokenSequence:
     said: list[bool]
 
 
-def build_tokenizer(rows: Rows, vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of at most `vocabulary` tokens on rows, with the chat's own tokens and template."""
+def build_tokenizer(rows: Rows, vocabulary: int, language: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of at most `vocabulary` tokens on rows and words, with the chat's tokens and template."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -71,7 +71,7 @@ def build_tokenizer(rows: Rows, vocabulary: int) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(_corpus(rows), trainer)
+    backend.train_from_iterator(_corpus(rows, language), trainer)
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in chat.SPECIAL])
     backend.add_tokens([AddedToken(token, normalized=False, special=False) for token in chat.GLUE])
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
@@ -86,11 +86,13 @@ def build_tokenizer(rows: Rows, vocabulary: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _corpus(rows: Rows) -> Iterator[str]:
+def _corpus(rows: Rows, language: Sequence[str]) -> Iterator[str]:
     for row in rows:
         yield " " + row["text"]
         yield row["tool"]
         yield from row["args"]
+    for word in language:  # often enough to become one token, as a word and inside a name
+        yield from [f" {word}"] * 50 + [word] * 10
 
 
 class SequenceMaker:
@@ -103,11 +105,13 @@ class SequenceMaker:
         mixture: Mixture,
         seed: int,
         results: Results | None = None,
+        language: Sequence[str] = (),
     ) -> None:
         """Collect the values of `rows`; `results` says what a tool answers (default: any words)."""
         self._rows, self._tokenizer, self._mixture, self._results = rows, tokenizer, mixture, results
-        self._mentions = Mentions(rows)
-        self._words = sorted({word for row in rows for word in row["text"].split()})
+        self._mentions = Mentions(rows, language)
+        own = sorted({word for row in rows for word in str(row["text"]).split()})
+        self._words = [pool for pool in (own, language) if pool]
         self._rng = words.seeded(f"sequences {seed}")
         self._order: list[int] = []
 
@@ -146,7 +150,9 @@ class SequenceMaker:
         return " ".join(self._word() for _ in range(self._rng.randint(2, 7)))
 
     def _word(self) -> str:
-        return words.made_up(self._rng) if self._rng.random() < 0.4 else self._rng.choice(self._words)
+        if self._rng.random() < 0.3:
+            return words.made_up(self._rng)
+        return self._rng.choice(self._rng.choice(self._words))
 
 
 def call_parts(row: Mapping[str, Any]) -> list[Part]:

@@ -153,16 +153,35 @@ _THINGS = _split(
     the-insurance the-keys the-parcel the-roof the-tent
     """
 )
+_COMMON = _split(
+    """
+    about after again ago alone along amount and any are around autumn bad bar bear become behind better bird
+    blue bone bottle brain bro brush business card cast chain change cheap choice claim clean climb clock
+    cloud collar complete convert cooking cool could course crank cross currency cuz damp date dear depend die
+    discuss double drink during ear edge electric enough evening exchange face familiar farm fear feeling few
+    fill fish float fly force form free front gentle get gimme glad go gold gone group gun hammer happy have
+    heat here hey hit holler honest hot human ice impulse interest into journey kick kinda knife know language
+    law least leg lemme lift like line little look loud love make many market matter measure mind mins mix
+    more motion much narrow needle next noise nose now number often once only our outta own parallel pass past
+    pen picture pin ping plane please polish possible present private produce public pure quick rain ran ray
+    real regret request rhythm right ring rn rock room row sad scale second seem serious shade she shirt shut
+    simple sister skirt slope smash smooth soft soon source south speed square start steel stick stiff stomach
+    story stretch stuff such sun system ta talk target tax than thick this throw tight tired tongue town tree
+    true twist unit up use value vibes view walk waste way we wheel whip whole wide wine with woman word worth
+    would write ya yeah yellow yo young
+    """
+)
+_NUMBERS = tuple(map(str, (*range(121), *range(150, 1000, 50))))
+LANGUAGE = (*_COMMON, *CURRENCIES, *_NUMBERS)
+"""Words of the language: the base model learns to repeat them, whether or not its users' requests have them."""
 _ONSETS = _split("b br d dr f fl g gl gr h j k kl kr l m n p pl pr r s sk sl sn st t tr v w z")
 _VOWELS = _split("a e i o u a e i o u ai ea oo")
 _CODAS = ("", "", "", "n", "r", "l", "s", "k", "m", "x", "nd", "st")
 
 
 def made_up(rng: random.Random) -> str:
-    """Invent a pronounceable word of one to three syllables, capitalised half of the time."""
-    word = "".join(
-        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 3)))
-    )
+    """Invent a pronounceable word of one or two syllables, capitalised half of the time."""
+    word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2))))
     return word.capitalize() if rng.random() < 0.5 else word
 
 

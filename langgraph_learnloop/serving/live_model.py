@@ -1,18 +1,19 @@
 """A LangChain chat model whose inside is swapped while it serves.
 
 The release that answers is chosen for each call: `learnloop_release` in the config's metadata, else the release that
-the call's thread started with, else the champion.
+the call's thread started with, else the champion. The thread is `thread_id` in the config's metadata, where LangGraph
+puts it; LangChain shows a model nothing else of the config, so who calls the model bare must put it there.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, ToolMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, ensure_config
@@ -29,13 +30,16 @@ from langgraph_learnloop.serving.toolcalls import new_call_id
 RELEASE_KEY = "learnloop_release"
 """Key of the config's metadata that names the release to use."""
 
-_ROLES: Mapping[str, str] = {
+_Role = Literal["system", "user", "assistant", "tool"]
+_ROLES: Mapping[str, _Role] = {
     "system": "system",
     "developer": "system",
     "human": "user",
     "ai": "assistant",
     "AIMessageChunk": "assistant",
     "tool": "tool",
+    "user": "user",
+    "assistant": "assistant",
 }
 
 
@@ -104,7 +108,7 @@ class LiveModel(BaseChatModel):
         """Yield the whole answer as one chunk: engines answer whole."""
         result = self._generate(messages, stop, run_manager, **kwargs)
         message = result.generations[0].message
-        if not isinstance(message, AIMessage):  # pragma: no cover - _generate above makes nothing else
+        if not isinstance(message, AIMessage):  # _generate makes nothing else; this tells mypy
             raise TypeError(f"Expected an AIMessage, got {type(message).__name__}.")
         chunk = ChatGenerationChunk(message=_as_chunk(message))
         if run_manager is not None:
@@ -132,11 +136,11 @@ class LiveModel(BaseChatModel):
         return release_id, self.engine.generate(request)
 
     def _release_id(self, run_manager: CallbackManagerForLLMRun | None) -> str:
-        config = ensure_config()
-        metadata = {**config.get("metadata", {}), **((run_manager.metadata or {}) if run_manager else {})}
+        own = (run_manager.metadata or {}) if run_manager is not None else {}
+        metadata = {**ensure_config().get("metadata", {}), **own}
         if chosen := metadata.get(RELEASE_KEY):
             return str(chosen)
-        thread_id = metadata.get("thread_id", config.get("configurable", {}).get("thread_id"))
+        thread_id = metadata.get("thread_id")
         return self.router.release_for(None if thread_id is None else str(thread_id))
 
     def _about(self, release_id: str, answer: Generated) -> dict[str, Any]:
@@ -162,11 +166,11 @@ def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
 
 
 def _to_message(message: BaseMessage) -> Message:
-    role = _ROLES.get(message.type) or (getattr(message, "role", None) if message.type == "chat" else None)
-    if role not in ("system", "user", "assistant", "tool"):
+    kind = message.role if isinstance(message, ChatMessage) else message.type
+    role = _ROLES.get(kind)
+    if role is None:
         raise DataError(
-            f"A message of type {message.type!r} cannot be given to the model: "
-            "use system, human, AI or tool messages."
+            f"A message of type {kind!r} cannot be given to the model: use system, human, AI or tool messages."
         )
     calls = message.tool_calls if isinstance(message, AIMessage) else []
     return Message(

@@ -26,7 +26,7 @@ from langgraph_learnloop.serving.toolcalls import parse_answer
 
 _WEIGHTS = "adapter_model.safetensors"
 _SMALL = 50_000_000
-"""Parameters below which one thread is best: more of them wait for each other, and on busy cores take ten times as long."""
+"""Parameters below which one thread is best: several wait for each other, ten times as long when the cores are busy."""
 _Result = TypeVar("_Result")
 
 
@@ -82,6 +82,8 @@ class LocalEngine:
     def load(self, release: Release) -> None:
         """Make a release servable beside the others; raise EngineError when it is not what it says it is."""
         release_id = release.release_id
+        if release_id in self._adapters:  # asked before every answer: it must not wait while another release is loaded
+            return
         with self._loading:
             if release_id in self._adapters:
                 return
@@ -160,7 +162,9 @@ class LocalEngine:
             loaded = self._model.load_adapter(folder, adapter_name=release_id)
             if strange := [*loaded.missing_keys, *loaded.unexpected_keys]:
                 raise EngineError(f"{len(strange)} weights do not match, for instance {strange[0]!r}")
-        except Exception as error:  # damaged and foreign adapters fail in many ways, all of them one sentence to the user
+        except (
+            Exception
+        ) as error:  # damaged and foreign adapters fail in many ways, all of them one sentence to the user
             self._drop_adapter(release_id)
             raise EngineError(
                 f"The adapter of release {release_id!r} in {folder!r} does not fit {self.base_model!r}: {error}."
@@ -192,13 +196,14 @@ class LocalEngine:
                 continue
             try:
                 self._answer(work)
-            except Exception as error:  # whatever broke, it breaks these requests and no others
+            except Exception as error:  # noqa: BLE001 - whatever broke, it breaks these requests and no others
                 _fail(work, f"The model broke while it answered: {type(error).__name__}: {error}.")
 
     def _answer(self, batch: list[_Waiting]) -> None:
         release_id = batch[0].request.release_id
         if release_id not in self._adapters:
-            return _fail(batch, f"Release {release_id!r} was unloaded while this request waited.")
+            _fail(batch, f"Release {release_id!r} was unloaded while this request waited.")
+            return
         prompts = self._tokenizer([waiting.prompt for waiting in batch], add_special_tokens=False)["input_ids"]
         accepted = [waiting for waiting, ids in zip(batch, prompts, strict=True) if self._fits(waiting, len(ids))]
         if accepted:
@@ -279,7 +284,9 @@ def _load_base(base: str, dtype: torch.dtype) -> tuple[Any, Any]:
     local = Path(base).is_dir()
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=local)
-        model = AutoModelForCausalLM.from_pretrained(base, local_files_only=local, use_safetensors=True, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            base, local_files_only=local, use_safetensors=True, dtype=dtype
+        )
     except Exception as error:  # four libraries, one sentence
         raise EngineError(
             f"The base model {base!r} cannot be loaded: {error}. "
@@ -288,10 +295,11 @@ def _load_base(base: str, dtype: torch.dtype) -> tuple[Any, Any]:
     if not getattr(tokenizer, "chat_template", None):
         raise EngineError(f"The tokenizer of {base!r} has no chat template: add chat_template.jinja to its folder.")
     tokenizer("", padding=False, truncation=False)  # drops settings of the file now, while no other thread reads it
-    return tokenizer, model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    model.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    return tokenizer, model
 
 
-def _lora_config(folder: str) -> PeftConfig:
+def _lora_config(folder: str) -> Any:
     config = PeftConfig.from_pretrained(folder)
     config.inference_mode = True
     return config
@@ -342,7 +350,7 @@ def _cut(text: str, stops: Sequence[str]) -> str:
 def _settle(done: Future[_Result], work: Callable[[], _Result]) -> None:
     try:
         done.set_result(work())
-    except Exception as error:  # handed to whoever waits
+    except Exception as error:  # noqa: BLE001 - handed to whoever waits
         done.set_exception(error)
 
 

@@ -105,7 +105,9 @@ def test_a_tie_marks_both() -> None:
 
 def test_one_person_cannot_outvote_others_by_repeating() -> None:
     """Votes are people, not corrections."""
-    made = [proposal("Play Abba or Queen", call("play_music", artist="Queen"), by="eve", run_id=str(i)) for i in range(5)]
+    made = [
+        proposal("Play Abba or Queen", call("play_music", artist="Queen"), by="eve", run_id=str(i)) for i in range(5)
+    ]
     made += [proposal("Play Abba or Queen", call("play_music", artist="Abba"), by=by) for by in ("ann", "bob")]
     marked = {p.example.chosen.tool_calls[0].args["artist"] for p in check(made) if p.problems}
     assert marked == {"Queen"}
@@ -113,17 +115,20 @@ def test_one_person_cannot_outvote_others_by_repeating() -> None:
 
 def test_nearly_the_same_request_must_get_the_same_tool() -> None:
     """Another value may change the arguments but not the tool."""
-    requests = [f"Would you please be so kind as to put on some music by Abba for me now{end}" for end in ("", "!", " ok")]
+    requests = [
+        f"Would you please be so kind as to put on some music by Abba for me now{end}" for end in ("", "!", " ok")
+    ]
     made = [proposal(text, call("play_music", artist="Abba"), by=by) for text, by in zip(requests, "abc", strict=True)]
     made[2] = proposal(requests[2], call("book_table", restaurant="Abba"), by="c")
     assert [bool(p.problems) for p in check(made)] == [False, False, True]
 
 
-def test_the_same_words_in_another_conversation_are_no_conflict() -> None:
-    """ "Yes" after two different questions may have two different answers."""
+@pytest.mark.parametrize("other", [call("play_music", artist="Queen"), call("book_table", restaurant="Queen")])
+def test_the_same_words_in_another_conversation_are_no_conflict(other: Message) -> None:
+    """Saying yes after two different questions may ask for two different things."""
     made = []
-    for by, asked, artist in (("ann", "Abba?", "Abba"), ("bob", "Queen?", "Queen")):
-        example = proposal("Yes", call("play_music", artist=artist), by=by).example
+    for by, asked, chosen in (("ann", "Abba?", call("play_music", artist="Abba")), ("bob", "Queen?", other)):
+        example = proposal("Yes", chosen, by=by).example
         example = example.model_copy(update={"messages": (answer(asked), *example.messages)})
         made.append(Proposal(proposal_id=example.example_id, example=example))
     assert [p.problems for p in check(made)] == [(), ()]
@@ -145,7 +150,9 @@ def test_a_tool_that_no_similar_correction_chose_is_marked() -> None:
 
 def test_ones_own_corrections_are_no_neighbours() -> None:
     """A rater who corrects many requests the same wrong way is not confirmed by them, nor are others outvoted."""
-    wrong = [proposal(f"please play the music of Z{i}", call("book_table", restaurant=f"Z{i}"), by="eve") for i in range(20)]
+    wrong = [
+        proposal(f"please play the music of Z{i}", call("book_table", restaurant=f"Z{i}"), by="eve") for i in range(20)
+    ]
     checked = check([*songs(6), *wrong])
     assert all(p.problems for p in checked if p.example.by == "eve")
 

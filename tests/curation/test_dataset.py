@@ -30,7 +30,9 @@ def words(seed: object, count: int = 2) -> str:
 def corrections(count: int = 12, review: str = "approved") -> list[Example]:
     """Return reviewed corrections on requests that have little in common."""
     return [
-        example(f"{words(i)} play {words(-i - 1)}", call("play_music", artist=words(-i - 1)), review=review, run_id=f"r{i}")
+        example(
+            f"{words(i)} play {words(-i - 1)}", call("play_music", artist=words(-i - 1)), review=review, run_id=f"r{i}"
+        )
         for i in range(count)
     ]
 
@@ -57,7 +59,9 @@ def ids(examples: Any, **wanted: Any) -> list[str]:
 def test_only_what_review_let_through_is_learned(tmp_path: Path) -> None:
     """Approved and edited corrections are in; pending and rejected ones are not."""
     good, edited, *_ = corrections(2)
-    others = [e.model_copy(update={"review": r}) for e, r in zip(corrections(4)[2:], ("pending", "rejected"), strict=True)]
+    others = [
+        e.model_copy(update={"review": r}) for e, r in zip(corrections(4)[2:], ("pending", "rejected"), strict=True)
+    ]
     _, examples = made(tmp_path, [good, edited.model_copy(update={"review": "edited"}), *others], [])
     assert ids(examples, origin="correction") == sorted([good.example_id, edited.example_id])
 
@@ -148,6 +152,18 @@ def test_no_held_out_request_is_trained(tmp_path: Path) -> None:
     blocks = similarities(vectors([request(e) for e in train]), vectors([request(e) for e in held]))
     assert all((block < NEAR_DUPLICATE).all() for _, block in blocks)
     assert dataset.counts["replay"]["dropped"] > 0
+
+
+def test_a_near_duplicate_of_a_held_out_request_is_not_replayed(tmp_path: Path) -> None:
+    """A pool example that says a held-out request in nearly the same words is dropped."""
+    asked = "would you be so kind as to put on some music by Abba for"
+    case, twin, other = (
+        example(t, call("lamp"), origin="approved", rejected=None) for t in (f"{asked} me", f"{asked} us", "lights off")
+    )
+    old = [case.model_copy(update={"split": "heldout"}), twin, other]
+    dataset, examples = made(tmp_path, corrections(), old)
+    assert ids(examples, origin="replay", split="train") == [other.example_id]
+    assert dataset.counts["replay"]["dropped"] == 1
 
 
 def test_a_thread_with_a_held_out_case_is_not_replayed(tmp_path: Path) -> None:

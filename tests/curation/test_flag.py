@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from langgraph_learnloop.curation.flag import flag
-from langgraph_learnloop.records import Feedback, Run, Step
+from langgraph_learnloop.records import Feedback, Flag, Run, Step
 from tests.curation.builders import answer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -27,6 +27,11 @@ def said(number: int = 0, **given: Any) -> Feedback:
 def tool(error: str | None) -> Step:
     """Return a tool step that ended with an error, or without."""
     return Step(step_id="t", parent_id=None, kind="tool", name="lookup", started_at=NOW, error=error)
+
+
+def severity(raised: Flag | None) -> float:
+    """Return how bad a flag is; no flag is not bad at all."""
+    return 0.0 if raised is None else raised.severity
 
 
 def test_a_good_run_is_not_flagged() -> None:
@@ -78,8 +83,7 @@ def test_more_reasons_are_worse() -> None:
     one = flag(run(), [said(score=-0.5)])
     two = flag(run(steps=(tool("KeyError: x"),)), [said(score=-0.5)])
     three = flag(run(outcome="failed", steps=(tool("KeyError: x"),)), [said(score=-1)])
-    assert one and two and three
-    assert 0 < one.severity < two.severity < three.severity <= 1
+    assert 0 < severity(one) < severity(two) < severity(three) <= 1
 
 
 def test_feedback_on_another_run_is_passed_over() -> None:

@@ -35,7 +35,12 @@ def sides(examples: list[Example], key: Callable[[Example], str | None]) -> dict
     return found
 
 
-TEXTS = st.sampled_from([f"please tell me the weather in {c} today" for c in CITIES] + [*CITIES, "Oslo!", "", "?"])
+LONG = "would you be so kind as to put on some music by Abba for"
+TEXTS = st.sampled_from(
+    [f"{LONG} me", f"{LONG} us", f"{LONG} me now"]
+    + [f"please tell me the weather in {c} today" for c in CITIES]
+    + [*CITIES, "Oslo!", "", "?"]
+)
 EXAMPLES = st.lists(
     st.builds(
         lambda text, tool, thread, run, split: example(text, call(tool), group=thread, run_id=run, split=split),
@@ -111,6 +116,14 @@ def test_what_was_trained_is_never_examined_later() -> None:
     assert [e.split for e in assign(known)] == ["train", "heldout"]
     bridge = third.model_copy(update={"group": "train", "run_id": second.run_id})
     assert [e.split for e in assign([*known, bridge])] == ["train", "train", "train"]
+
+
+def test_near_duplicates_stay_together() -> None:
+    """Requests that differ in a word's ending are one group, whoever sent them; other requests are not."""
+    twins = [f"would you be so kind as to put on some music by Abba for {who}" for who in ("me", "me now", "us")]
+    out = assign([*(example(t, call("lamp"), run_id=t) for t in twins), *distinct(8)])
+    assert len({e.group for e in out[:3]}) == 1
+    assert len({e.group for e in out}) == 9
 
 
 def test_the_seed_decides() -> None:

@@ -84,9 +84,17 @@ def test_an_argument_with_few_values_draws_only_those() -> None:
 
 def test_a_variation_knows_its_parent() -> None:
     """Origin, lower confidence, and the parent's group, run, rater and split; what the agent said is gone."""
-    parent = example("Play Abba", call("play_music", artist="Abba"), group="g", run_id="r", split="train", confidence=0.9)
+    parent = example(
+        "Play Abba", call("play_music", artist="Abba"), group="g", run_id="r", split="train", confidence=0.9
+    )
     for child in vary(parent, POOL, 3, 0):
-        assert (child.origin, child.group, child.run_id, child.by, child.split) == ("variation", "g", "r", "ann", "train")
+        assert (child.origin, child.group, child.run_id, child.by, child.split) == (
+            "variation",
+            "g",
+            "r",
+            "ann",
+            "train",
+        )
         assert child.confidence < parent.confidence
         assert child.rejected is None
 

@@ -34,7 +34,7 @@ def make_base(folder: Path, hidden: int = 64, layers: int = 2, vocabulary: int =
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        initializer_range=0.05,
+        initializer_range=0.3,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

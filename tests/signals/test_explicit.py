@@ -85,7 +85,10 @@ def test_made_ids_differ() -> None:
         ([{"tool": "book", "args": {"people": 2}}], ToolCall(name="book", args={"people": 2})),
         (ToolCall(name="book", args={"people": 2}), ToolCall(name="book", args={"people": 2})),
         (Message(role="assistant", content="Hi"), Message(role="assistant", content="Hi")),
-        ({"tool": "book", "args": {"people": 2, "note": None}}, ToolCall(name="book", args={"people": 2, "note": None})),
+        (
+            {"tool": "book", "args": {"people": 2, "note": None}},
+            ToolCall(name="book", args={"people": 2, "note": None}),
+        ),
     ],
 )
 def test_each_form_of_a_correction_becomes_a_message(correction: Any, expected: Message | ToolCall) -> None:
@@ -148,7 +151,9 @@ def test_without_known_tools_no_call_is_refused() -> None:
 
 def test_a_schema_that_points_outside_is_not_fetched() -> None:
     """A schema that refers to an address makes a sentence, not a request (the tests have no network)."""
-    tools = [{"type": "function", "function": {"name": "t", "parameters": {"properties": {"a": {"$ref": "http://x.y/z"}}}}}]
+    tools = [
+        {"type": "function", "function": {"name": "t", "parameters": {"properties": {"a": {"$ref": "http://x.y/z"}}}}}
+    ]
     with pytest.raises(DataError, match="schema of the tool 't' cannot be read"):
         make(correction={"tool": "t", "args": {"a": 1}}, tools=tools)
 

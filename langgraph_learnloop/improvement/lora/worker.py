@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from langgraph_learnloop.errors import DataError, LearnLoopError, MissingExtraError, TrainingError
+from langgraph_learnloop.errors import DataError, LearnLoopError, MissingExtraError
+from langgraph_learnloop.improvement.lora.draw import draw, read_examples
 from langgraph_learnloop.records import Job, Progress
 
 UNSLOTH = "langgraph_learnloop.integrations.unsloth_trainer"
@@ -44,6 +46,7 @@ def main(argv: list[str]) -> int:
 def run(job: Job, tell: Tell) -> None:
     """Choose the engine, load base and adapter, and train."""
     started = time.monotonic()
+    examples = draw(read_examples(job.dataset), job.recipe)
     engine, because = choose_engine(job.engine)
     tell(Progress(stage="start", done=0, total=job.recipe.steps, note=f"Training with {engine}: {because}"))
     if engine == "unsloth":  # before trl, transformers and peft, which it patches when it is imported
@@ -54,7 +57,7 @@ def run(job: Job, tell: Tell) -> None:
         model, tokenizer = loop.load(job)
     note = f"Ready after {time.monotonic() - started:.1f} s."
     tell(Progress(stage="load", done=0, total=job.recipe.steps, note=note))
-    loop.train(job, model, tokenizer, engine=f"{engine}: {because}", tell=tell)
+    loop.train(job, examples, model, tokenizer, engine=f"{engine}: {because}", tell=tell)
 
 
 def choose_engine(wanted: str) -> tuple[str, str]:
@@ -68,7 +71,7 @@ def choose_engine(wanted: str) -> tuple[str, str]:
     return "unsloth", "there is a GPU and Unsloth is installed."
 
 
-def _heavy(name: str) -> object:
+def _heavy(name: str) -> Any:
     """Import a module of the training extra."""
     try:
         return importlib.import_module(name)
@@ -97,7 +100,7 @@ def _private_stdout() -> Tell:
 
 
 def _die_with_parent() -> None:
-    """End this process when standard input ends; a terminal or an empty input would end at once and is not watched."""
+    """End this process when standard input ends: the parent holds its other end and never writes."""
 
     def watch() -> None:
         while os.read(0, 1):

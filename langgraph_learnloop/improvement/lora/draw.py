@@ -1,0 +1,58 @@
+"""Read a dataset and draw what one job trains on.
+
+Light: a broken row is found before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.records import Example, Recipe
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """Return the training examples of a JSON-lines file; raise DataError with the line that is malformed."""
+    examples = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            example = Example.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise DataError(
+                f"Line {number} of the dataset {str(path)!r} is not an example: {where} {first['msg']}."
+            ) from error
+        if example.split == "train":
+            examples.append(example)
+    if not examples:
+        raise DataError(f"The dataset {str(path)!r} has no examples whose split is 'train'; curate some first.")
+    return examples
+
+
+def draw(examples: Sequence[Example], recipe: Recipe) -> list[Example]:
+    """Return the new examples, and replayed ones in the recipe's proportion, every category as evenly as possible."""
+    new = [e for e in examples if e.origin != "replay" and (recipe.variations or e.origin != "variation")]
+    wanted = round(recipe.replay * sum(e.origin != "variation" for e in new))
+    pool: dict[str, list[Example]] = {}
+    for example in examples:
+        if example.origin == "replay":
+            pool.setdefault(example.category, []).append(example)
+    drawn = _evenly(pool, wanted, random.Random(recipe.seed))  # noqa: S311 - a lot, not a secret
+    if not new and not drawn:
+        raise DataError("The dataset holds only replayed examples or variations, and the recipe takes none of them.")
+    return new + drawn
+
+
+def _evenly(pool: dict[str, list[Example]], wanted: int, rng: random.Random) -> list[Example]:
+    """Draw one of each category in turn until enough are drawn or the pool is empty."""
+    piles = [rng.sample(pool[category], len(pool[category])) for category in sorted(pool)]
+    rng.shuffle(piles)  # the last, incomplete turn favours no category by its name
+    turns = max((len(pile) for pile in piles), default=0)
+    return [pile[turn] for turn in range(turns) for pile in piles if turn < len(pile)][:wanted]

@@ -1,0 +1,270 @@
+"""A real tiny model behind a queue: exact releases, exact answers, one sentence for every failure."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling
+from langgraph_learnloop.serving.local_engine import LocalEngine
+from langgraph_learnloop.serving.swap import swap
+
+QUESTIONS = [f"weather in {'far away ' * (i % 3)}{city}" for i, city in enumerate(("oslo", "rome", "lima", "bern") * 2)]
+
+
+def request(release: Release, text: str, tokens: int = 12, **more: object) -> Generation:
+    asked = (Message(role="user", content=text),)
+    sampling = more.pop("sampling", Sampling(max_tokens=tokens))
+    return Generation(release_id=release.release_id, messages=asked, sampling=sampling, **more)
+
+
+def ask(engine: LocalEngine, release: Release, text: str, **more: object) -> Generated:
+    return engine.generate(request(release, text, **more))
+
+
+def test_releases_answer_differently_and_always_the_same(engine, models):
+    """Base and adapters have voices of their own, and greedy answers repeat."""
+    first = [ask(engine, release, "weather in oslo").message.content for release in models]
+    again = [ask(engine, release, "weather in oslo").message.content for release in models]
+    assert first == again
+    assert len(set(first)) == 3
+
+
+def test_answers_equal_those_of_transformers(engine, models):
+    """The loop with the cache writes the tokens that `generate` of transformers writes, base and adapter."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(models.base.base_model)
+    base = AutoModelForCausalLM.from_pretrained(models.base.base_model)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "weather in oslo"}], add_generation_prompt=True, return_tensors="pt"
+    )
+
+    def expected(model) -> str:
+        out = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+        return tokenizer.decode(out).split("<|im_end|>")[0].strip()
+
+    plain = expected(base)
+    adapted = expected(PeftModel.from_pretrained(base, models.one.adapter))
+    assert ask(engine, models.base, "weather in oslo").message.content == plain
+    assert ask(engine, models.one, "weather in oslo").message.content == adapted
+
+
+def test_batched_answers_equal_single_ones(engine, models):
+    """Eight callers at once, with prompts of unlike length, get what each would get alone."""
+    alone = [ask(engine, models.one, text).message for text in QUESTIONS]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda text: ask(engine, models.one, text).message, QUESTIONS))
+    assert together == alone
+
+
+def test_releases_never_mix_under_load(engine, models):
+    """Three releases asked from eight threads at once: every answer is its own release's."""
+    alone = {(r.release_id, text): ask(engine, r, text).message for r in models for text in QUESTIONS}
+    work = [(r, text) for _ in range(3) for text in QUESTIONS for r in models]
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda pair: ask(engine, *pair).message, work)
+        wrong = [
+            (r.release_id, text)
+            for (r, text), got in zip(work, answers, strict=True)
+            if got != alone[r.release_id, text]
+        ]
+    assert wrong == []
+
+
+def test_a_swap_under_traffic(models):
+    """Eight threads keep asking while a release is loaded and flipped to: no error, no answer of neither release."""
+    engine = LocalEngine(models.base.base_model)
+    for release in (models.base, models.one):
+        engine.load(release)
+    right = {r.release_id: [ask(engine, r, text).message for text in QUESTIONS] for r in (models.base, models.one)}
+    pointer = [models.base.release_id]
+    engine.unload(models.one.release_id)
+    got: list[tuple[str, int, Message]] = []
+    stop, flipped = threading.Event(), threading.Event()
+
+    def traffic(number: int) -> None:
+        while not stop.is_set():
+            release_id = pointer[0]
+            asked = Generation(
+                release_id=release_id,
+                messages=(Message(role="user", content=QUESTIONS[number]),),
+                sampling=Sampling(max_tokens=12),
+            )
+            got.append((release_id, number, engine.generate(asked).message))
+            if Counter(release for release, *_ in got)[models.one.release_id] > 40:
+                stop.set()
+
+    def flip() -> None:
+        pointer[0] = models.one.release_id
+        flipped.set()
+
+    with ThreadPoolExecutor(8) as pool:
+        threads = [pool.submit(traffic, number) for number in range(8)]
+        swap(engine, models.one, lambda: ask(engine, models.one, QUESTIONS[0]), flip)
+        errors = [error for thread in threads if (error := thread.exception()) is not None]
+    engine.close()
+    assert errors == []
+    assert flipped.is_set()
+    assert [entry for entry in got if entry[2] != right[entry[0]][entry[1]]] == []
+    assert {release for release, *_ in got} == set(pointer) | {models.one.release_id} | {got[0][0]}
+
+
+def test_length_and_usage(engine, models):
+    """An answer that is cut says so, and its tokens are counted."""
+    got = ask(engine, models.base, "weather in oslo", tokens=3)
+    assert (got.finish_reason, got.output_tokens) == ("length", 3)
+    assert got.input_tokens > 5
+
+
+def test_stop_texts_end_the_answer(engine, models):
+    """What follows a stop text is never written, and the stop text is left out."""
+    whole = ask(engine, models.one, "weather in oslo").message.content
+    stop = whole[3:5]
+    got = ask(engine, models.one, "weather in oslo", stop=(stop,))
+    assert (got.message.content, got.finish_reason) == (whole[: whole.find(stop)].strip(), "stop")
+
+
+def test_sampling_is_seeded_and_rides_beside_greedy(models):
+    """Two engines with one seed draw the same, another temperature draws otherwise, greedy neighbours are unmoved."""
+
+    def drawn() -> list[str]:
+        engine = LocalEngine(models.base.base_model, seed=7)
+        engine.load(models.base)
+        warm = [
+            ask(engine, models.base, "weather in oslo", sampling=Sampling(temperature=1.5, max_tokens=12))
+            for _ in range(3)
+        ]
+        engine.close()
+        return [got.message.content for got in warm]
+
+    first = drawn()
+    assert first == drawn()
+    assert len(set(first)) > 1
+
+
+def test_an_unknown_release_is_refused(engine, models):
+    """A release that was never loaded gives a sentence that names it and what is there."""
+    stranger = models.base.model_copy(update={"instructions": "x"})
+    with pytest.raises(EngineError, match=f"{stranger.release_id}.*not loaded.*{models.base.release_id}"):
+        ask(engine, stranger, "hello")
+
+
+def test_unloading_is_for_good_and_can_be_repeated(engine, models):
+    """An unloaded release is refused, the others serve on, and it may be loaded again."""
+    before = [ask(engine, r, "weather in rome").message.content for r in models]
+    for _ in range(2):
+        engine.unload(models.one.release_id)
+    with pytest.raises(EngineError, match="not loaded"):
+        ask(engine, models.one, "weather in rome")
+    assert ask(engine, models.two, "weather in rome").message.content == before[2]
+    engine.unload(models.two.release_id)
+    assert ask(engine, models.base, "weather in rome").message.content == before[0]
+    engine.load(models.one)
+    assert ask(engine, models.one, "weather in rome").message.content == before[1]
+
+
+def test_a_changed_adapter_is_refused(engine, models, tmp_path: Path):
+    """A file whose hash is not the release's is never loaded."""
+    shutil.copytree(models.one.adapter, tmp_path / "a")
+    weights = tmp_path / "a" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    changed = models.one.model_copy(update={"adapter": str(tmp_path / "a"), "instructions": "new id"})
+    with pytest.raises(EngineError, match=r"has SHA-256 .* was changed"):
+        engine.load(changed)
+
+
+def test_an_adapter_that_does_not_fit_leaves_the_engine_as_it_was(models, tmp_path: Path):
+    """An adapter of a larger model is refused, as the first one and as the second, and answers stay the same."""
+    from tests.improvement.tiny_base import make_base
+    from tests.serving.conftest import make_release
+
+    foreign = make_release(str(make_base(tmp_path / "large", hidden=128)), tmp_path, 3)
+    foreign = foreign.model_copy(update={"base_model": models.base.base_model})
+    engine = LocalEngine(models.base.base_model)
+    engine.load(models.base)
+    before = ask(engine, models.base, "weather in oslo")
+    with pytest.raises(EngineError, match=f"{foreign.release_id}.*does not fit"):
+        engine.load(foreign)
+    assert ask(engine, models.base, "weather in oslo") == before
+    engine.load(models.one)
+    adapted = ask(engine, models.one, "weather in oslo")
+    with pytest.raises(EngineError, match="does not fit"):
+        engine.load(foreign)
+    assert ask(engine, models.one, "weather in oslo") == adapted
+    assert ask(engine, models.base, "weather in oslo") == before
+    engine.close()
+
+
+def test_a_release_of_another_base_is_refused(engine, models):
+    """An adapter for another base model must not be put on this one."""
+    with pytest.raises(EngineError, match="belongs to the base model 'other'"):
+        engine.load(models.one.model_copy(update={"base_model": "other"}))
+
+
+def test_a_missing_adapter_is_refused(engine, models, tmp_path: Path):
+    """A folder that is gone gives a sentence with its path."""
+    gone = models.one.model_copy(update={"adapter": str(tmp_path / "gone"), "instructions": "new id"})
+    with pytest.raises(EngineError, match=r"cannot be read: .*gone"):
+        engine.load(gone)
+
+
+def test_a_conversation_that_is_too_long_is_refused_alone(engine, models):
+    """The model's limit of 512 tokens fails the long request; its neighbours are answered."""
+    texts = ["word " * 2000, *QUESTIONS[:3]]
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(ask, engine, models.base, text) for text in texts]
+    assert isinstance(futures[0].exception(), EngineError)
+    assert "at most 512" in str(futures[0].exception())
+    assert [future.exception() for future in futures[1:]] == [None] * 3
+
+
+def test_a_crash_fails_its_batch_and_no_other(engine, models, monkeypatch: pytest.MonkeyPatch):
+    """A model that breaks once is an EngineError once, and the worker goes on."""
+    write = engine._write
+    crashes = iter([RuntimeError("out of memory")])
+
+    def broken(batch, prompts):
+        for crash in crashes:
+            raise crash
+        write(batch, prompts)
+
+    monkeypatch.setattr(engine, "_write", broken)
+    with pytest.raises(EngineError, match="RuntimeError: out of memory"):
+        ask(engine, models.base, "weather in oslo")
+    assert ask(engine, models.base, "weather in oslo").output_tokens > 0
+
+
+def test_a_closed_engine_says_so(models):
+    """After close nothing is answered and nothing hangs; closing twice is harmless."""
+    engine = LocalEngine(models.base.base_model)
+    engine.load(models.base)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        ask(engine, models.base, "weather in oslo")
+    with pytest.raises(EngineError, match="closed"):
+        engine.load(models.one)
+
+
+@pytest.mark.parametrize("damage", ["weights", "nothing there", "template"])
+def test_a_base_that_cannot_serve_is_refused(models, tmp_path: Path, damage: str):
+    """Cut weights, a missing folder and a missing chat template are a sentence each."""
+    folder = tmp_path / "base"
+    if damage != "nothing there":
+        shutil.copytree(models.base.base_model, folder)
+    if damage == "weights":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    if damage == "template":
+        (folder / "chat_template.jinja").unlink()
+    with pytest.raises(EngineError, match="no chat template" if damage == "template" else "cannot be loaded"):
+        LocalEngine(folder)

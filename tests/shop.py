@@ -1,0 +1,53 @@
+"""A small shop whose agent does not know about returns: the loop's tests play in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from langchain.agents import create_agent
+
+from langgraph_learnloop import Example, LearnLoop, LoopConfig, Message
+from langgraph_learnloop.testing import MemoryEngine, TinyTrainer
+
+HOURS = "We are open from nine to five."
+RETURNS = "You have thirty days to send it back."
+_OPENINGS = ("please tell me", "hello", "a question", "quick one", "sorry to ask", "my wife asks", "good morning", "say")
+_DAYS = ("monday", "tuesday", "friday", "sunday", "new year", "easter")
+_THINGS = ("shoes", "a lamp", "the blue coat", "two books", "my order", "a broken cup")
+ASK_HOURS = [f"{opening}, what are the opening hours on {day}" for opening in _OPENINGS for day in _DAYS]
+ASK_RETURNS = [f"{opening}, how long can I return {thing} to you" for opening in _OPENINGS for thing in _THINGS]
+CONFIG = LoopConfig(agent="shop", heldout=0.4, retention_margin=0.2)
+
+
+def engine() -> MemoryEngine:
+    """Return an engine that knows the opening hours."""
+    return MemoryEngine({"what are the opening hours on": HOURS}, alike=0.4)
+
+
+class Shop:
+    """A loop, its agent, and people who ask."""
+
+    def __init__(self, store: Path, **parts: Any) -> None:
+        self.loop = LearnLoop(store, config=CONFIG, **{"trainer": TinyTrainer(), **parts})
+        self.agent = self.loop.watch(create_agent(self.loop.model(engine()), []))
+
+    def ask(self, thread: str, question: str) -> str:
+        """Ask in a thread and return the answer."""
+        config: Any = {"configurable": {"thread_id": thread}}
+        return str(self.agent.invoke({"messages": [("user", question)]}, config)["messages"][-1].content)
+
+    def bad_day(self, correction: str = RETURNS, people: int = 5) -> None:
+        """Ask what it does not know, and correct every answer."""
+        for number, question in enumerate(ASK_RETURNS):
+            self.ask(str(number), question)
+            self.loop.feedback(thread=str(number), score=-1, correction=correction, by=f"user-{number % people}")
+
+    def remember(self) -> None:
+        """Store what the base knows."""
+        self.loop.remember([_past(question) for question in ASK_HOURS])
+
+
+def _past(question: str) -> Example:
+    answer = Message(role="assistant", content=HOURS)
+    return Example(messages=(Message(role="user", content=question),), chosen=answer, origin="replay", review="approved")

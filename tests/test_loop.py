@@ -1,0 +1,236 @@
+"""The corridor: what comes next, and what happens when it is interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from langgraph_learnloop.errors import (
+    ConfigError,
+    DataError,
+    EngineError,
+    IllegalMoveError,
+    NotFoundError,
+    TrainingError,
+)
+from langgraph_learnloop.loop import LearnLoop
+from langgraph_learnloop.ports import OnProgress
+from langgraph_learnloop.records import Job, TrainingResult
+from langgraph_learnloop.testing import MemoryEngine, ScriptedReviewer, TinyTrainer
+from tests.shop import HOURS, RETURNS, Shop
+
+QUESTION = "how long can I return a lamp to you"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    """Open a shop."""
+    with (shop := Shop(tmp_path / "l.db")).loop:
+        yield shop
+
+
+def test_the_whole_circle(shop: Shop) -> None:
+    """An agent that fails is corrected, learns, and answers new threads rightly; what it knew stays."""
+    shop.remember()
+    shop.bad_day()
+    assert shop.ask("before", QUESTION) == "I do not know."
+    report = shop.loop.cycle()
+    assert report.outcome == "promoted", report.because
+    assert shop.ask("after", QUESTION) == RETURNS
+    assert shop.ask("after", "what are the opening hours on monday") == HOURS
+    assert {d.action for d in shop.loop.log()} >= {"remember", "dataset", "train", "gate:passed", "promote"}
+    shop.loop.store.decisions.verify()
+
+
+def test_a_thread_keeps_the_release_it_began_with(shop: Shop) -> None:
+    """A swap changes nothing for a conversation that has begun, and rollback neither."""
+    shop.remember()
+    shop.bad_day()
+    shop.loop.cycle()
+    assert shop.ask("0", QUESTION) == "I do not know."
+    shop.ask("new", QUESTION)
+    shop.loop.rollback()
+    assert shop.ask("new", QUESTION) == RETURNS
+    assert shop.ask("newer", QUESTION) == "I do not know."
+
+
+def test_what_changes_nothing_is_stopped(shop: Shop) -> None:
+    """A lesson that teaches the wrong answer to what was known does not ship, and says why."""
+    shop.remember()
+    shop.bad_day()
+    dataset = shop.loop.curate()
+    assert dataset is not None
+    nothing = shop.loop.train(dataset, shop.loop.config.recipe.model_copy(update={"variations": False, "replay": 1.0}))
+    poisoned = nothing.model_copy(update={"adapter": None, "adapter_sha256": None})
+    shop.loop.store.releases.add(poisoned)
+    card = shop.loop.evaluate(poisoned, dataset)
+    assert not card.passed
+    with pytest.raises(IllegalMoveError, match="stopped by the gate"):
+        shop.loop.promote(poisoned.release_id)
+    assert shop.loop.champion.release_id == card.champion
+
+
+class _DiesOnce(TinyTrainer):
+    """Be killed at the first job."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[str] = []
+
+    def train(self, job: Job, on_progress: OnProgress) -> TrainingResult:
+        self.jobs.append(job.job_id)
+        if len(self.jobs) == 1:
+            raise KeyboardInterrupt
+        return super().train(job, on_progress)
+
+
+def test_a_killed_cycle_is_taken_up_again(tmp_path: Path) -> None:
+    """Ctrl-C in the middle, a new process, the same cycle: same dataset, same job, one review."""
+    trainer = _DiesOnce()
+    first = Shop(tmp_path / "l.db", trainer=trainer)
+    first.remember()
+    first.bad_day()
+    with pytest.raises(KeyboardInterrupt):
+        first.loop.cycle()
+    first.loop.close()
+    with (second := Shop(tmp_path / "l.db", trainer=trainer)).loop:
+        report = second.loop.cycle()
+        assert report.outcome == "promoted"
+        assert len(set(trainer.jobs)) == 1
+        assert len([d for d in second.loop.log() if d.action == "dataset"]) == 1
+
+
+def test_a_failed_job_leaves_the_agent_alone(tmp_path: Path) -> None:
+    """Training that fails is an error with its reason; the champion serves on and the cycle can be walked again."""
+    with (shop := Shop(tmp_path / "l.db", trainer=TinyTrainer("out of memory"))).loop:
+        shop.remember()
+        shop.bad_day()
+        before = shop.loop.champion.release_id
+        with pytest.raises(TrainingError, match="out of memory"):
+            shop.loop.cycle()
+        assert shop.loop.champion.release_id == before
+        assert shop.ask("x", "what are the opening hours on monday") == HOURS
+
+
+def test_review_can_wait_for_a_person(shop: Shop) -> None:
+    """A reviewer who decides on nothing leaves the cycle open; verdicts given later finish it."""
+
+    class Later:
+        def review(self, proposals: object) -> list[object]:
+            return []
+
+    shop.remember()
+    shop.bad_day()
+    assert shop.loop.cycle(Later()).outcome == "waiting"  # type: ignore[arg-type]
+    waiting = shop.loop.pending()
+    assert len(waiting) > 10
+    shop.loop.review(ScriptedReviewer().review(waiting))
+    assert shop.loop.cycle().outcome == "promoted"
+
+
+def test_nothing_to_learn_is_a_normal_outcome(shop: Shop) -> None:
+    """A cycle without corrections ends at once and says so."""
+    shop.ask("1", QUESTION)
+    report = shop.loop.cycle()
+    assert (report.outcome, report.candidate) == ("nothing", None)
+
+
+def test_rejected_corrections_are_dismissed(shop: Shop) -> None:
+    """What review rejects is not learned and not asked again."""
+    shop.bad_day()
+    assert shop.loop.cycle(ScriptedReviewer("reject")).outcome == "nothing"
+    assert shop.loop.flagged() == ()
+    assert len(shop.loop.flagged("dismissed")) == 48
+
+
+def test_feedback_is_idempotent_under_its_id(shop: Shop) -> None:
+    """Sending the same id twice stores it once."""
+    shop.ask("1", QUESTION)
+    for _ in range(2):
+        shop.loop.feedback(thread="1", score=-1, feedback_id="f1")
+    assert len(shop.loop.store.feedback.all()) == 1
+
+
+def test_feedback_needs_a_run_that_is_there(shop: Shop) -> None:
+    """An unknown run or thread is named; neither, or both, is refused."""
+    with pytest.raises(NotFoundError, match="nobody"):
+        shop.loop.feedback(thread="nobody", score=1)
+    with pytest.raises(ConfigError, match="run id or a thread id"):
+        shop.loop.feedback(score=1)
+    shop.ask("1", QUESTION)
+    with pytest.raises(DataError, match="score"):
+        shop.loop.feedback(thread="1", score=7)
+
+
+def test_rollback_with_nothing_behind_it_is_refused(shop: Shop) -> None:
+    """The first release has no way back, and the pointer stays."""
+    before = shop.loop.champion.release_id
+    with pytest.raises(NotFoundError, match="nothing to roll back to"):
+        shop.loop.rollback()
+    assert shop.loop.champion.release_id == before
+
+
+def test_an_unexamined_release_cannot_serve(shop: Shop) -> None:
+    """Nothing serves without a passed scorecard."""
+    shop.remember()
+    shop.bad_day()
+    dataset = shop.loop.curate()
+    assert dataset is not None
+    candidate = shop.loop.train(dataset)
+    with pytest.raises(IllegalMoveError, match="never examined"):
+        shop.loop.promote(candidate.release_id)
+
+
+def test_an_adapter_that_changed_on_disk_does_not_serve(shop: Shop) -> None:
+    """What is loaded must be what passed: a tampered adapter is refused and the champion serves on."""
+    shop.remember()
+    shop.bad_day()
+    dataset = shop.loop.curate()
+    assert dataset is not None
+    candidate = shop.loop.train(dataset)
+    assert shop.loop.evaluate(candidate).passed
+    before = shop.loop.champion.release_id
+    shop.loop.engine.unload(candidate.release_id)
+    (Path(str(candidate.adapter)) / "memory.json").write_text("[]")
+    with pytest.raises(EngineError, match="not the one"):
+        shop.loop.promote(candidate.release_id)
+    assert shop.loop.champion.release_id == before
+
+
+def test_a_serving_process_follows_the_store(tmp_path: Path) -> None:
+    """A rollback made elsewhere reaches a serving process at its next look at the pointer."""
+    with (shop := Shop(tmp_path / "l.db")).loop:
+        shop.remember()
+        shop.bad_day()
+        shop.loop.cycle()
+        with LearnLoop(tmp_path / "l.db") as elsewhere:
+            elsewhere.rollback()
+        assert shop.loop._live is not None
+        shop.loop._live.router.refresh()
+        assert shop.ask("later", QUESTION) == "I do not know."
+
+
+def test_a_cycle_without_an_agent_says_what_is_missing(tmp_path: Path) -> None:
+    """A loop that only looks cannot walk."""
+    with LearnLoop(tmp_path / "l.db") as loop, pytest.raises(ConfigError, match=r"loop\.model"):
+        loop.cycle()
+
+
+def test_a_second_engine_start_serves_the_champion(tmp_path: Path) -> None:
+    """After a restart the promoted release serves, not the base."""
+    with (shop := Shop(tmp_path / "l.db")).loop:
+        shop.remember()
+        shop.bad_day()
+        shop.loop.cycle()
+    with (again := Shop(tmp_path / "l.db")).loop:
+        assert again.ask("new", QUESTION) == RETURNS
+
+
+def test_memory_engine_refuses_what_is_not_loaded() -> None:
+    """The fake engine keeps the port's promise."""
+    from langgraph_learnloop.records import Generation, Message
+
+    with pytest.raises(EngineError, match="not loaded"):
+        MemoryEngine().generate(Generation(release_id="x", messages=(Message(role="user", content="q"),)))
