@@ -25,7 +25,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, LearnLoop(Path(folder) / "learnloop.db", agent="support") as loop:
         agent = loop.watch(create_agent(model, [capital]))  # still a CompiledStateGraph
-        agent.invoke({"messages": [("user", "What is the capital of Australia?")]}, {"configurable": {"thread_id": "42"}})
+        agent.invoke(
+            {"messages": [("user", "What is the capital of Australia?")]}, {"configurable": {"thread_id": "42"}}
+        )
 
         run = loop.runs()[0]
         print(f"thread {run.thread_id}: {run.question} -> {run.answer} ({run.outcome})")

@@ -34,23 +34,25 @@ def main() -> None:
     engine = MemoryEngine({"what are the opening hours on": HOURS}, alike=0.4)
     config = LoopConfig(agent="shop", heldout=0.4, retention_margin=0.2)  # a small shop has few cases: a wide margin
 
-    with tempfile.TemporaryDirectory() as folder:
-        with LearnLoop(Path(folder) / "learnloop.db", config=config, trainer=TinyTrainer()) as loop:
-            agent = loop.watch(create_agent(loop.model(engine), []))
-            loop.remember([_past(question) for question in ask_hours()])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LearnLoop(Path(folder) / "learnloop.db", config=config, trainer=TinyTrainer()) as loop,
+    ):
+        agent = loop.watch(create_agent(loop.model(engine), []))
+        loop.remember([_past(question) for question in ask_hours()])
 
-            for number, question in enumerate(ask_returns()):
-                agent.invoke({"messages": [("user", question)]}, {"configurable": {"thread_id": str(number)}})
-                loop.feedback(thread=str(number), score=-1, correction=RETURNS, by=f"user-{number % 5}")
-            print(f"flagged: {len(loop.flagged())} runs")
+        for number, question in enumerate(ask_returns()):
+            agent.invoke({"messages": [("user", question)]}, {"configurable": {"thread_id": str(number)}})
+            loop.feedback(thread=str(number), score=-1, correction=RETURNS, by=f"user-{number % 5}")
+        print(f"flagged: {len(loop.flagged())} runs")
 
-            report = loop.cycle()
-            print(f"{report.outcome}: {report.because}")
-            print("new thread:", _ask(agent, "new", "how long can I return a lamp to you"))
-            print("old thread:", _ask(agent, "0", "how long can I return a lamp to you"))
-            loop.rollback("To show it.")
-            print("after rollback:", _ask(agent, "newer", "how long can I return a lamp to you"))
-            print(f"{len(loop.log())} decisions are in the log; the last: {loop.log()[-1].action}")
+        report = loop.cycle()
+        print(f"{report.outcome}: {report.because}")
+        print("new thread:", _ask(agent, "new", "how long can I return a lamp to you"))
+        print("old thread:", _ask(agent, "0", "how long can I return a lamp to you"))
+        loop.rollback("To show it.")
+        print("after rollback:", _ask(agent, "newer", "how long can I return a lamp to you"))
+        print(f"{len(loop.log())} decisions are in the log; the last: {loop.log()[-1].action}")
 
 
 def _past(question: str) -> Example:

@@ -44,7 +44,7 @@ _HOME = {
     "ToolCall": "records",
     "load_config": "config",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605 - computed, so that it cannot drift from _HOME
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -26,12 +26,20 @@ from langgraph_learnloop.errors import ConfigError, LearnLoopError, MissingExtra
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import FLAG_MOVES, FlagState, Progress
 
+_INTERRUPTED = 130
+"""The shell's exit code for ctrl-C, which typer turns the interrupt into."""
+
 app = typer.Typer(
-    help="Agents that get better by themselves, safely.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="Agents that get better by themselves, safely.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 console = Console()
 
-Store = Annotated[str, typer.Option("--store", "-s", envvar="LEARNLOOP_STORE", help="File or database URL of the store.")]
+Store = Annotated[
+    str, typer.Option("--store", "-s", envvar="LEARNLOOP_STORE", help="File or database URL of the store.")
+]
 App = Annotated[str | None, typer.Option("--app", help='Your LearnLoop, as "module:attribute".')]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows to show.")]
 Agent = Annotated[str | None, typer.Option("--agent", help="Only this agent's.")]
@@ -76,7 +84,9 @@ def review(store: Store = "learnloop.db", by: str = "") -> None:
 
 
 @app.command()
-def cycle(app_name: App = None, ask: Annotated[bool, typer.Option("--review", help="Ask me about each correction.")] = False) -> None:
+def cycle(
+    app_name: App = None, ask: Annotated[bool, typer.Option("--review", help="Ask me about each correction.")] = False
+) -> None:
     """Walk the loop once: curate, train, examine, and promote what passes."""
     from langgraph_learnloop.curation.review import TerminalReviewer
     from langgraph_learnloop.evaluation.report import table
@@ -138,8 +148,12 @@ def log(store: Store = "learnloop.db", limit: Limit = 50) -> None:
 
 @app.command()
 def demo(
-    data: Annotated[str | None, typer.Option("--data", help="Your own requests, JSON lines, instead of the sample.")] = None,
-    hold_out: Annotated[list[str] | None, typer.Option("--hold-out", help="Tool the base must not see (repeatable).")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Your own requests, JSON lines, instead of the sample.")
+    ] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option("--hold-out", help="Tool the base must not see (repeatable).")
+    ] = None,
     ask: Annotated[bool, typer.Option("--review", help="Ask me about each correction.")] = False,
     json_file: Annotated[str | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     home: Annotated[str, typer.Option("--home", help="Folder for everything the demo writes.")] = "learnloop-demo",
@@ -149,9 +163,7 @@ def demo(
     try:
         from langgraph_learnloop.demo.play import play
     except ImportError as error:
-        raise MissingExtraError(
-            f'The demo needs {error.name!r}: pip install "langgraph-learnloop[demo]".'
-        ) from error
+        raise MissingExtraError(f'The demo needs {error.name!r}: pip install "langgraph-learnloop[demo]".') from error
     found = play(console, Path(home), data=data, hold_out=hold_out, ask=_me() if ask else None, rebuild=rebuild_base)
     if json_file is not None:
         Path(json_file).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -162,20 +174,18 @@ def demo(
 def main() -> NoReturn:
     """Run the command line; refusals become one sentence and exit code 2."""
     try:
-        app(standalone_mode=False)
-        sys.exit(0)
+        code = app(standalone_mode=False)  # an exit code where typer ended it, else None
+        if code == _INTERRUPTED:
+            _stop("Stopped. Run the same command again to go on where it was.", _INTERRUPTED)
+        sys.exit(code or 0)
     except LearnLoopError as error:
         _refuse(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         _refuse(f"The file system refused{where}: {error.strerror or error}. Nothing that was stored is lost.")
-    except (KeyboardInterrupt, typer.Abort):
-        _stop("Stopped. Run the same command again to go on where it was.", 130)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")):  # a usage error: both bring their own kinds
-            _refuse(getattr(error, "format_message", lambda: str(error))())
+            _refuse(str(getattr(error, "message", error)))
         raise
 
 
@@ -192,7 +202,9 @@ def _stop(sentence: str, code: int) -> NoReturn:
 def _opened(store: str) -> Iterator[LearnLoop]:
     """Open a store that is there; a look must not make one."""
     if "://" not in store and not Path(store).exists():
-        raise ConfigError(f"There is no store at {store!r}: name it with --store, or run your agent under LearnLoop first.")
+        raise ConfigError(
+            f"There is no store at {store!r}: name it with --store, or run your agent under LearnLoop first."
+        )
     with LearnLoop(store) as loop:
         yield loop
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from langgraph_learnloop.errors import ConfigError
-from langgraph_learnloop.records import Record, Recipe
+from langgraph_learnloop.records import Recipe, Record
 
 PREFIX = "LEARNLOOP_"
 
@@ -67,8 +67,9 @@ def load_config(path: str | Path | None = None, environ: Mapping[str, str] | Non
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"The setting {name!r} is not usable: {first['msg']}. "
-                          f"Mend it in {file} or in {PREFIX}{name.upper()}.") from error
+        raise ConfigError(
+            f"The setting {name!r} is not usable: {first['msg']}. Mend it in {file} or in {PREFIX}{name.upper()}."
+        ) from error
 
 
 def _from_file(file: Path, required: bool) -> dict[str, Any]:

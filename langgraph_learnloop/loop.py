@@ -97,7 +97,7 @@ class LearnLoop:
     def watch(self, graph: Graph) -> Graph:
         """Return the graph, watched; it is the one that candidates are examined with."""
         self._graph = graph
-        return watch(graph, self.recorder)  # type: ignore[return-value]
+        return watch(graph, self.recorder)
 
     def model(self, engine: Engine) -> LiveModel:
         """Return a chat model whose release can be swapped while it serves; the bare base is its first champion."""
@@ -202,7 +202,7 @@ class LearnLoop:
         return pending(self._curation, thread) if thread else ()
 
     def review(self, verdicts: Sequence[Verdict], cycle_id: str | None = None) -> tuple[Proposal, ...]:
-        """Decide on proposals and return those that still wait; raise DataError, deciding nothing, for a bad verdict."""
+        """Decide on proposals and return those that still wait; a bad verdict is a DataError and decides nothing."""
         from langgraph_learnloop.curation.graph import resume
 
         thread = cycle_id or self.store.cycles.open()
@@ -221,7 +221,7 @@ class LearnLoop:
         on_progress: OnProgress | None = None,
         cycle_id: str | None = None,
     ) -> Release:
-        """Train a LoRA adapter in a process of its own and return the candidate; raise TrainingError with the reason."""
+        """Train a LoRA adapter in a process of its own and return the candidate; TrainingError holds the reason."""
         from langgraph_learnloop.improvement.lora.job import make_job
 
         champion = self.champion
@@ -365,7 +365,9 @@ class LearnLoop:
         """Return the loop."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the loop."""
         self.close()
 
@@ -521,7 +523,12 @@ class LearnLoop:
         return cases
 
     def _point(
-        self, release_id: str, because: str, action: str = "serve", cycle_id: str | None = None, actor: str = "learnloop"
+        self,
+        release_id: str,
+        because: str,
+        action: str = "serve",
+        cycle_id: str | None = None,
+        actor: str = "learnloop",
     ) -> None:
         self.store.releases.point(release_id, because, actor)
         if self._live is not None:

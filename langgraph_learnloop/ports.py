@@ -59,6 +59,11 @@ class RunReader(Protocol):
 class Engine(Protocol):
     """Serve releases of one base model."""
 
+    @property
+    def base_model(self) -> str:
+        """Return the name or folder of the base model."""
+        ...
+
     def load(self, release: Release) -> None:
         """Make a release servable beside the others; loading it twice changes nothing."""
         ...

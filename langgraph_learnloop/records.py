@@ -207,8 +207,10 @@ class Flag(Record):
         """Return the flag in its new state, or raise IllegalMoveError."""
         if state not in FLAG_MOVES[self.state]:
             legal = ", ".join(sorted(FLAG_MOVES[self.state])) or "nowhere"
-            raise IllegalMoveError(f"The flag on run {self.run_id!r} cannot go from {self.state!r} to {state!r}; "
-                                   f"from there it may go: {legal}.")
+            raise IllegalMoveError(
+                f"The flag on run {self.run_id!r} cannot go from {self.state!r} to {state!r}; "
+                f"from there it may go: {legal}."
+            )
         return self.model_copy(update={"state": state})
 
 

@@ -104,7 +104,7 @@ class TinyTrainer:
         examples = [e for e in _examples(job.dataset) if e.split == "train" and _wanted(e, job)]
         if not examples:
             raise TrainingError(f"Job {job.job_id!r} has no training examples in {job.dataset!r}: collect corrections.")
-        memory = [{"q": _question(e.messages), "a": e.chosen.model_dump(mode="json")} for e in examples]
+        memory = [(_question(e.messages), e.chosen.model_dump(mode="json")) for e in examples]
         folder = Path(job.output)
         folder.mkdir(parents=True, exist_ok=True)
         body = json.dumps(memory, ensure_ascii=False).encode()
@@ -117,7 +117,7 @@ class TinyTrainer:
             examples=len(examples),
             steps=1,
             loss=0.0,
-            tokens=sum(len(m["q"].split()) for m in memory),
+            tokens=sum(len(question.split()) for question, _ in memory),
             seconds=time.perf_counter() - began,
         )
 
@@ -139,7 +139,7 @@ class MemoryEngine:
             body = (Path(release.adapter) / _MEMORY).read_bytes()
             if hashlib.sha256(body).hexdigest() != release.adapter_sha256:
                 raise EngineError(f"The adapter of release {release.release_id!r} is not the one that was trained.")
-            memory = [(m["q"], Message.model_validate(m["a"])) for m in json.loads(body)]
+            memory = [(question, Message.model_validate(answer)) for question, answer in json.loads(body)]
         self._loaded[release.release_id] = memory
 
     def unload(self, release_id: str) -> None:
@@ -165,7 +165,7 @@ class FixedJudge:
     """Judge every answer the same way."""
 
     def __init__(self, right_tool: bool | None = True, fully_right: bool | None = True) -> None:
-        """Always say this; None cannot judge."""
+        """Fix what to say; None cannot judge."""
         self.name = f"fixed-{right_tool}-{fully_right}/1"
         self._said = (right_tool, fully_right)
 

@@ -12,7 +12,16 @@ from langgraph_learnloop.testing import MemoryEngine, TinyTrainer
 
 HOURS = "We are open from nine to five."
 RETURNS = "You have thirty days to send it back."
-_OPENINGS = ("please tell me", "hello", "a question", "quick one", "sorry to ask", "my wife asks", "good morning", "say")
+_OPENINGS = (
+    "please tell me",
+    "hello",
+    "a question",
+    "quick one",
+    "sorry to ask",
+    "my wife asks",
+    "good morning",
+    "say",
+)
 _DAYS = ("monday", "tuesday", "friday", "sunday", "new year", "easter")
 _THINGS = ("shoes", "a lamp", "the blue coat", "two books", "my order", "a broken cup")
 ASK_HOURS = [f"{opening}, what are the opening hours on {day}" for opening in _OPENINGS for day in _DAYS]
@@ -50,4 +59,6 @@ class Shop:
 
 def _past(question: str) -> Example:
     answer = Message(role="assistant", content=HOURS)
-    return Example(messages=(Message(role="user", content=question),), chosen=answer, origin="replay", review="approved")
+    return Example(
+        messages=(Message(role="user", content=question),), chosen=answer, origin="replay", review="approved"
+    )

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "peft", "trl", "openai", "langfuse", "qdrant_client", "langgraph.graph", "sklearn", "scipy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "openai",
+    "langfuse",
+    "qdrant_client",
+    "langgraph.graph",
+    "sklearn",
+    "scipy",
+)
 
 
 def _fresh(code: str) -> str:
@@ -47,7 +58,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     import langgraph_learnloop
 
     with pytest.raises(AttributeError, match="no attribute 'Loop'"):
-        langgraph_learnloop.Loop  # noqa: B018
+        langgraph_learnloop.Loop
 
 
 def test_rooms_keep_to_themselves() -> None:

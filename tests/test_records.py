@@ -51,7 +51,7 @@ def test_one_failed_required_gate_stops() -> None:
 def test_illegal_moves_of_a_flag_are_refused(state: str, to: str) -> None:
     """A flag goes only where the table of moves leads, and says where that is."""
     flag = Flag(run_id="r", agent="a", reasons=("x",), severity=0.5, state=state, at=NOW)  # type: ignore[arg-type]
-    with pytest.raises(IllegalMoveError, match="'r'.*may go"):
+    with pytest.raises(IllegalMoveError, match=r"'r'.*may go"):
         flag.move(to)  # type: ignore[arg-type]
 
 

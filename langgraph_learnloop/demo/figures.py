@@ -38,7 +38,10 @@ def figures(done: Mapping[str, Any]) -> Figures:
         },
         "seconds": {"base": done.get("base_seconds", 0.0), "rest": done.get("seconds")},
         "intervals": {
-            name: {part: [exam["fully_right"][part]["low"], exam["fully_right"][part]["high"]] for part in ("target", "old")}
+            name: {
+                part: [exam["fully_right"][part]["low"], exam["fully_right"][part]["high"]]
+                for part in ("target", "old")
+            }
             for name, exam in (("before", before), ("after", after))
             if exam is not None
         },
@@ -47,7 +50,8 @@ def figures(done: Mapping[str, Any]) -> Figures:
 
 def _change(before: Any, after: Any, metric: str, part: str) -> Figures:
     return {
-        name: None if exam is None else exam[metric][part]["share"] for name, exam in (("before", before), ("after", after))
+        name: None if exam is None else exam[metric][part]["share"]
+        for name, exam in (("before", before), ("after", after))
     }
 
 

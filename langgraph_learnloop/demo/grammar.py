@@ -135,10 +135,9 @@ OLD_TEMPLATES: Mapping[str, Sequence[str]] = {
 
 NEW_TOOL_TEMPLATES: Sequence[str] = (
     "(convert|change|exchange) {amount} {source} (to|into) {target}",
-    "(how much is|what is) {amount} {source} (worth in|in) {target}",
+    "how much is {amount} {source} in {target}",
     "how many {target} (do I get|would I get) for {amount} {source}",
     "{amount} {source} (in|to) {target}",
-    "I have {amount} {source} and need {target}",
 )
 """The tenth tool, which only live traffic asks for."""
 
@@ -146,22 +145,18 @@ NEW_SPEECH_TEMPLATES: Mapping[str, Sequence[str]] = {
     "set_timer": (
         "(yo |hey |)holler (at me |)once {minutes} mins are up( cuz the {label} be cooking|)",
         "{minutes} mins on the clock( cuz the {label} be cooking|), go",
-        "gimme {minutes} on the clock( cuz the {label} be cooking|)",
     ),
     "add_to_list": (
         "we ran clean outta {item}, stick it with the {list_name} stuff",
-        "{item} be gone again, stick it with the {list_name} stuff",
         "(yo |hey |)the {list_name} stuff could use {item}, ya know",
     ),
     "send_message": (
         "{body}, pass that along to {recipient}",
         "(hit up|ping) {recipient} like, {body}",
-        "{body}, lemme have {recipient} know that",
     ),
     "play_music": (
-        "(yo |hey |)kinda feeling {artist}( vibes|) (right now|rn)",
+        "(yo |hey |)kinda feeling {artist} vibes (right now|rn)",
         "crank (up |){artist}, loud, whole {room}",
-        "{artist} vibes, {room}, crank it",
     ),
 }
 """Four of the nine tools, asked for in words and an order the base never saw."""
@@ -190,7 +185,7 @@ def _number(low: int, high: int) -> Sampler:
     return lambda rng: rng.randint(low, high)
 
 
-def _one_of(values: Sequence[Value]) -> Sampler:
+def _one_of(values: Sequence[str]) -> Sampler:
     return lambda rng: rng.choice(values)
 
 
@@ -217,7 +212,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     "destination": _mostly(words.destination, 0.15),
     "mode": _one_of(words.MODES),
     "task": words.task,
-    "amount": _one_of((*range(5, 100, 5), *range(100, 1000, 50))),
+    "amount": _number(2, 120),
     "source": _one_of(words.CURRENCIES),
     "target": _one_of(words.CURRENCIES),
 }

@@ -73,5 +73,3 @@ def _manifest(world: World) -> dict[str, Any]:
 def _cache() -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "langgraph_learnloop" / "bases"
-
-

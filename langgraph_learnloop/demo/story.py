@@ -87,7 +87,7 @@ class Story:
         self._make_engine = engine
         self._reviewer = reviewer
         self._file = home / "progress.json"
-        self._done: dict[str, Chapter] = {}
+        self._done: dict[str, Any] = {}
 
     def play(self) -> dict[str, Any]:
         """Play every chapter that is not done yet; return the figures."""
@@ -136,7 +136,7 @@ class Story:
         dataset = self.loop.curate(self._reviewer, CYCLE)
         if dataset is None:
             raise EngineError(
-                f"{len(self.loop.pending(CYCLE))} proposals still wait for review; run the same command again to decide."
+                f"{len(self.loop.pending(CYCLE))} proposals still wait for review: run the same command again."
             )
         verdicts = [(p, v) for p, v in decided(self.loop._curation, CYCLE)]
         refused = [(p, v) for p, v in verdicts if v.action == "reject"]
@@ -286,7 +286,9 @@ class Story:
             "fully_right": {name: share([r.fully_right for r in some]) for name, some in slices.items()},
             "right_tool": {name: share([r.right_tool for r in some]) for name, some in slices.items()},
             "old_tools": {
-                tool: share([by_id[c.case_id].right_tool for c in cases if c.category == tool and c.suite == "retention"])
+                tool: share(
+                    [by_id[c.case_id].right_tool for c in cases if c.category == tool and c.suite == "retention"]
+                )
                 for tool in tools
             },
         }

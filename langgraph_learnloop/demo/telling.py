@@ -88,7 +88,9 @@ class Telling:
         )
         counts = {o: n for o, n in lesson["counts"].items() if o != "dropped"}
         parts = [f"{sum(n.values())} {origin}" for origin, n in sorted(counts.items())]
-        self.say(f"Dataset {lesson['dataset'][:12]}: {', '.join(parts)} examples; near-duplicates never straddle a split.")
+        self.say(
+            f"Dataset {lesson['dataset'][:12]}: {', '.join(parts)} examples; near-duplicates never straddle a split."
+        )
 
     def no_replay(self, done: Mapping[str, Any]) -> None:
         """Tell how forgetting was stopped."""
@@ -137,7 +139,9 @@ class Telling:
         self._console.print(table)
         trained = sum(done[name]["seconds"]["train"] for name in ("no_replay", "hostile", "good"))
         gated = sum(done[name]["seconds"]["gate"] for name in ("no_replay", "hostile", "good"))
-        self.say(f"Cost: {trained:.0f} s of training and {gated:.0f} s of examination for three candidates, on this CPU.")
+        self.say(
+            f"Cost: {trained:.0f} s of training and {gated:.0f} s of examination for three candidates, on this CPU."
+        )
 
     def back(self, done: Mapping[str, Any]) -> None:
         """Tell the rollback."""
@@ -158,7 +162,9 @@ class Telling:
             ("log", "every decision, with its reason"),
             ("rollback", "take the new model back"),
         ):
-            self._console.print(f"  learnloop {command} --store {store}   [dim]# {why}[/dim]", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"  learnloop {command} --store {store}   [dim]# {why}[/dim]", highlight=False, soft_wrap=True
+            )
 
     def heading(self, text: str) -> None:
         """Begin a chapter."""

@@ -42,8 +42,10 @@ class Mixture:
     """Share of the replaced values that are invented words."""
     drills: float = 0.4
     """Share of copy drills at the start."""
-    drill_steps: float = 0.3
+    drill_steps: float = 0.5
     """Share of the run in which the drills fade to none."""
+    commands: float = 0.15
+    """Share of spelled-out commands: an invented tool with invented arguments, all named in the request."""
     answers: float = 0.15
     """Share of the rows that go on with a tool's result and the answer that repeats it."""
 
@@ -111,6 +113,7 @@ class SequenceMaker:
         self._rows, self._tokenizer, self._mixture, self._results = rows, tokenizer, mixture, results
         self._mentions = Mentions(rows, language)
         own = sorted({word for row in rows for word in str(row["text"]).split()})
+        self._plain = [word for word in language or own if word.isalpha() and word.islower()]
         self._words = [pool for pool in (own, language) if pool]
         self._rng = words.seeded(f"sequences {seed}")
         self._order: list[int] = []
@@ -123,9 +126,12 @@ class SequenceMaker:
         drills = self._mixture.drills * max(0.0, 1 - done / self._mixture.drill_steps)
         if self._rng.random() < drills:
             return answer_parts(self._phrase())
-        row = self._next_row()
+        invented = self._rng.random() < self._mixture.commands
+        row = self._command() if invented else self._next_row()
         parts = call_parts(row)
-        return parts + self._answer(row) if self._rng.random() < self._mixture.answers else parts
+        if self._rng.random() < self._mixture.answers:
+            parts += self._answer(row, None if invented else self._results)
+        return parts
 
     def _next_row(self) -> Mapping[str, Any]:
         """Take the next row of a shuffled pass over all of them, mostly with other values."""
@@ -136,12 +142,26 @@ class SequenceMaker:
         varied = self._rng.random() < self._mixture.varied
         return self._mentions.vary(row, self._rng, self._mixture.made_up) if varied else row
 
-    def _answer(self, row: Mapping[str, Any]) -> list[Part]:
+    def _command(self) -> Mapping[str, Any]:
+        """Invent a request that names its tool and arguments: it teaches to say any name and to copy any value."""
+        names = [self._name() for _ in range(self._rng.randint(2, 4))]
+        args = {name: self._value() for name in names[1:]}
+        asked = " and ".join(f"({name}) {value}" for name, value in args.items())
+        return {"text": f"use ({names[0]}) with {asked}", "tool": names[0], "args": args}
+
+    def _name(self) -> str:
+        return "_".join(self._rng.choice(self._plain) for _ in range(self._rng.choice((1, 2))))
+
+    def _value(self) -> str | int:
+        if self._rng.random() < 0.3:
+            return self._rng.randint(0, 120)
+        return " ".join(self._word() for _ in range(self._rng.choice((1, 1, 2, 3))))
+
+    def _answer(self, row: Mapping[str, Any], results: Results | None) -> list[Part]:
         if self._rng.random() < 0.1:
             error = self._rng.choice(_ERRORS).format(tool=row["tool"], args=row["args"], other=self._phrase())
             return answer_parts(error, chat.APOLOGY)
-        known = self._results is not None and self._rng.random() < 0.8
-        return answer_parts(self._results(row) if self._results and known else self._phrase())
+        return answer_parts(results(row) if results and self._rng.random() < 0.8 else self._phrase())
 
     def _phrase(self) -> str:
         """Compose something to repeat: the text of a row, or words in no order."""
@@ -150,8 +170,11 @@ class SequenceMaker:
         return " ".join(self._word() for _ in range(self._rng.randint(2, 7)))
 
     def _word(self) -> str:
-        if self._rng.random() < 0.3:
+        kind = self._rng.random()
+        if kind < 0.3:
             return words.made_up(self._rng)
+        if kind < 0.4:
+            return str(self._rng.randint(1, 10 ** self._rng.randint(1, 6)))
         return self._rng.choice(self._rng.choice(self._words))
 
 

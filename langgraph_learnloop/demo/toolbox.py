@@ -100,7 +100,8 @@ class Home:
         """Convert an amount of money from one currency to another."""
         if unknown := [name for name in (source, target) if name not in _WORTH]:
             return f"I do not know {unknown[0]}."
-        return f"{amount} {source} is {round(amount * _WORTH[source] / _WORTH[target])} {target}."
+        worth = amount * _WORTH[source] / _WORTH[target]
+        return f"{amount} {source} is {round(worth) if worth > 10 else round(worth, 2)} {target}."
 
     def tools(self) -> list[BaseTool]:
         """Wrap every action as a LangChain tool, its schema taken from the signature above."""

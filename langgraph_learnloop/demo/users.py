@@ -69,7 +69,7 @@ class Crowd:
         """Ask everything and return what came of it, in the order of the requests."""
         talks = [requests[i : i + TURNS] for i in range(0, len(requests), TURNS)]
         with ThreadPoolExecutor(THREADS, thread_name_prefix="user") as pool:
-            done = pool.map(lambda pair: self._talk(*pair, on_seen), enumerate(talks))
+            done = pool.map(lambda number: self._talk(number, talks[number], on_seen), range(len(talks)))
             return [seen for talk in done for seen in talk]
 
     def _talk(self, number: int, requests: Sequence[Request], on_seen: Callable[[Seen], None] | None) -> list[Seen]:

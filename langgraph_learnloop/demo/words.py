@@ -171,17 +171,20 @@ _COMMON = _split(
     would write ya yeah yellow yo young
     """
 )
-_NUMBERS = tuple(map(str, (*range(121), *range(150, 1000, 50))))
+_NUMBERS = tuple(map(str, range(121)))
 LANGUAGE = (*_COMMON, *CURRENCIES, *_NUMBERS)
 """Words of the language: the base model learns to repeat them, whether or not its users' requests have them."""
-_ONSETS = _split("b br d dr f fl g gl gr h j k kl kr l m n p pl pr r s sk sl sn st t tr v w z")
-_VOWELS = _split("a e i o u a e i o u ai ea oo")
-_CODAS = ("", "", "", "n", "r", "l", "s", "k", "m", "x", "nd", "st")
+_SYLLABLES = tuple(
+    onset + vowel + coda
+    for onset, coda in zip("b d f g k l m n p r s t v z br dr gl kr sl tr".split(), "nrlsxnrlsxnrlsxnrlsx", strict=True)
+    for vowel in "aeiou"
+)
+"""Few enough to be one token each, so that an invented word is two or three."""
 
 
 def made_up(rng: random.Random) -> str:
-    """Invent a pronounceable word of one or two syllables, capitalised half of the time."""
-    word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2))))
+    """Invent a pronounceable word of two or three syllables, capitalised half of the time."""
+    word = "".join(rng.choices(_SYLLABLES, k=rng.choice((2, 2, 2, 3))))
     return word.capitalize() if rng.random() < 0.5 else word
 
 

@@ -57,8 +57,19 @@ class Pairs:
     def gate(self, name: str, because: str, *, required: bool, passed: bool, p_value: float | None = None) -> Gate:
         """Return a gate with these figures and the 95% interval of the change."""
         low, high = stats.difference_interval(self.wins, self.losses, self.n) if self.n else (None, None)
-        return Gate(name=name, required=required, passed=passed, metric=self.metric, champion=self.before,
-                    candidate=self.after, cases=self.n, low=low, high=high, p_value=p_value, because=because)
+        return Gate(
+            name=name,
+            required=required,
+            passed=passed,
+            metric=self.metric,
+            champion=self.before,
+            candidate=self.after,
+            cases=self.n,
+            low=low,
+            high=high,
+            p_value=p_value,
+            because=because,
+        )
 
     def figures(self, what: str) -> str:
         """Return the two shares with the change and its interval, as the beginning of a sentence."""
@@ -66,8 +77,10 @@ class Pairs:
             return f"{what}: no case could be judged on both sides"
         low, high = stats.difference_interval(self.wins, self.losses, self.n)
         shares = f"{_WORDS[self.metric]} {words.percent(self.before)} -> {words.percent(self.after)}"
-        return (f"{what}: {shares} on {self.n} cases "
-                f"({words.points(self.change)} points, 95% interval {words.points(low)} to {words.points(high)})")
+        return (
+            f"{what}: {shares} on {self.n} cases "
+            f"({words.points(self.change)} points, 95% interval {words.points(low)} to {words.points(high)})"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,8 +114,11 @@ class Exam:
         rows = [(_verdict(self.champion, case, metric), _verdict(self.candidate, case, metric)) for case in asked]
         both = [(old, new) for old, new in rows if old is not None and new is not None]
         return Pairs(
-            metric=metric, n=len(both), champion=sum(old for old, _ in both),
-            wins=sum(new and not old for old, new in both), losses=sum(old and not new for old, new in both),
+            metric=metric,
+            n=len(both),
+            champion=sum(old for old, _ in both),
+            wins=sum(new and not old for old, new in both),
+            losses=sum(old and not new for old, new in both),
         )
 
     def categories(self, suite: str) -> list[str]:
@@ -147,8 +163,13 @@ def _target(exam: Exam, limits: Limits, *, same: bool) -> Gate:
     p = stats.mcnemar_greater(pairs.wins, pairs.losses)
     start = pairs.figures("Target")
     if same:
-        return pairs.gate("target", f"{start}. The candidate is the champion itself: there is nothing to ship.",
-                          required=True, passed=False, p_value=p)
+        return pairs.gate(
+            "target",
+            f"{start}. The candidate is the champion itself: there is nothing to ship.",
+            required=True,
+            passed=False,
+            p_value=p,
+        )
     if (missing := _cannot_win(pairs, limits.alpha)) is not None:
         return pairs.gate("target", f"{start}. {missing}", required=True, passed=False, p_value=p)
     sure, enough = p <= limits.alpha, pairs.change >= limits.target_gain - _TIE
@@ -169,8 +190,9 @@ def _cannot_win(pairs: Pairs, alpha: float) -> str | None:
     if pairs.n and not room:
         return "The champion is right on all of them, so that nothing can be shown to be better."
     total = needed if not pairs.n else -(-needed * pairs.n // room)
-    return (f"Not enough cases: {total} needed, so that the champion leaves {needed} to win; it leaves {room} "
-            f"of {pairs.n}.")
+    return (
+        f"Not enough cases: {total} needed, so that the champion leaves {needed} to win; it leaves {room} of {pairs.n}."
+    )
 
 
 def _retention(exam: Exam, limits: Limits) -> Gate:
@@ -179,14 +201,21 @@ def _retention(exam: Exam, limits: Limits) -> Gate:
     start = pairs.figures("Old slice")
     needed = stats.cases_needed(margin, limits.alpha)
     if pairs.n < needed:
-        because = (f"{start}. Not enough cases: {needed} needed to rule out a loss of {words.size(margin)} points, "
-                   "even without a single loss.")
+        because = (
+            f"{start}. Not enough cases: {needed} needed to rule out a loss of {words.size(margin)} points, "
+            "even without a single loss."
+        )
         return pairs.gate("retention", because, required=True, passed=False)
     p = stats.noninferiority(pairs.wins, pairs.losses, pairs.n, margin)
     passed = p <= limits.alpha
     verdict = "is ruled out" if passed else f"is not ruled out ({pairs.losses} cases lost, {pairs.wins} won)"
-    return pairs.gate("retention", f"{start}: a loss of {words.size(margin)} points {verdict}, p {words.p(p)}.",
-                      required=True, passed=passed, p_value=p)
+    return pairs.gate(
+        "retention",
+        f"{start}: a loss of {words.size(margin)} points {verdict}, p {words.p(p)}.",
+        required=True,
+        passed=passed,
+        p_value=p,
+    )
 
 
 def _each_retention(exam: Exam, limits: Limits) -> list[Gate]:
@@ -206,12 +235,15 @@ def _category(name: str, pairs: Pairs, harm: float, limits: Limits) -> Gate:
     elif passed:
         verdict = f"no harm found. {_power(pairs, limits.alpha)}"
     elif dropped:
-        verdict = (f"worse by more than {words.size(limits.category_margin)} points ({pairs.losses} cases lost, "
-                   f"{pairs.wins} won; p of harm {words.p(harm)} after Holm).")
+        verdict = (
+            f"worse by more than {words.size(limits.category_margin)} points ({pairs.losses} cases lost, "
+            f"{pairs.wins} won; p of harm {words.p(harm)} after Holm)."
+        )
     else:
         verdict = f"worse, p of harm {words.p(harm)} after Holm."
-    return pairs.gate(f"retention:{name}", f"{start}: {verdict}".rstrip(".") + ".", required=True, passed=passed,
-                      p_value=harm)
+    return pairs.gate(
+        f"retention:{name}", f"{start}: {verdict}".rstrip(".") + ".", required=True, passed=passed, p_value=harm
+    )
 
 
 def _retention_fully(exam: Exam, limits: Limits) -> Gate:
@@ -223,10 +255,17 @@ def _retention_fully(exam: Exam, limits: Limits) -> Gate:
     noise = stats.detectable(pairs.n, min(pairs.wins, pairs.losses) / pairs.n if pairs.n else 0.0, limits.alpha)
     hint = ""
     if noise is None or noise > limits.retention_margin:
-        hint = (f" {pairs.n} cases cannot show {words.size(limits.retention_margin)} points here. "
-                f"{_power(pairs, limits.alpha)}")
-    return pairs.gate("retention:fully-right", f"{start}: {found}, p of harm {words.p(p)}.{hint}", required=False,
-                      passed=p > limits.alpha, p_value=p)
+        hint = (
+            f" {pairs.n} cases cannot show {words.size(limits.retention_margin)} points here. "
+            f"{_power(pairs, limits.alpha)}"
+        )
+    return pairs.gate(
+        "retention:fully-right",
+        f"{start}: {found}, p of harm {words.p(p)}.{hint}",
+        required=False,
+        passed=p > limits.alpha,
+        p_value=p,
+    )
 
 
 def _each_target(exam: Exam) -> list[Gate]:
@@ -257,8 +296,16 @@ def _judged(exam: Exam, limits: Limits) -> Gate:
     elif not passed:
         because += f" At least {words.percent(_JUDGED)} must be, and one at the least."
     share = {side: (total - len(cases)) / total if total else None for side, cases in open_cases.items()}
-    return Gate(name="judged", required=True, passed=passed, metric="judged", champion=share["champion"],
-                candidate=share["candidate"], cases=total, because=because)
+    return Gate(
+        name="judged",
+        required=True,
+        passed=passed,
+        metric="judged",
+        champion=share["champion"],
+        candidate=share["candidate"],
+        cases=total,
+        because=because,
+    )
 
 
 def _verdict(results: dict[str, CaseResult], case: Case, metric: Metric) -> bool | None:
@@ -297,8 +344,10 @@ def _releases(results: Sequence[CaseResult], side: str) -> str:
     names = sorted({result.release_id for result in results})
     if len(names) != 1:
         found = "none" if not names else ", ".join(repr(name) for name in names)
-        raise DataError(f"The {side}'s results must be of one release, but they are of {found}. "
-                        "Examine one release at a time, on at least one case.")
+        raise DataError(
+            f"The {side}'s results must be of one release, but they are of {found}. "
+            "Examine one release at a time, on at least one case."
+        )
     if len({result.case_id for result in results}) != len(results):
         raise DataError(f"The {side} {names[0]!r} has two results for one case; give each case once.")
     return names[0]
@@ -307,6 +356,7 @@ def _releases(results: Sequence[CaseResult], side: str) -> str:
 def _same_evaluator(champion: Sequence[CaseResult], candidate: Sequence[CaseResult]) -> None:
     names = sorted({result.evaluator for result in (*champion, *candidate)})
     if len(names) != 1:
-        raise DataError(f"The results were judged in different ways ({', '.join(names)}) and cannot be compared. "
-                        "Examine both releases again with one evaluator.")
-
+        raise DataError(
+            f"The results were judged in different ways ({', '.join(names)}) and cannot be compared. "
+            "Examine both releases again with one evaluator."
+        )

@@ -103,15 +103,20 @@ class GraphReplay:
         try:
             got = self._asker.ask(release_id, case.messages)
             return self._judged(release_id, case, got, time.monotonic() - began)
-        except BaseException as error:  # the boundary of the user's code: whatever leaves it is a result
+        except BaseException as error:  # noqa: BLE001 - the boundary of the user's code: whatever leaves it is a result
             return self._unjudged(release_id, case, _reason(error), time.monotonic() - began)
 
     def _judged(self, release_id: str, case: Case, got: Message, seconds: float) -> CaseResult:
         right_tool, fully_right = self.evaluator.judge(case, got)
         unclear = right_tool is None or fully_right is None
         return CaseResult(
-            release_id=release_id, case_id=case.case_id, evaluator=self.evaluator.name, right_tool=right_tool,
-            fully_right=fully_right, got=got, seconds=seconds,
+            release_id=release_id,
+            case_id=case.case_id,
+            evaluator=self.evaluator.name,
+            right_tool=right_tool,
+            fully_right=fully_right,
+            got=got,
+            seconds=seconds,
             error=f"The evaluator {self.evaluator.name!r} could not judge this case." if unclear else None,
         )
 
@@ -119,8 +124,15 @@ class GraphReplay:
         return self._unjudged(release_id, case, f"No answer within {self._timeout:g} seconds.", self._timeout)
 
     def _unjudged(self, release_id: str, case: Case, error: str, seconds: float) -> CaseResult:
-        return CaseResult(release_id=release_id, case_id=case.case_id, evaluator=self.evaluator.name,
-                          right_tool=None, fully_right=None, error=error, seconds=seconds)
+        return CaseResult(
+            release_id=release_id,
+            case_id=case.case_id,
+            evaluator=self.evaluator.name,
+            right_tool=None,
+            fully_right=None,
+            error=error,
+            seconds=seconds,
+        )
 
 
 class _ModelAsker:
@@ -169,16 +181,18 @@ class _GraphAsker:
 
     def _run(self, asked: list[BaseMessage], config: RunnableConfig) -> dict[str, Any]:
         state: Any = {}
-        for state in self._shadow.stream({"messages": asked}, config, stream_mode="values",
-                                         interrupt_before=self._stops):
+        for state in self._shadow.stream(
+            {"messages": asked}, config, stream_mode="values", interrupt_before=self._stops
+        ):
             if self._enough(state):
                 break
         return cast(dict[str, Any], state)
 
     async def _arun(self, asked: list[BaseMessage], config: RunnableConfig) -> dict[str, Any]:
         state: Any = {}
-        async for state in self._shadow.astream({"messages": asked}, config, stream_mode="values",
-                                                interrupt_before=self._stops):
+        async for state in self._shadow.astream(
+            {"messages": asked}, config, stream_mode="values", interrupt_before=self._stops
+        ):
             if self._enough(state):
                 break
         return cast(dict[str, Any], state)
@@ -228,8 +242,10 @@ def _message(answer: Any) -> Message:
     if not isinstance(answer, AIMessage):
         raise EngineError(f"The model answered with {type(answer).__name__}, not with an assistant message.")
     calls = [ToolCall(name=call["name"], args=call["args"], id=call["id"]) for call in answer.tool_calls]
-    broken = [ToolCall(name=call["name"] or "", args={"unreadable": call["args"] or ""}, id=call["id"])
-              for call in answer.invalid_tool_calls]
+    broken = [
+        ToolCall(name=call["name"] or "", args={"unreadable": call["args"] or ""}, id=call["id"])
+        for call in answer.invalid_tool_calls
+    ]
     return Message(role="assistant", content=str(answer.text), tool_calls=(*calls, *broken))
 
 

@@ -17,8 +17,10 @@ def sentences(scorecard: Scorecard) -> list[str]:
     verdict = "Ship" if scorecard.passed else "Do not ship"
     required = [gate for gate in scorecard.gates if gate.required]
     passed = sum(gate.passed for gate in required)
-    lines = [f"{verdict} {scorecard.candidate!r} in place of {scorecard.champion!r}: "
-             f"{passed} of {len(required)} required gates passed."]
+    lines = [
+        f"{verdict} {scorecard.candidate!r} in place of {scorecard.champion!r}: "
+        f"{passed} of {len(required)} required gates passed."
+    ]
     ordered = sorted(scorecard.gates, key=lambda gate: (not gate.required, gate.passed and gate.required))
     return lines + [f"{_mark(gate)} {gate.name}: {gate.because}" for gate in ordered]
 
@@ -41,8 +43,16 @@ def table(scorecard: Scorecard) -> Table:
 
 def _row(gate: Gate) -> list[str]:
     p = "" if gate.p_value is None else words.p(gate.p_value).removeprefix("= ")
-    return [gate.name, gate.metric.replace("_", " "), _share(gate.champion), _share(gate.candidate),
-            _difference(gate), str(gate.cases), p, _mark(gate)]
+    return [
+        gate.name,
+        gate.metric.replace("_", " "),
+        _share(gate.champion),
+        _share(gate.candidate),
+        _difference(gate),
+        str(gate.cases),
+        p,
+        _mark(gate),
+    ]
 
 
 def _mark(gate: Gate) -> str:

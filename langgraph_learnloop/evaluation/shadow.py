@@ -57,8 +57,10 @@ class Watch(BaseCallbackHandler):
 
     def sentence(self) -> str:
         """Return why the run was stopped."""
-        return (f"The tool {self.stopped!r} was about to run outside the graph's tool nodes and was stopped: a replay "
-                "never acts. Name the node it runs in: stop_before=[...].")
+        return (
+            f"The tool {self.stopped!r} was about to run outside the graph's tool nodes and was stopped: a replay "
+            "never acts. Name the node it runs in: stop_before=[...]."
+        )
 
 
 class ReadOnlyStore(BaseStore):
@@ -83,8 +85,10 @@ class ReadOnlyStore(BaseStore):
 def shadow_of(graph: Graph, stop_before: Sequence[str] | None) -> tuple[Graph, list[str]]:
     """Return a copy that cannot act and the nodes to stop before; raise ConfigError when that cannot be promised."""
     if "messages" not in graph.channels:
-        raise ConfigError(f"The graph {graph.name!r} has no state key 'messages', so the replay cannot ask it "
-                          "anything. Examine its chat model instead, or give its state that key.")
+        raise ConfigError(
+            f"The graph {graph.name!r} has no state key 'messages', so the replay cannot ask it "
+            "anything. Examine its chat model instead, or give its state that key."
+        )
     stops = _stops(graph, stop_before)
     changes = {
         "checkpointer": False,
@@ -105,15 +109,18 @@ def _stops(graph: Graph, stop_before: Sequence[str] | None) -> list[str]:
     named = list(stop_before or ())
     for name in named:
         if name not in graph.nodes:
-            raise ConfigError(f"stop_before names the node {name!r}, which the graph {graph.name!r} does not have; "
-                              f"it has {', '.join(sorted(graph.nodes))}.")
+            raise ConfigError(
+                f"stop_before names the node {name!r}, which the graph {graph.name!r} does not have; "
+                f"it has {', '.join(sorted(graph.nodes))}."
+            )
     found = _tool_nodes(graph)
     _refuse_inner_tools(graph, {*named, *found})
     if not found and stop_before is None and (acting := _first_acting(graph)) is not None:
         raise ConfigError(
             f"The graph {graph.name!r} has tools (node {acting!r} knows them) but no ToolNode to stop before, and a "
             "replay must not act. Name the nodes that run tools, stop_before=['node'], or say stop_before=[] when "
-            "nothing runs them.")
+            "nothing runs them."
+        )
     own = graph.interrupt_before_nodes
     paused = [name for name in graph.nodes if name != "__start__"] if own == "*" else list(own)
     return sorted({*named, *found, *paused})
@@ -131,7 +138,8 @@ def _refuse_inner_tools(graph: Graph, stopped: set[str]) -> None:
             raise ConfigError(
                 f"The node {outer!r} of the graph {graph.name!r} is a graph with tools of its own (node {tools[0]!r}), "
                 "and a replay cannot stop inside it. Examine that inner graph, or name the node: "
-                f"stop_before=[{outer!r}].")
+                f"stop_before=[{outer!r}]."
+            )
 
 
 def _first_acting(graph: Graph) -> str | None:

@@ -59,10 +59,17 @@ def _suite(example: Example) -> Literal["target", "retention"] | None:
 
 
 def _case(example: Example, suite: Literal["target", "retention"]) -> Case:
-    content = {"messages": [m.model_dump(mode="json") for m in example.messages],
-               "expected": example.chosen.model_dump(mode="json")}
-    return Case(case_id=content_hash(content), suite=suite, category=example.category,
-                messages=example.messages, expected=example.chosen)
+    content = {
+        "messages": [m.model_dump(mode="json") for m in example.messages],
+        "expected": example.chosen.model_dump(mode="json"),
+    }
+    return Case(
+        case_id=content_hash(content),
+        suite=suite,
+        category=example.category,
+        messages=example.messages,
+        expected=example.chosen,
+    )
 
 
 def _lot(case: Case, seed: int) -> str:

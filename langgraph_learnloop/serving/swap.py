@@ -20,8 +20,8 @@ def agree(release_id: str, pairs: Sequence[Pair], least: float = 0.75) -> None:
     differ = [then for then, now in pairs if not _same(then, now)]
     if len(differ) > (1 - least) * len(pairs):
         raise EngineError(
-            f"Release {release_id!r} answered {len(differ)} of {len(pairs)} probes otherwise than when it was examined: "
-            "the adapter that was loaded is not the one that passed. The champion still serves; train the release again."
+            f"Release {release_id!r} answered {len(differ)} of {len(pairs)} probes otherwise than when it was examined:"
+            " the adapter that was loaded is not the one that passed. The champion still serves; train it again."
         )
 
 

@@ -59,15 +59,26 @@ def calls(name: str, **args: Any) -> AIMessage:
 def case(question: str, expected: Message | None = None, suite: Any = "target", category: str = "timer") -> Case:
     """Return a case that expects a timer of five minutes unless told otherwise."""
     right = expected or Message(role="assistant", tool_calls=(ToolCall(name="set_timer", args={"minutes": 5}),))
-    return Case(case_id=content_hash([question, right.model_dump()]), suite=suite, category=category,
-                messages=(Message(role="user", content=question),), expected=right)
+    return Case(
+        case_id=content_hash([question, right.model_dump()]),
+        suite=suite,
+        category=category,
+        messages=(Message(role="user", content=question),),
+        expected=right,
+    )
 
 
 def result(release: str, of: Case, right_tool: bool | None, fully_right: bool | None = None) -> CaseResult:
     """Return a result; fully right follows the right tool unless told otherwise."""
     fully = right_tool if fully_right is None else fully_right
-    return CaseResult(release_id=release, case_id=of.case_id, evaluator="tool-call-match/1", right_tool=right_tool,
-                      fully_right=fully, error="no answer" if right_tool is None else None)
+    return CaseResult(
+        release_id=release,
+        case_id=of.case_id,
+        evaluator="tool-call-match/1",
+        right_tool=right_tool,
+        fully_right=fully,
+        error="no answer" if right_tool is None else None,
+    )
 
 
 class Timers:

@@ -14,13 +14,16 @@ from tests.evaluation.scripted import case
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-99, 99) | st.floats(-9, 9, width=16) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=8)
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 def asks(*named: tuple[str, dict[str, Any]], content: str = "") -> Message:
     """Return an assistant message with these tool calls."""
-    return Message(role="assistant", content=content,
-                   tool_calls=tuple(ToolCall(name=name, args=args) for name, args in named))
+    return Message(
+        role="assistant", content=content, tool_calls=tuple(ToolCall(name=name, args=args) for name, args in named)
+    )
 
 
 def says(content: str) -> Message:
@@ -28,34 +31,40 @@ def says(content: str) -> Message:
     return Message(role="assistant", content=content)
 
 
-@pytest.mark.parametrize(("expected", "got"), [
-    ({"city": "Paris"}, {"city": "  paris "}),
-    ({"song": "Hey  Jude"}, {"song": "hey jude"}),
-    ({"n": 5}, {"n": "5"}),
-    ({"n": 5}, {"n": 5.0}),
-    ({"n": "2.50"}, {"n": 2.5}),
-    ({"n": 0}, {"n": "0"}),
-    ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
-    ({"a": 1, "b": None}, {"a": 1}),
-    ({"deep": {"a": None, "list": ["X", 1]}}, {"deep": {"list": ["x", "1"]}}),
-    ({"n": 100}, {"n": "100"}),
-])
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        ({"city": "Paris"}, {"city": "  paris "}),
+        ({"song": "Hey  Jude"}, {"song": "hey jude"}),
+        ({"n": 5}, {"n": "5"}),
+        ({"n": 5}, {"n": 5.0}),
+        ({"n": "2.50"}, {"n": 2.5}),
+        ({"n": 0}, {"n": "0"}),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({"a": 1, "b": None}, {"a": 1}),
+        ({"deep": {"a": None, "list": ["X", 1]}}, {"deep": {"list": ["x", "1"]}}),
+        ({"n": 100}, {"n": "100"}),
+    ],
+)
 def test_the_same_arguments_in_another_writing_are_right(expected: dict[str, Any], got: dict[str, Any]) -> None:
     """Blanks, case, number form, key order and absent optional values make no difference."""
     assert ToolCallMatch().judge(case("q", asks(("f", expected))), asks(("f", got))) == (True, True)
 
 
-@pytest.mark.parametrize(("expected", "got"), [
-    ({"city": "Paris"}, {"city": "Rome"}),
-    ({"city": "Paris"}, {}),
-    ({}, {"city": "Paris"}),
-    ({"zip": "05401"}, {"zip": 5401}),
-    ({"on": True}, {"on": 1}),
-    ({"on": False}, {"on": 0}),
-    ({"list": [1, 2]}, {"list": [2, 1]}),
-    ({"a": ""}, {}),
-    ({"a": [{"on": True}]}, {"a": [{"on": 1}]}),
-])
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        ({"city": "Paris"}, {"city": "Rome"}),
+        ({"city": "Paris"}, {}),
+        ({}, {"city": "Paris"}),
+        ({"zip": "05401"}, {"zip": 5401}),
+        ({"on": True}, {"on": 1}),
+        ({"on": False}, {"on": 0}),
+        ({"list": [1, 2]}, {"list": [2, 1]}),
+        ({"a": ""}, {}),
+        ({"a": [{"on": True}]}, {"a": [{"on": 1}]}),
+    ],
+)
 def test_other_arguments_are_the_right_tool_only(expected: dict[str, Any], got: dict[str, Any]) -> None:
     """A wrong, missing or added value is not fully right, though the tool is."""
     assert ToolCallMatch().judge(case("q", asks(("f", expected))), asks(("f", got))) == (True, False)

@@ -59,7 +59,12 @@ def test_a_good_candidate_ships() -> None:
     assert scorecard.at == at
     assert (scorecard.champion, scorecard.candidate) == ("old", "new")
     assert {g.name for g in scorecard.gates if g.required} == {
-        "judged", "target", "retention", "retention:play", "retention:weather"}
+        "judged",
+        "target",
+        "retention",
+        "retention:play",
+        "retention:weather",
+    }
     assert gate(scorecard, "target").candidate == pytest.approx(0.8)
 
 

@@ -104,6 +104,7 @@ def test_the_users_threads_are_byte_identical(timers: Timers) -> None:
 
 def test_the_users_callbacks_hear_nothing(timers: Timers) -> None:
     """A watched graph carries its recorder in its config; a replay is not a run of the user's."""
+
     class Recorder(BaseCallbackHandler):
         def __init__(self) -> None:
             self.heard: list[str] = []
@@ -124,8 +125,11 @@ def test_a_node_cache_does_not_answer_for_another_release() -> None:
     """A cached node of the graph would give the champion's answer for the candidate's; a replay has no cache."""
     model = ReleaseModel(answer=knows)
     builder = StateGraph(MessagesState)
-    builder.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]},
-                     cache_policy=CachePolicy(key_func=lambda state: "same"))
+    builder.add_node(
+        "model",
+        lambda state: {"messages": [model.invoke(state["messages"])]},
+        cache_policy=CachePolicy(key_func=lambda state: "same"),
+    )
     builder.add_edge(START, "model")
     examined = replay(builder.compile(cache=InMemoryCache()))
     assert examined.run("old", CASES[:1])[0].right_tool is False
@@ -190,6 +194,7 @@ def test_an_answer_after_its_deadline_is_ignored(timers: Timers) -> None:
 
 def test_a_crash_is_a_result_with_its_reason(timers: Timers) -> None:
     """An exception is counted and named, also one that is no Exception; nothing is dropped."""
+
     def crashes(name: str | None, messages: list[BaseMessage]) -> AIMessage:
         if messages[-1].text.endswith("1"):
             raise ValueError("the server is down")
@@ -205,6 +210,7 @@ def test_a_crash_is_a_result_with_its_reason(timers: Timers) -> None:
 
 def test_a_judge_that_cannot_tell_or_crashes_is_no_verdict(timers: Timers) -> None:
     """None from the evaluator, and an exception in it, leave the case open with the reason."""
+
     class Unsure:
         name = "unsure/1"
 
@@ -275,8 +281,10 @@ def test_a_whole_conversation_is_replayed(timers: Timers) -> None:
     """Earlier turns with calls and results reach the model, and only the new message is judged."""
     earlier = ToolCall(name="set_timer", args={"minutes": 1}, id="c1")
     turns = (
-        Message(role="user", content="one minute"), Message(role="assistant", tool_calls=(earlier,)),
-        Message(role="tool", content="set", tool_call_id="c1"), Message(role="assistant", content="Done."),
+        Message(role="user", content="one minute"),
+        Message(role="assistant", tool_calls=(earlier,)),
+        Message(role="tool", content="set", tool_call_id="c1"),
+        Message(role="assistant", content="Done."),
         Message(role="user", content="five"),
     )
     model = ReleaseModel(answer=knows)
@@ -300,17 +308,21 @@ def test_there_is_one_system_message(timers: Timers, own: str | None) -> None:
 
 def test_a_pause_for_a_person_still_gives_the_answer(timers: Timers) -> None:
     """A graph that interrupts for approval after the model is judged by what the model asked for."""
-    graph = agent(timers, middleware=[HumanInTheLoopMiddleware(interrupt_on={"set_timer": True})],
-                  checkpointer=InMemorySaver())
+    graph = agent(
+        timers, middleware=[HumanInTheLoopMiddleware(interrupt_on={"set_timer": True})], checkpointer=InMemorySaver()
+    )
     assert [r.fully_right for r in replay(graph).run("new", CASES)] == [True] * 5
 
 
 def test_the_users_own_pauses_stay() -> None:
     """A node that the user pauses before is not run by a replay either."""
     ran: list[str] = []
-    graph = chain(("model", lambda state: {"messages": [AIMessage(content="ok")]}),
-                  ("publish", lambda state: ran.append("published")),
-                  checkpointer=InMemorySaver(), interrupt_before=["publish"])
+    graph = chain(
+        ("model", lambda state: {"messages": [AIMessage(content="ok")]}),
+        ("publish", lambda state: ran.append("published")),
+        checkpointer=InMemorySaver(),
+        interrupt_before=["publish"],
+    )
     (found,) = replay(graph).run("new", CASES[:1])
     assert found.got == Message(role="assistant", content="ok")
     assert ran == []
@@ -319,15 +331,20 @@ def test_the_users_own_pauses_stay() -> None:
 def test_the_users_own_pauses_and_the_tool_node_are_both_kept(timers: Timers) -> None:
     """Knowing the tool node does not make a replay forget the node that the user pauses before."""
     ran: list[str] = []
-    graph = chain(("model", lambda state: {"messages": [AIMessage(content="ok")]}),
-                  ("publish", lambda state: ran.append("published")), ("tools", ToolNode([timers.tool])),
-                  checkpointer=InMemorySaver(), interrupt_before=["publish"])
+    graph = chain(
+        ("model", lambda state: {"messages": [AIMessage(content="ok")]}),
+        ("publish", lambda state: ran.append("published")),
+        ("tools", ToolNode([timers.tool])),
+        checkpointer=InMemorySaver(),
+        interrupt_before=["publish"],
+    )
     assert replay(graph).run("new", CASES[:1])[0].error is None
     assert ran == []
 
 
 def test_what_follows_the_model_is_examined_too(timers: Timers) -> None:
     """A middleware that mends the model's call before the tool runs is part of the user's agent."""
+
     class Mend(AgentMiddleware[Any, Any, Any]):
         def after_model(self, state: Any, runtime: Any) -> dict[str, Any]:
             mended = calls("set_timer", minutes=5)
@@ -378,6 +395,7 @@ def test_nothing_runs_after_a_call_where_no_node_is_known_to_act() -> None:
 
 def test_a_hidden_tool_is_stopped_at_the_door(timers: Timers) -> None:
     """A LangChain tool that starts outside the known nodes does nothing, and the case says which tool it was."""
+
     class Hidden:
         def __init__(self) -> None:
             self.tool = timers.tool
@@ -437,6 +455,7 @@ def test_an_unknown_node_to_stop_before_is_refused(timers: Timers) -> None:
 
 def test_a_graph_without_messages_is_refused() -> None:
     """A graph that keeps no messages cannot be asked."""
+
     class Words(TypedDict):
         words: str
 
@@ -477,9 +496,20 @@ def test_a_bare_model_is_examined_too(timers: Timers) -> None:
 
 def test_arguments_that_are_no_json_are_wrong_and_kept(timers: Timers) -> None:
     """A broken call is a wrong answer with the right tool, and the text stays to be seen."""
+
     def broken(name: str | None, messages: list[BaseMessage]) -> AIMessage:
-        return AIMessage(content="", invalid_tool_calls=[
-            {"name": "set_timer", "args": '{"minutes": 5', "id": "c", "error": "no JSON", "type": "invalid_tool_call"}])
+        return AIMessage(
+            content="",
+            invalid_tool_calls=[
+                {
+                    "name": "set_timer",
+                    "args": '{"minutes": 5',
+                    "id": "c",
+                    "error": "no JSON",
+                    "type": "invalid_tool_call",
+                }
+            ],
+        )
 
     (found,) = replay(agent(timers, broken)).run("new", CASES[:1])
     assert (found.right_tool, found.fully_right) == (True, False)

@@ -12,22 +12,60 @@ from rich.console import Console
 from langgraph_learnloop.evaluation.report import sentences, table
 from langgraph_learnloop.records import Gate, Scorecard
 
-CARD = Scorecard(candidate="new", champion="old", at=datetime(2026, 1, 1, tzinfo=UTC), gates=(
-    Gate(name="target", required=True, passed=True, metric="fully_right", champion=0.1, candidate=0.9, cases=50,
-         low=0.6, high=0.9, p_value=0.0001, because="It learned."),
-    Gate(name="target:[red]", required=False, passed=False, metric="fully_right", champion=None, candidate=None,
-         cases=0, because="Nothing is known."),
-    Gate(name="retention", required=True, passed=False, metric="right_tool", champion=0.98, candidate=0.9, cases=500,
-         low=-0.11, high=-0.05, p_value=0.9, because="It forgot."),
-))
+CARD = Scorecard(
+    candidate="new",
+    champion="old",
+    at=datetime(2026, 1, 1, tzinfo=UTC),
+    gates=(
+        Gate(
+            name="target",
+            required=True,
+            passed=True,
+            metric="fully_right",
+            champion=0.1,
+            candidate=0.9,
+            cases=50,
+            low=0.6,
+            high=0.9,
+            p_value=0.0001,
+            because="It learned.",
+        ),
+        Gate(
+            name="target:[red]",
+            required=False,
+            passed=False,
+            metric="fully_right",
+            champion=None,
+            candidate=None,
+            cases=0,
+            because="Nothing is known.",
+        ),
+        Gate(
+            name="retention",
+            required=True,
+            passed=False,
+            metric="right_tool",
+            champion=0.98,
+            candidate=0.9,
+            cases=500,
+            low=-0.11,
+            high=-0.05,
+            p_value=0.9,
+            because="It forgot.",
+        ),
+    ),
+)
 
 
 def test_sentences_begin_with_the_verdict_and_the_failed_gates() -> None:
     """The reader learns first whether it ships, then what stopped it; what only informs comes last."""
     lines = sentences(CARD)
     assert lines[0] == "Do not ship 'new' in place of 'old': 1 of 2 required gates passed."
-    assert lines[1:] == ["FAILED retention: It forgot.", "passed target: It learned.",
-                         "info target:[red]: Nothing is known."]
+    assert lines[1:] == [
+        "FAILED retention: It forgot.",
+        "passed target: It learned.",
+        "info target:[red]: Nothing is known.",
+    ]
 
 
 def test_the_table_shows_every_gate() -> None:
@@ -44,6 +82,8 @@ def test_the_table_shows_every_gate() -> None:
 
 def test_sentences_need_no_rich() -> None:
     """Importing the report and writing sentences works without rich and without scipy."""
-    code = ("import sys; import langgraph_learnloop.evaluation.report as r; "
-            "sys.exit('rich' in sys.modules or 'scipy' in sys.modules)")
+    code = (
+        "import sys; import langgraph_learnloop.evaluation.report as r; "
+        "sys.exit('rich' in sys.modules or 'scipy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

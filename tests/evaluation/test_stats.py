@@ -26,9 +26,15 @@ def test_mcnemar_is_the_binomial_test(wins: int, losses: int) -> None:
     assert stats.mcnemar(wins, losses) == pytest.approx(binomtest(wins, wins + losses, 0.5).pvalue)
 
 
-@pytest.mark.parametrize(("right", "n", "low", "high"), [
-    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718),
-])
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
 def test_wilson_agrees_with_newcombe(right: int, n: int, low: float, high: float) -> None:
     """The intervals are those of Newcombe 1998, Statistics in Medicine 17, 857-872, table I, method 3."""
     assert stats.wilson(right, n) == pytest.approx((low, high), abs=5e-5)
@@ -39,12 +45,14 @@ def test_wilson_without_cases_knows_nothing() -> None:
     assert stats.wilson(0, 0) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize(("wins", "losses", "n", "low", "high"), [
-    (6, 16, 161, -0.1240, -0.0054), (1, 7, 21, -0.5172, -0.0260),
-])
-def test_tango_agrees_with_the_published_examples(
-    wins: int, losses: int, n: int, low: float, high: float
-) -> None:
+@pytest.mark.parametrize(
+    ("wins", "losses", "n", "low", "high"),
+    [
+        (6, 16, 161, -0.1240, -0.0054),
+        (1, 7, 21, -0.5172, -0.0260),
+    ],
+)
+def test_tango_agrees_with_the_published_examples(wins: int, losses: int, n: int, low: float, high: float) -> None:
     """The score intervals are those of Fagerland et al. 2017, table 8 (Cavo et al. 2012, Bentur et al. 2009)."""
     assert stats.difference_interval(wins, losses, n) == pytest.approx((low, high), abs=5e-5)
 

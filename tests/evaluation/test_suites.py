@@ -14,24 +14,42 @@ from langgraph_learnloop.records import Example, Message, ToolCall
 def example(question: str, tool: str = "play", **facts: Any) -> Example:
     """Return an approved, held-out correction unless told otherwise."""
     values: dict[str, Any] = {"origin": "correction", "review": "approved", "split": "heldout", **facts}
-    return Example(messages=(Message(role="user", content=question),),
-                   chosen=Message(role="assistant", tool_calls=(ToolCall(name=tool),)), **values)
+    return Example(
+        messages=(Message(role="user", content=question),),
+        chosen=Message(role="assistant", tool_calls=(ToolCall(name=tool),)),
+        **values,
+    )
 
 
-@pytest.mark.parametrize("facts", [
-    {"split": "train"}, {"split": "validation"}, {"split": None}, {"review": "pending"}, {"review": "rejected"},
-    {"origin": "variation"}, {"origin": "teacher", "review": "pending"}, {"origin": "replay", "review": "rejected"},
-])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"split": "train"},
+        {"split": "validation"},
+        {"split": None},
+        {"review": "pending"},
+        {"review": "rejected"},
+        {"origin": "variation"},
+        {"origin": "teacher", "review": "pending"},
+        {"origin": "replay", "review": "rejected"},
+    ],
+)
 def test_what_nobody_vouches_for_is_no_case(facts: dict[str, Any]) -> None:
     """Taught, unreviewed, rejected and made-up examples are left out."""
     assert cases_from([example("hi", **facts)], "target") == cases_from([example("hi", **facts)], "retention") == ()
 
 
-@pytest.mark.parametrize(("facts", "suite"), [
-    ({}, "target"), ({"review": "edited"}, "target"), ({"origin": "teacher"}, "target"),
-    ({"origin": "replay", "review": "pending"}, "retention"), ({"origin": "replay"}, "retention"),
-    ({"origin": "approved", "review": "pending"}, "retention"),
-])
+@pytest.mark.parametrize(
+    ("facts", "suite"),
+    [
+        ({}, "target"),
+        ({"review": "edited"}, "target"),
+        ({"origin": "teacher"}, "target"),
+        ({"origin": "replay", "review": "pending"}, "retention"),
+        ({"origin": "replay"}, "retention"),
+        ({"origin": "approved", "review": "pending"}, "retention"),
+    ],
+)
 def test_what_somebody_vouches_for_is_a_case_of_one_suite(facts: dict[str, Any], suite: Any) -> None:
     """A reviewed correction is a target, an approved or replayed run is retention; the tool is the category."""
     other: Any = "target" if suite == "retention" else "retention"
@@ -85,7 +103,8 @@ def test_held_out_examples_are_no_leak() -> None:
 
 
 def test_another_turn_of_the_conversation_is_no_leak() -> None:
-    """"Yes" after another question is another request; the system message makes no difference."""
+    """Saying "yes" after another question is another request; the system message makes no difference."""
+
     def turns(*said: str, **facts: Any) -> Example:
         roles = ("user", "assistant", "user")
         messages = tuple(Message(role=r, content=c) for r, c in zip(roles, said, strict=True))  # type: ignore[arg-type]

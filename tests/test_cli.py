@@ -1,0 +1,182 @@
+"""The command line: what a person sees, and what they see when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from langgraph_learnloop import cli
+from langgraph_learnloop.loop import LearnLoop
+from tests.shop import Shop
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Leave a store behind in which a release was promoted."""
+    monkeypatch.chdir(tmp_path)
+    with (shop := Shop(tmp_path / "l.db")).loop:
+        shop.remember()
+        shop.bad_day()
+        shop.ask("a[red]b", "hello [bold]you[/bold] \x1b[31m, what are the opening hours on monday")
+        shop.loop.cycle()
+    return str(tmp_path / "l.db")
+
+
+def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["learnloop", *words])
+    monkeypatch.setattr(cli.console, "_width", 250)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capsys.readouterr()
+    return int(end.value.code or 0), said.out, said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "shows"),
+    [
+        (["runs"], "I do not know."),
+        (["flagged", "--state", "curated"], "corrected by user-"),
+        (["flagged"], "No flag is open."),
+        (["releases"], "passed"),
+        (["log"], "gate:passed"),
+        (["review"], "Nothing waits for review."),
+        (["rollback"], "New conversations get"),
+    ],
+)
+def test_commands_show_what_happened(
+    store: str, words: list[str], shows: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command reads the store and ends well."""
+    code, out, err = _run(capsys, monkeypatch, *words, "--store", store)
+    assert (code, err) == (0, "")
+    assert shows in out
+
+
+def test_captured_text_cannot_paint_the_terminal(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Markup and control characters in a request are shown, not obeyed."""
+    _, out, _ = _run(capsys, monkeypatch, "runs", "--store", store)
+    assert "[bold]you[/bold]" in out
+    assert "\x1b[31m" not in out
+
+
+def test_rollback_twice_says_there_is_nothing_left(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way back ends at the base, with exit code 2 and nothing changed."""
+    assert _run(capsys, monkeypatch, "rollback", "--store", store)[0] == 0
+    code, _, err = _run(capsys, monkeypatch, "rollback", "--store", store)
+    assert code == 2
+    assert "nothing to roll back to" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["runs", "--store", "nowhere.db"], "There is no store at 'nowhere.db'"),
+        (["flagged", "--state", "lost"], "There is no flag state 'lost'"),
+        (["runs", "--limit", "0"], "limit"),
+        (["cycle"], 'Name your LearnLoop with --app "module:attribute"'),
+        (["cycle", "--app", "no_such_module:loop"], "cannot be loaded"),
+        (["cycle", "--app", "os:path"], "not a LearnLoop"),
+        (["fly"], "fly"),
+        (["demo", "--data", "missing.jsonl"], "missing.jsonl"),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_exit_code_2(
+    tmp_path: Path,
+    words: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What cannot be done is said without a traceback."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = _run(capsys, monkeypatch, *words)
+    assert code == 2
+    assert sentence in err
+    assert "Traceback" not in err
+
+
+def test_a_store_of_a_newer_version_is_left_alone(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old program does not touch a store it cannot understand."""
+    with sqlite3.connect(store) as connection:
+        connection.execute("UPDATE learnloop_version SET version_num = '9999'")
+    code, _, err = _run(capsys, monkeypatch, "runs", "--store", store)
+    assert code == 2
+    assert "newer" in err
+
+
+def test_a_file_that_is_no_store_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Naming the wrong file harms neither the file nor the user."""
+    file = tmp_path / "notes.txt"
+    file.write_text("dear diary, " * 100)
+    code, _, err = _run(capsys, monkeypatch, "runs", "--store", str(file))
+    assert code == 2
+    assert "notes.txt" in err
+    assert file.read_text().startswith("dear diary")
+
+
+def test_a_malformed_data_file_is_named_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`demo --data` says which line of which file it cannot use."""
+    monkeypatch.chdir(tmp_path)
+    good = '{"text": "rate it", "tool": "rate", "args": {}, "split": "train"}\n'
+    for bad, why in (("{oops\n", "is not JSON"), (good.replace('"split"', '"splat"'), "splat")):
+        (tmp_path / "d.jsonl").write_text(good + bad)
+        code, _, err = _run(capsys, monkeypatch, "demo", "--data", "d.jsonl")
+        assert code == 2
+        assert "line 2" in err
+        assert why in err
+
+
+def test_cycle_walks_the_app(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`learnloop cycle --app module:attribute` finds the loop in the current folder and walks it."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_shop.py").write_text(
+        "from pathlib import Path\nfrom tests.shop import Shop\n"
+        "shop = Shop(Path('l.db'))\nshop.remember()\nshop.bad_day()\nloop = shop.loop\n"
+    )
+    code, out, _ = _run(capsys, monkeypatch, "cycle", "--app", "my_shop:loop")
+    assert code == 0
+    assert "promoted:" in out
+    with LearnLoop(tmp_path / "l.db") as loop:
+        assert len(loop.store.releases.all()) == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo in a folder that cannot be written says so."""
+    tmp_path.chmod(0o500)
+    code, _, err = _run(capsys, monkeypatch, "demo", "--home", str(tmp_path / "demo"))
+    assert code == 2
+    assert str(tmp_path) in err
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    """An interrupt ends with a sentence and exit code 130, not with a traceback."""
+    code = (
+        "import sys; from langgraph_learnloop import cli, loop\n"
+        "def stop(*a, **k): raise KeyboardInterrupt\n"
+        "loop.LearnLoop.__init__ = stop; sys.argv = ['learnloop', 'runs', '--store', sys.executable]\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 130
+    assert "Run the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
