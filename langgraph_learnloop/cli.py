@@ -185,7 +185,8 @@ def main() -> NoReturn:
         _refuse(f"The file system refused{where}: {error.strerror or error}. Nothing that was stored is lost.")
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")):  # a usage error: both bring their own kinds
-            _refuse(str(getattr(error, "message", error)))
+            say = getattr(error, "format_message", None)
+            _refuse(say() if say else str(error))
         raise
 
 

@@ -50,7 +50,7 @@ def vary(example: Example, pool: Pool, n: int, seed: int) -> list[Example]:
     spans = _spans(example)
     if not spans:
         return []
-    rng = random.Random(f"{seed}:{example.example_id}")  # noqa: S311  # variety, no secret
+    rng = random.Random(f"{seed}:{example.example_id}")  # variety, no secret
     original = _bare(example).example_id
     seen: dict[str, Example] = {}
     for _ in range(4 * n):

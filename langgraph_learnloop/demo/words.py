@@ -10,7 +10,7 @@ import random
 
 def seeded(seed: str) -> random.Random:
     """Start the random numbers that `seed` names: the same on every machine."""
-    return random.Random(seed)  # noqa: S311  (sample data, not secrets)
+    return random.Random(seed)
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -176,7 +176,11 @@ LANGUAGE = (*_COMMON, *CURRENCIES, *_NUMBERS)
 """Words of the language: the base model learns to repeat them, whether or not its users' requests have them."""
 _SYLLABLES = tuple(
     onset + vowel + coda
-    for onset, coda in zip("b d f g k l m n p r s t v z br dr gl kr sl tr".split(), "nrlsxnrlsxnrlsxnrlsx", strict=True)
+    for onset, coda in zip(
+        ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "gl", "kr", "sl", "tr"],
+        "nrlsxnrlsxnrlsxnrlsx",
+        strict=True,
+    )
     for vowel in "aeiou"
 )
 """Few enough to be one token each, so that an invented word is two or three."""

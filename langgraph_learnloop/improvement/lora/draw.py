@@ -44,7 +44,7 @@ def draw(examples: Sequence[Example], recipe: Recipe) -> list[Example]:
     for example in examples:
         if example.origin == "replay":
             pool.setdefault(example.category, []).append(example)
-    drawn = _evenly(pool, wanted, random.Random(recipe.seed))  # noqa: S311 - a lot, not a secret
+    drawn = _evenly(pool, wanted, random.Random(recipe.seed))
     if not new and not drawn:
         raise DataError("The dataset holds only replayed examples or variations, and the recipe takes none of them.")
     return new + drawn
