@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from langgraph_learnloop.errors import ConfigError
-from langgraph_learnloop.records import Recipe, Record
+from langgraph_learnloop.records import Recipe, Record, Sampling
 
 PREFIX = "LEARNLOOP_"
 
@@ -40,6 +40,8 @@ class LoopConfig(Record):
     """Held-out cases of each tool that the gate asks to see that nothing old was lost."""
     variations: int = Field(default=8, ge=0)
     """Variations made of each training correction."""
+    sampling: Sampling = Field(default_factory=Sampling)
+    """How the first release draws tokens; its candidates do the same."""
     recipe: Recipe = Field(default_factory=Recipe)
     """How adapters are trained."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
@@ -85,5 +87,5 @@ def _from_file(file: Path, required: bool) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    known = LoopConfig.model_fields.keys() - {"recipe"}
+    known = LoopConfig.model_fields.keys() - {"recipe", "sampling"}
     return {name: environ[PREFIX + name.upper()] for name in known if PREFIX + name.upper() in environ}

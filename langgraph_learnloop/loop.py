@@ -108,7 +108,7 @@ class LearnLoop:
         with suppress(NotFoundError):
             engine.load(self.champion)
             return self._serve(engine, LiveModel, Router)
-        base = Release(base_model=engine.base_model, made_at=self._now())
+        base = Release(base_model=engine.base_model, sampling=self.config.sampling, made_at=self._now())
         self.store.releases.add(base)
         engine.load(base)
         self._point(base.release_id, "It is the base model, the first to serve.")

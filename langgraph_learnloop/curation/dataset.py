@@ -57,7 +57,7 @@ def build(
     held = [*(e for e in learned if e.split != "train"), *kept]
     replays = guard.apart(_trainable(pool, held), held)
     drawn = _in_turn(replays, math.ceil(replay_ratio * len(trained)), seed)
-    values = value_pool(trained)
+    values = value_pool([*trained, *drawn])
     varied = guard.apart([v for e in trained for v in vary(e, values, variations, seed)], held)
 
     examples = _sorted_once([*learned, *kept, *drawn, *varied])

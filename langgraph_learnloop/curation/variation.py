@@ -22,6 +22,8 @@ CONFIDENCE = 0.8
 """A variation is as sure as its parent times this."""
 _CLOSED = 0.05
 """An argument whose next value is less likely than this to be new is an enumeration: only its own values fit."""
+_MADE_UP = 0.1
+"""Share of made-up words among those that replace a value's words."""
 _ONSETS = [*"bcdfghjklmnprstvwyz", "br", "ch", "cl", "dr", "gr", "pl", "qu", "sh", "st", "th", "tr"]
 _VOWELS = [*"aeiou", "ai", "ea", "ia", "oo"]
 _CODAS = ["", "", "", "", *"bdklmnprstx", "ft", "ll", "nd", "ng", "rn", "ss"]
@@ -42,8 +44,8 @@ def vary(example: Example, pool: Pool, n: int, seed: int) -> list[Example]:
     """Return up to `n` different variations of a training example; fewer, or none, when there is little to replace.
 
     Each value that stands exactly once in the last user message, on word boundaries and apart from the others, is
-    replaced there and in the call: half the time by a value from `pool`, else by one to three made-up words, or by
-    another number. Held-out and validation examples, and those whose last message is not the user's, give none.
+    replaced there and in the call: half the time by a value of the same argument from `pool`, else by one to three
+    words of other arguments' values (now and then a made-up one), or by another number. Held-out and validation examples, and those whose last message is not the user's, give none.
     """
     if example.split in ("heldout", "validation") or not example.messages or example.messages[-1].role != "user":
         return []
@@ -52,11 +54,14 @@ def vary(example: Example, pool: Pool, n: int, seed: int) -> list[Example]:
         return []
     rng = random.Random(f"{seed}:{example.example_id}")  # variety, no secret
     original = _bare(example).example_id
+    words = _words(pool)
     seen: dict[str, Example] = {}
     for _ in range(4 * n):
         if len(seen) == n:
             break
-        made = _replaced(example, spans, {value: _draw(value, slot, pool, rng) for value, (_, slot) in spans.items()})
+        made = _replaced(
+            example, spans, {value: _draw(value, slot, pool, words, rng) for value, (_, slot) in spans.items()}
+        )
         made_id = made.example_id
         if made_id != original and misfit(made.chosen, made.tools) is None:
             seen.setdefault(made_id, made)
@@ -143,7 +148,7 @@ def _swap(value: Any, new: Mapping[str, str]) -> Any:
     return made if isinstance(value, str) else int(made)
 
 
-def _draw(value: str, slot: tuple[str, str], pool: Pool, rng: random.Random) -> str:
+def _draw(value: str, slot: tuple[str, str], pool: Pool, words: Sequence[str], rng: random.Random) -> str:
     number = value.isdecimal()
     known = [other for other in pool.get(slot, ()) if other.isdecimal() or not number]
     others = [other for other in known if other != value]
@@ -154,7 +159,16 @@ def _draw(value: str, slot: tuple[str, str], pool: Pool, rng: random.Random) -> 
         return value
     if number:
         return _digits(value, rng)
-    return _styled(" ".join(_made_up(rng) for _ in range(rng.choice((1, 1, 2, 2, 3)))), value)
+    return _styled(" ".join(_word(words, rng) for _ in range(rng.choice((1, 1, 2, 2, 3)))), value)
+
+
+def _words(pool: Pool) -> list[str]:
+    """Return the words of all values in the pool: real ones are easier to learn to copy than made-up ones."""
+    return sorted({word for values in pool.values() for value in values for word in value.split() if word.isalpha()})
+
+
+def _word(words: Sequence[str], rng: random.Random) -> str:
+    return _made_up(rng) if not words or rng.random() < _MADE_UP else rng.choice(words)
 
 
 def _made_up(rng: random.Random) -> str:

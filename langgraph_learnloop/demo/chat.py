@@ -56,11 +56,11 @@ TEMPLATE = """\
 {%- endfor -%}{{ '}' }}
 {%- endif -%}{{ '}</tool_call>' }}
 {%- endmacro -%}
-{%- set last = namespace(user=0) -%}
+{%- set last = namespace(heard=0) -%}
 {%- for message in messages -%}
-{%- if message.role == 'user' -%}{%- set last.user = loop.index0 -%}{%- endif -%}
+{%- if message.role in ('user', 'tool') -%}{%- set last.heard = loop.index0 -%}{%- endif -%}
 {%- endfor -%}
-{%- for message in messages[last.user:] -%}
+{%- for message in messages[last.heard:] -%}
 {%- if message.role == 'user' -%}{{ '<|user|> ' ~ text(message.content) ~ '<|end|>' }}
 {%- elif message.role == 'tool' -%}{{ '<|tool|> ' ~ text(message.content) ~ '<|end|>' }}
 {%- elif message.role == 'assistant' -%}
@@ -72,7 +72,9 @@ TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}
 """
-"""Renders from the last user message on (a short memory keeps calls cheap); ignores system messages and `tools`.
+"""Renders from the last request or tool result on; ignores system messages and `tools`.
+
+So short a memory keeps calls cheap, and the answer to a tool's result the same whatever was asked.
 
 Arguments may be an object, of which nulls are left out, or a string made by `render_arguments`.
 """

@@ -37,7 +37,7 @@ _CHOICE = re.compile(r"\(([^()]*)\)")
 _SLOT = re.compile(r"\{(\w+)\}")
 _SPACES = re.compile(r" {2,}")
 
-NEW_TOOL = "convert_currency"
+NEW_TOOL = "find_recipe"
 
 OLD_TEMPLATES: Mapping[str, Sequence[str]] = {
     "set_timer": (
@@ -134,29 +134,31 @@ OLD_TEMPLATES: Mapping[str, Sequence[str]] = {
 """The nine tools the base model knows and the way its users spoke."""
 
 NEW_TOOL_TEMPLATES: Sequence[str] = (
-    "(convert|change|exchange) {amount} {source} (to|into) {target}",
-    "how much is {amount} {source} in {target}",
-    "how many {target} (do I get|would I get) for {amount} {source}",
-    "{amount} {source} (in|to) {target}",
+    "(find|show me|give me|look up) (a|the) recipe for {dish} for {people} people",
+    "(find|show me|give me) (a|the) {dish} recipe for {people}",
+    "how do I (cook|make) {dish} for {people}( people|)",
+    "what do I need to (cook|make) {dish} for {people}( people|)",
+    "I want to (cook|make) {dish} for {people} people",
+    "a recipe for {dish}, {people} people",
 )
 """The tenth tool, which only live traffic asks for."""
 
 NEW_SPEECH_TEMPLATES: Mapping[str, Sequence[str]] = {
     "set_timer": (
-        "(yo |hey |)holler (at me |)once {minutes} mins are up( cuz the {label} be cooking|)",
-        "{minutes} mins on the clock( cuz the {label} be cooking|), go",
+        "(yo |hey |)gimme {minutes} mins on the clock",
+        "(yo |hey |)start the clock, {minutes} mins",
     ),
     "add_to_list": (
         "we ran clean outta {item}, stick it with the {list_name} stuff",
-        "(yo |hey |)the {list_name} stuff could use {item}, ya know",
+        "(yo |hey |)we could use {item} with the {list_name} stuff, ya know",
     ),
     "send_message": (
-        "{body}, pass that along to {recipient}",
         "(hit up|ping) {recipient} like, {body}",
+        "(yo |hey |)lemme tell ya, {recipient} oughta know {body}",
     ),
     "play_music": (
         "(yo |hey |)kinda feeling {artist} vibes (right now|rn)",
-        "crank (up |){artist}, loud, whole {room}",
+        "crank (up |){artist} real loud",
     ),
 }
 """Four of the nine tools, asked for in words and an order the base never saw."""
@@ -212,9 +214,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     "destination": _mostly(words.destination, 0.15),
     "mode": _one_of(words.MODES),
     "task": words.task,
-    "amount": _number(2, 120),
-    "source": _one_of(words.CURRENCIES),
-    "target": _one_of(words.CURRENCIES),
+    "dish": _mostly(words.meal, 0.1),
 }
 
 

@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph_learnloop.curation.dataset import build
 from langgraph_learnloop.curation.graph import decided
 from langgraph_learnloop.demo.figures import figures, share
-from langgraph_learnloop.demo.telling import Telling
+from langgraph_learnloop.demo.telling import Step, Telling
 from langgraph_learnloop.demo.users import Crowd, Seen, give_feedback, mixed_threads
 from langgraph_learnloop.demo.worlds import Request, World
 from langgraph_learnloop.errors import EngineError
@@ -44,6 +45,13 @@ from langgraph_learnloop.records import (
 CYCLE = "demo"
 BAD_STEPS = 60
 """Optimizer steps of the two candidates that are meant to be stopped: enough to do their harm."""
+PARALLEL_JOBS = 2
+"""Training jobs at a time: one core is enough for so small a model."""
+CANDIDATES = {
+    "good": "trained on the reviewed corrections, with replay",
+    "no_replay": "trained without replay",
+    "hostile": "trained on the refused corrections",
+}
 
 Chapter = dict[str, Any]
 
@@ -101,6 +109,7 @@ class Story:
                 self.day1,
                 self.exam_before,
                 self.lesson,
+                self.training,
                 self.no_replay,
                 self.hostile,
                 self.good,
@@ -148,30 +157,37 @@ class Story:
             "why": sorted({p.problems[0] for p, _ in refused if p.problems})[:3],
         }
 
+    def training(self) -> Chapter:
+        """Train three candidates side by side: what the loop proposes, and two that are meant to be stopped.
+
+        One learns from the corrections alone and forgets; one learns what the checks refused, from liars.
+        """
+        recipe = self.world.config.recipe
+        bad = recipe.model_copy(update={"steps": BAD_STEPS})
+        plans = {
+            "good": (self._dataset, recipe),
+            "no_replay": (self._dataset, bad.model_copy(update={"replay": 0.0})),
+            "hostile": (self._hostile_dataset(), bad),
+        }
+        began = time.monotonic()
+        with self.tell.bars() as bar, ThreadPoolExecutor(PARALLEL_JOBS) as pool:
+            trained = {
+                name: pool.submit(self._train, dataset, plan, bar(CANDIDATES[name], plan.steps))
+                for name, (dataset, plan) in plans.items()
+            }
+            return {**{name: job.result() for name, job in trained.items()}, "seconds": time.monotonic() - began}
+
     def no_replay(self) -> Chapter:
-        """Train a candidate on the corrections alone: it forgets the old tools."""
-        recipe = self._recipe(replay=0.0, steps=BAD_STEPS)
-        return self._candidate("without replay", self._dataset, recipe)
+        """Examine the candidate that was trained without replay: it forgot the old tools."""
+        return self._examined("no_replay")
 
     def hostile(self) -> Chapter:
-        """Train a candidate on what the checks refused: it learns what liars said."""
-        refused = [p.example for p, v in decided(self.loop._curation, CYCLE) if v.action == "reject"]
-        approved = [e.model_copy(update={"review": "approved"}) for e in refused]
-        config = self.world.config
-        dataset, _ = build(
-            approved,
-            self.world.past,
-            folder=self.home / "hostile",
-            heldout=0.01,
-            variations=config.variations,
-            replay_ratio=config.recipe.replay,
-        )
-        self.loop.store.datasets.add(dataset)
-        return self._candidate("on hostile corrections", dataset, self._recipe(steps=BAD_STEPS))
+        """Examine the candidate that learned what liars said."""
+        return self._examined("hostile")
 
     def good(self) -> Chapter:
-        """Train the candidate that the loop proposes."""
-        return self._candidate("on the reviewed corrections, with replay", self._dataset, self.world.config.recipe)
+        """Examine the candidate that the loop proposes."""
+        return self._examined("good")
 
     def swap(self) -> Chapter:
         """Put the good candidate in service while people talk to the agent."""
@@ -249,9 +265,6 @@ class Story:
     def _dataset(self) -> Dataset:
         return self.loop.store.datasets.get(self._done["lesson"]["dataset"])
 
-    def _recipe(self, **changes: Any) -> Recipe:
-        return self.world.config.recipe.model_copy(update=changes)
-
     def _agent(self) -> Any:
         model = self.loop.model(self.engine)
         return self.loop.watch(create_agent(model, list(self.world.tools), checkpointer=InMemorySaver()))
@@ -260,19 +273,38 @@ class Story:
         with self.tell.bar(title, len(requests)) as step:
             return Crowd(self.agent, judge, day).ask(requests, lambda _: step())
 
-    def _candidate(self, how: str, dataset: Dataset, recipe: Recipe) -> Chapter:
+    def _hostile_dataset(self) -> Dataset:
+        """Build what a loop without checks would have learned: only what was refused, and no replay fewer."""
+        refused = [p.example for p, v in decided(self.loop._curation, CYCLE) if v.action == "reject"]
+        config = self.world.config
+        dataset, _ = build(
+            [e.model_copy(update={"review": "approved"}) for e in refused],
+            self.world.past,
+            folder=self.home / "hostile",
+            heldout=0.01,
+            variations=config.variations,
+            replay_ratio=config.recipe.replay,
+        )
+        self.loop.store.datasets.add(dataset)
+        return dataset
+
+    def _train(self, dataset: Dataset, recipe: Recipe, step: Step) -> Chapter:
         began = time.monotonic()
-        with self.tell.bar(f"Training {how}", recipe.steps) as step:
-            release = self.loop.train(dataset, recipe, step.progress, CYCLE)
-        trained = time.monotonic() - began
-        with self.tell.bar("Asking the gate", 1) as step:
+        release = self.loop.train(dataset, recipe, step.progress, CYCLE)
+        return {"release": release.release_id, "seconds": time.monotonic() - began}
+
+    def _examined(self, name: str) -> Chapter:
+        trained = self._done["training"][name]
+        release = self.loop.store.releases.get(trained["release"])
+        began = time.monotonic()
+        with self.tell.bar(f"Examining the candidate {CANDIDATES[name]}", 1) as step:
             card = self.loop.evaluate(release, self._dataset, step.progress, CYCLE)
         return {
             "release": release.release_id,
             "passed": card.passed,
             "because": card.because,
             "gates": [gate.model_dump(mode="json") for gate in card.gates],
-            "seconds": {"train": trained, "gate": time.monotonic() - began - trained},
+            "seconds": {"train": trained["seconds"], "gate": time.monotonic() - began},
         }
 
     def _exam(self, release: Release, title: str) -> Chapter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,9 +48,18 @@ class Telling:
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Step]:
         """Show a bar while a piece of work goes on; it disappears when that is done."""
-        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._console, transient=True) as progress:
+        with self._progress() as progress:
             yield Step(progress, progress.add_task(title, total=total), title)
+
+    @contextmanager
+    def bars(self) -> Iterator[Callable[[str, int], Step]]:
+        """Show several bars while pieces of work go on side by side; the value makes a bar of a title and a total."""
+        with self._progress() as progress:
+            yield lambda title, total: Step(progress, progress.add_task(title, total=total), title)
+
+    def _progress(self) -> Progress:
+        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        return Progress(*columns, console=self._console, transient=True)
 
     def opening(self, manifest: Mapping[str, Any]) -> None:
         """Introduce the agent."""
@@ -92,9 +101,13 @@ class Telling:
             f"Dataset {lesson['dataset'][:12]}: {', '.join(parts)} examples; near-duplicates never straddle a split."
         )
 
+    def training(self, done: Mapping[str, Any]) -> None:
+        """Tell that three candidates were trained."""
+        self.heading("Three candidates")
+        self.say(f"Trained side by side in {done['training']['seconds']:.0f} s; now the gate asks the held-out cases.")
+
     def no_replay(self, done: Mapping[str, Any]) -> None:
         """Tell how forgetting was stopped."""
-        self.heading("Three candidates")
         self._verdict(done["no_replay"], "Trained without replay")
 
     def hostile(self, done: Mapping[str, Any]) -> None:

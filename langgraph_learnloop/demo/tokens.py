@@ -46,8 +46,10 @@ class Mixture:
     """Share of the run in which the drills fade to none."""
     commands: float = 0.15
     """Share of spelled-out commands: an invented tool with invented arguments, all named in the request."""
+    noise: float = 0.1
+    """Share of the requests with some unrelated words before or after them."""
     answers: float = 0.15
-    """Share of the rows that go on with a tool's result and the answer that repeats it."""
+    """Share of the rows of which not the request is shown but the tool's result, to be repeated."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,10 @@ class SequenceMaker:
         drills = self._mixture.drills * max(0.0, 1 - done / self._mixture.drill_steps)
         if self._rng.random() < drills:
             return answer_parts(self._phrase())
-        invented = self._rng.random() < self._mixture.commands
-        row = self._command() if invented else self._next_row()
-        parts = call_parts(row)
-        if self._rng.random() < self._mixture.answers:
-            parts += self._answer(row, None if invented else self._results)
-        return parts
+        if self._rng.random() < self._mixture.commands:
+            return call_parts(self._command())
+        row = self._next_row()
+        return self._answer(row) if self._rng.random() < self._mixture.answers else call_parts(self._noisy(row))
 
     def _next_row(self) -> Mapping[str, Any]:
         """Take the next row of a shuffled pass over all of them, mostly with other values."""
@@ -157,11 +157,18 @@ class SequenceMaker:
             return self._rng.randint(0, 120)
         return " ".join(self._word() for _ in range(self._rng.choice((1, 1, 2, 3))))
 
-    def _answer(self, row: Mapping[str, Any], results: Results | None) -> list[Part]:
+    def _noisy(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Say, now and then, some words before or after a request that have nothing to do with it."""
+        if self._rng.random() >= self._mixture.noise:
+            return row
+        aside = " ".join(self._rng.choice(self._plain) for _ in range(self._rng.randint(1, 3)))
+        return {**row, "text": f"{aside}, {row['text']}" if self._rng.random() < 0.5 else f"{row['text']}, {aside}"}
+
+    def _answer(self, row: Mapping[str, Any]) -> list[Part]:
         if self._rng.random() < 0.1:
             error = self._rng.choice(_ERRORS).format(tool=row["tool"], args=row["args"], other=self._phrase())
             return answer_parts(error, chat.APOLOGY)
-        return answer_parts(results(row) if results and self._rng.random() < 0.8 else self._phrase())
+        return answer_parts(self._results(row) if self._results and self._rng.random() < 0.8 else self._phrase())
 
     def _phrase(self) -> str:
         """Compose something to repeat: the text of a row, or words in no order."""

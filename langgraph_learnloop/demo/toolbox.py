@@ -12,12 +12,7 @@ from typing import Annotated, Any, Literal
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import Field, create_model
 
-from langgraph_learnloop.demo.words import CURRENCIES
-
 _SKIES = ("sunny", "cloudy", "rainy", "windy", "foggy", "cold", "warm")
-_RATES = (1.0, 1.1, 1.3, 0.007, 1.15, 0.05, 0.012, 0.1, 0.25, 0.03, 0.055, 0.0007, 0.028, 3.2, 0.0028, 0.18)
-_WORTH = dict(zip(CURRENCIES, _RATES, strict=True))
-"""Roughly what one unit of each currency is worth in dollars."""
 
 
 @dataclass
@@ -96,18 +91,15 @@ class Home:
             self.reminders.append((task, day, time))
         return f"I will remind you to {task}."
 
-    def convert_currency(self, amount: Annotated[int, Field(ge=1)], source: str, target: str) -> str:
-        """Convert an amount of money from one currency to another."""
-        if unknown := [name for name in (source, target) if name not in _WORTH]:
-            return f"I do not know {unknown[0]}."
-        worth = amount * _WORTH[source] / _WORTH[target]
-        return f"{amount} {source} is {round(worth) if worth > 10 else round(worth, 2)} {target}."
+    def find_recipe(self, dish: str, people: Annotated[int, Field(ge=1, le=30)]) -> str:
+        """Find a recipe for a dish, for so many people."""
+        return f"Here is a recipe for {dish} for {people} people."
 
     def tools(self) -> list[BaseTool]:
         """Wrap every action as a LangChain tool, its schema taken from the signature above."""
         actions = (
             *(self.set_timer, self.add_to_list, self.send_message, self.book_table, self.play_music),
-            *(self.get_weather, self.set_thermostat, self.find_route, self.set_reminder, self.convert_currency),
+            *(self.get_weather, self.set_thermostat, self.find_route, self.set_reminder, self.find_recipe),
         )
         return [StructuredTool.from_function(action) for action in actions]
 

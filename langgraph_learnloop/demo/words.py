@@ -88,6 +88,8 @@ _DISHES = _split(
     pudding jam meeting nap workout plank bath game break
     """
 )
+_CHORES = _split("laundry dryer oven meeting nap workout plank bath game break")
+_MEALS = tuple(dish for dish in _DISHES if dish not in _CHORES)
 _ADJECTIVES = _split(
     """
     Golden Silver Crimson Silent Hungry Lucky Broken Velvet Electric Purple Wild Frozen Hidden Lonely Dancing
@@ -107,7 +109,7 @@ ROOMS = _split(
     """
 )
 MODES = ("car", "bike", "train", "bus", "ferry")
-CURRENCIES = _split("dollars euros pounds yen francs pesos rupees kroner zloty lira rand won baht dinars forints reais")
+_MONEY = _split("dollars euros pounds yen francs pesos rupees kroner zloty lira rand won baht dinars forints reais")
 _DAYS = _split("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 _MONTHS = _split("January February March April May June July August September October November December")
 _SIGHTS = (
@@ -172,7 +174,7 @@ _COMMON = _split(
     """
 )
 _NUMBERS = tuple(map(str, range(121)))
-LANGUAGE = (*_COMMON, *CURRENCIES, *_NUMBERS)
+LANGUAGE = (*_COMMON, *_MONEY, *_NUMBERS)
 """Words of the language: the base model learns to repeat them, whether or not its users' requests have them."""
 _SYLLABLES = tuple(
     onset + vowel + coda
@@ -209,6 +211,11 @@ def item(rng: random.Random) -> str:
 def dish(rng: random.Random) -> str:
     """Draw something worth a timer."""
     return rng.choice(_DISHES)
+
+
+def meal(rng: random.Random) -> str:
+    """Draw something to cook."""
+    return rng.choice(_MEALS)
 
 
 def restaurant(rng: random.Random) -> str:
@@ -262,11 +269,9 @@ def clause(rng: random.Random) -> str:
     kind = rng.random()
     if kind < 0.3:
         return f"I am {rng.choice(_STATES)}"
-    if kind < 0.7:
+    if kind < 0.8:
         return f"{rng.choice(_SUBJECTS)} is {rng.choice(_STATES)}".replace("-", " ")
-    if kind < 0.85:
-        return f"I will {task(rng)}"
-    return f"{rng.choice(_FIRST)} is {rng.choice(_STATES)}"
+    return f"I will {rng.choice(_ACTIONS)} {rng.choice(_THINGS)}".replace("-", " ")
 
 
 def task(rng: random.Random) -> str:

@@ -17,7 +17,7 @@ from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.demo.grammar import base_rows, target_rows, traffic
 from langgraph_learnloop.demo.rows import Row, read_rows, split_tools
 from langgraph_learnloop.demo.toolbox import Home, tools_for_rows
-from langgraph_learnloop.records import Example, Message, Recipe, Split, ToolCall, content_hash
+from langgraph_learnloop.records import Example, Message, Recipe, Sampling, Split, ToolCall, content_hash
 
 SHIPPED_BASE = Path(__file__).parent / "base_model"
 
@@ -64,17 +64,18 @@ class World:
 
 def sample_world(seed: int = 0) -> World:
     """Return the world of the shipped sample data."""
+    tools = Home().tools()
     return World(
         name="sample",
         base=SHIPPED_BASE,
-        tools=Home().tools(),
+        tools=tools,
         day1=_requests(traffic(DAY, seed=1000 + seed)),
-        swap=_requests(traffic(200, seed=2000 + seed)),
-        day2=_requests(traffic(DAY // 2, seed=3000 + seed)),
-        exam=_requests([*target_rows(200, seed=4000 + seed), *traffic(300, seed=5000 + seed, target_share=0.0)]),
-        past=[*_past(base_rows(1200, seed=6000 + seed), "train"), *_past(base_rows(360, seed=7000 + seed), "heldout")],
+        swap=_requests(traffic(120, seed=2000 + seed)),
+        day2=_requests(traffic(DAY // 3, seed=3000 + seed)),
+        exam=_requests([*target_rows(200, seed=4000 + seed), *base_rows(300, seed=5000 + seed)]),
+        past=_past(base_rows(1440, seed=6000 + seed), base_rows(270, seed=7000 + seed), tools),
         config=SAMPLE_CONFIG,
-        new="a currency converter, and people who talk slang",
+        new="a recipe finder, and people who talk slang",
     )
 
 
@@ -82,10 +83,11 @@ DAY = 480
 """Requests of one day with the sample data."""
 SAMPLE_CONFIG = LoopConfig(
     agent="assistant",
-    recipe=Recipe(rank=16, alpha=32, learning_rate=3e-3, steps=160, batch=24, replay=12.0, max_length=160),
+    recipe=Recipe(rank=16, alpha=32, learning_rate=3e-3, steps=220, batch=24, replay=24.0, max_length=160),
     heldout=0.25,
     variations=8,
-    retention_cases=40,
+    retention_cases=30,
+    sampling=Sampling(max_tokens=40),
 )
 FILE_CONFIG = LoopConfig(
     agent="assistant",
@@ -93,6 +95,7 @@ FILE_CONFIG = LoopConfig(
     heldout=0.2,
     variations=6,
     retention_cases=80,
+    sampling=Sampling(max_tokens=96),
 )
 
 
@@ -111,15 +114,16 @@ def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = N
     rng.shuffle(swap)
     rng.shuffle(day2)
     names = {row["tool"] for row in rows.base_train}
+    tools = tools_for_rows([*rows.base_train, *rows.target_train])
     return World(
         name=f"file {Path(path).name}",
         base=cache / content_hash([rows.base_train, rows.base_test]),
-        tools=tools_for_rows([*rows.base_train, *rows.target_train]),
+        tools=tools,
         day1=_file_requests(day1, names),
         swap=_file_requests(swap, names),
         day2=_file_requests(day2, names),
         exam=_file_requests([*rows.target_test, *rows.base_test], names),
-        past=[*_past(old[1000:4000], "train"), *_past(old[4000:5000], "heldout")],
+        past=_past(old[1000:4000], old[4000:5000], tools),
         config=FILE_CONFIG,
         new=" and ".join(held),
         source=str(path),
@@ -135,17 +139,32 @@ def _file_requests(rows: Sequence[Row], old: set[str]) -> list[Request]:
     return [Request(r["text"], ToolCall(name=r["tool"], args=r["args"]), r["tool"] not in old) for r in rows]
 
 
-def _past(rows: Sequence[Any], split: Split) -> list[Example]:
-    return [
-        Example(
-            messages=(Message(role="user", content=row["text"]),),
-            chosen=Message(role="assistant", tool_calls=(ToolCall(name=row["tool"], args=row["args"]),)),
-            origin="replay",
-            review="approved",
-            split=split,
-        )
-        for row in rows
-    ]
+def _past(train: Sequence[Any], heldout: Sequence[Any], tools: Sequence[BaseTool]) -> list[Example]:
+    """Return what the base learned: the call each row asks for, and for some the answer after the tool's result."""
+    by_name = {tool.name: tool for tool in tools}
+    calls = [_call(row, split) for rows, split in ((train, SPLITS[0]), (heldout, SPLITS[1])) for row in rows]
+    return [*calls, *(_answer(call, by_name[call.category]) for call in calls[::ANSWERED])]
+
+
+SPLITS: tuple[Split, Split] = ("train", "heldout")
+ANSWERED = 8
+"""One in so many past calls is remembered with its answer too."""
+
+
+def _call(row: Any, split: Split) -> Example:
+    return Example(
+        messages=(Message(role="user", content=row["text"]),),
+        chosen=Message(role="assistant", tool_calls=(ToolCall(name=row["tool"], args=row["args"], id="call_0"),)),
+        origin="replay",
+        review="approved",
+        split=split,
+    )
+
+
+def _answer(call: Example, tool: BaseTool) -> Example:
+    result = str(tool.invoke(call.chosen.tool_calls[0].args))
+    messages = (*call.messages, call.chosen, Message(role="tool", content=result, tool_call_id="call_0"))
+    return call.model_copy(update={"messages": messages, "chosen": Message(role="assistant", content=result)})
 
 
 def _shuffled(rows: Sequence[Row], rng: random.Random) -> list[Row]:

@@ -92,17 +92,15 @@ def test_same_seed_same_weights(tmp_path):
 
 
 def test_template_writes_what_training_writes(tokenizer):
-    """The chat template and the training sequences agree on every character and on what the model says itself."""
+    """The chat template and the training sequences agree on every token and on what the model says itself."""
     for row in [{"text": "Book it", "tool": "book_table", "args": ARGS}, *grammar.traffic(50, 2)]:
-        chats = [
-            *chat.messages_for(row),
-            {"role": "tool", "content": "I did."},
-            {"role": "assistant", "content": "I did."},
-        ]
-        shown = tokenizer.apply_chat_template(chats, return_dict=True, return_assistant_tokens_mask=True)
-        (made,) = tokens.encode([tokens.call_parts(row) + tokens.answer_parts("I did.")], tokenizer)
-        assert shown["input_ids"] == made.ids
-        assert [bool(said) for said in shown["assistant_masks"]] == made.said
+        called = chat.messages_for(row)
+        answered = [*called, {"role": "tool", "content": "I did."}, {"role": "assistant", "content": "I did."}]
+        made = tokens.encode([tokens.call_parts(row), tokens.answer_parts("I did.")], tokenizer)
+        for messages, sequence in zip((called, answered), made, strict=True):
+            shown = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+            assert shown["input_ids"] == sequence.ids
+            assert [bool(said) for said in shown["assistant_masks"]] == sequence.said
 
 
 def test_call_survives_the_round_trip(tokenizer):
@@ -119,7 +117,7 @@ def test_no_call_is_none(text):
 
 
 def test_template_remembers_one_turn(tokenizer):
-    """System messages, tools and all turns before the last user message are left out; nulls and markers too."""
+    """System messages, tools and all before the last request or result are left out; nulls and markers too."""
     function = {"name": "play", "arguments": {"artist": "Anna", "room": None}}
     chats = [
         {"role": "system", "content": "Be kind."},
@@ -129,12 +127,15 @@ def test_template_remembers_one_turn(tokenizer):
         {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]},
         {"role": "tool", "content": "Done."},
     ]
-    text = tokenizer.apply_chat_template(chats, tools=[function], add_generation_prompt=True, tokenize=False)
-    assert text == (
+
+    def shown(messages, prompt):
+        return tokenizer.apply_chat_template(messages, tools=[function], add_generation_prompt=prompt, tokenize=False)
+
+    assert shown(chats[:5], False) == (
         "<|user|> three < |end|><|end|>"
         '<|assistant|><tool_call>{"name": "play", "arguments": {"artist": " Anna"}}</tool_call><|end|>'
-        "<|tool|> Done.<|end|><|assistant|>"
     )
+    assert shown(chats, True) == "<|tool|> Done.<|end|><|assistant|>"
 
 
 def test_word_is_the_same_token_in_request_and_call(tokenizer):

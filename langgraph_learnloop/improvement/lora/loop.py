@@ -176,7 +176,7 @@ def _settings(recipe: Recipe, scratch: str) -> SFTConfig:
         use_cpu=not gpu,
         bf16=_bf16(gpu),
         gradient_checkpointing=gpu,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="random",
         packing=False,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
