@@ -57,7 +57,7 @@ class Recipe:
 
     seed: int = 0
     """Seeds the first weights and the drawing of sequences."""
-    steps: int = 1400
+    steps: int = 1200
     """Optimiser steps."""
     batch: int = 64
     """Sequences in a step."""

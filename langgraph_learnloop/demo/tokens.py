@@ -5,6 +5,7 @@ Heavy: imports tokenizers and transformers at the top. Only the base model's tra
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -182,6 +183,8 @@ class SequenceMaker:
             return words.made_up(self._rng)
         if kind < 0.4:
             return str(self._rng.randint(1, 10 ** self._rng.randint(1, 6)))
+        if kind < 0.45:
+            return "".join(self._rng.choices(string.ascii_letters, k=self._rng.randint(1, 6)))
         return self._rng.choice(self._rng.choice(self._words))
 
 

@@ -157,20 +157,20 @@ _THINGS = _split(
 )
 _COMMON = _split(
     """
-    about after again ago alone along amount and any are around autumn bad bar bear become behind better bird
-    blue bone bottle brain bro brush business card cast chain change cheap choice claim clean climb clock
-    cloud collar complete convert cooking cool could course crank cross currency cuz damp date dear depend die
-    discuss double drink during ear edge electric enough evening exchange face familiar farm fear feeling few
-    fill fish float fly force form free front gentle get gimme glad go gold gone group gun hammer happy have
-    heat here hey hit holler honest hot human ice impulse interest into journey kick kinda knife know language
-    law least leg lemme lift like line little look loud love make many market matter measure mind mins mix
-    more motion much narrow needle next noise nose now number often once only our outta own parallel pass past
-    pen picture pin ping plane please polish possible present private produce public pure quick rain ran ray
-    real regret request rhythm right ring rn rock room row sad scale second seem serious shade she shirt shut
-    simple sister skirt slope smash smooth soft soon source south speed square start steel stick stiff stomach
-    story stretch stuff such sun system ta talk target tax than thick this throw tight tired tongue town tree
-    true twist unit up use value vibes view walk waste way we wheel whip whole wide wine with woman word worth
-    would write ya yeah yellow yo young
+    Here about after again ago alone along amount and any are around autumn bad bar bear become behind better
+    bird blue bone bottle brain bro brush business card cast chain change cheap choice claim clean climb clock
+    cloud collar complete convert cook cooking cool could course crank cross currency cuz damp date dear
+    depend die discuss double drink during ear edge electric enough evening exchange face familiar farm fear
+    feeling few fill fish float fly force form found free front gentle get gimme glad go gold gone group gun
+    hammer happy have heat here hey hit holler honest hot human ice impulse interest into journey kick kinda
+    knife know language law least leg lemme lift like line little look loud love make many market matter
+    measure mind mins mix more motion much narrow needle next noise nose now number often once only oughta our
+    outta own parallel pass past pen picture pin ping plane please polish possible present private produce
+    public pure quick rain ran ray real recipe regret request rhythm right ring rn rock room row sad scale
+    second seem serious shade she shirt shut simple sister skirt slope smash smooth soft soon source south
+    speed square start steel stick stiff stomach story stretch stuff such sun system ta talk target tax than
+    thick this throw tight tired tongue town tree true twist unit up use value vibes view walk waste way we
+    wheel whip whole wide wine with woman word worth would write ya yeah yellow yo young
     """
 )
 _NUMBERS = tuple(map(str, range(121)))
