@@ -5,7 +5,6 @@ Heavy: imports tokenizers and transformers at the top. Only the base model's tra
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -169,7 +168,7 @@ class SequenceMaker:
         if self._rng.random() < 0.1:
             error = self._rng.choice(_ERRORS).format(tool=row["tool"], args=row["args"], other=self._phrase())
             return answer_parts(error, chat.APOLOGY)
-        return answer_parts(self._results(row) if self._results and self._rng.random() < 0.8 else self._phrase())
+        return answer_parts(self._results(row) if self._results and self._rng.random() < 0.5 else self._phrase())
 
     def _phrase(self) -> str:
         """Compose something to repeat: the text of a row, or words in no order."""
@@ -182,9 +181,7 @@ class SequenceMaker:
         if kind < 0.3:
             return words.made_up(self._rng)
         if kind < 0.4:
-            return str(self._rng.randint(1, 10 ** self._rng.randint(1, 6)))
-        if kind < 0.45:
-            return "".join(self._rng.choices(string.ascii_letters, k=self._rng.randint(1, 6)))
+            return str(self._rng.randint(1, 10 ** self._rng.randint(1, 4)))
         return self._rng.choice(self._rng.choice(self._words))
 
 

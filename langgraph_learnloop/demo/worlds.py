@@ -83,7 +83,7 @@ DAY = 480
 """Requests of one day with the sample data."""
 SAMPLE_CONFIG = LoopConfig(
     agent="assistant",
-    recipe=Recipe(rank=16, alpha=32, learning_rate=3e-3, steps=220, batch=24, replay=24.0, max_length=160),
+    recipe=Recipe(rank=16, alpha=32, learning_rate=2e-3, steps=250, batch=24, replay=28.0, max_length=160),
     heldout=0.25,
     variations=8,
     retention_cases=30,
