@@ -250,3 +250,7 @@ def _cell(value: Any) -> Any:
 
 def _show(table: Table, nothing: str) -> None:
     console.print(table if table.row_count else nothing, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,7 @@ class LoopConfig(Record):
     app: str | None = None
     """"module:attribute" of a LearnLoop for the command line, e.g. "my_agent:loop"."""
     queue_size: int = Field(default=10_000, ge=1)
-    """Events the recorder holds in memory before it spills to disk."""
+    """Events the recorder holds in memory before it drops whole runs, and counts them."""
     flag_below: float = Field(default=0.0, ge=-1, le=1)
     """A mean score below this flags a run."""
     neighbours: int = Field(default=7, ge=1)

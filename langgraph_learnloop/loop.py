@@ -313,6 +313,9 @@ class LearnLoop:
         dataset = self.curate(reviewer, cycle_id)
         if dataset is None:
             return self._report(cycle_id, *self._why_no_dataset(cycle_id))
+        if not any(case.suite == "target" for case in self._cases(dataset)):
+            few = "There are too few corrections to keep some for the gate, so nothing was trained: collect more."
+            return self._report(cycle_id, "stopped", few, dataset=dataset.version)
         candidate = self.train(dataset, None, on_progress, cycle_id)
         card = self.evaluate(candidate, dataset, on_progress, cycle_id)
         if card.passed:

@@ -137,6 +137,15 @@ def test_nothing_to_learn_is_a_normal_outcome(shop: Shop) -> None:
     assert (report.outcome, report.candidate) == ("nothing", None)
 
 
+def test_too_few_corrections_are_not_trained_on(shop: Shop) -> None:
+    """One correction cannot be learned and examined at once: the cycle says so before it spends anything."""
+    shop.ask("1", QUESTION)
+    shop.loop.feedback(thread="1", score=-1, correction=RETURNS)
+    report = shop.loop.cycle()
+    assert (report.outcome, report.candidate) == ("stopped", None)
+    assert "collect more" in report.because
+
+
 def test_rejected_corrections_are_dismissed(shop: Shop) -> None:
     """What review rejects is not learned and not asked again."""
     shop.bad_day()

@@ -45,7 +45,8 @@ def vary(example: Example, pool: Pool, n: int, seed: int) -> list[Example]:
 
     Each value that stands exactly once in the last user message, on word boundaries and apart from the others, is
     replaced there and in the call: half the time by a value of the same argument from `pool`, else by one to three
-    words of other arguments' values (now and then a made-up one), or by another number. Held-out and validation examples, and those whose last message is not the user's, give none.
+    words of other arguments' values (now and then a made-up one), or by another number. Held-out and validation
+    examples, and those whose last message is not the user's, give none.
     """
     if example.split in ("heldout", "validation") or not example.messages or example.messages[-1].role != "user":
         return []

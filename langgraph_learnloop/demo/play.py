@@ -45,8 +45,11 @@ def play(
 
 
 def _engine(world: World) -> Engine:
+    from transformers.utils import logging
+
     from langgraph_learnloop.serving.local_engine import LocalEngine
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the story has its own bars
     return LocalEngine(world.base)
 
 
