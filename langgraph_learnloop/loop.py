@@ -23,7 +23,8 @@ from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.capture.writer import Health, Writer
 from langgraph_learnloop.config import LoopConfig, load_config
 from langgraph_learnloop.curation.flag import flag
-from langgraph_learnloop.errors import ConfigError, IllegalMoveError, MissingExtraError, NotFoundError
+from langgraph_learnloop.errors import ConfigError, IllegalMoveError, NotFoundError
+from langgraph_learnloop.lessons import Lessons
 from langgraph_learnloop.records import (
     Case,
     CaseResult,
@@ -88,6 +89,7 @@ class LearnLoop:
         self._new_id = new_id
         self._writer = Writer(self.store.runs, self.config.queue_size, on_runs=self._flag)
         self.recorder = Recorder(self._writer, self.agent)
+        self.lessons = Lessons(self.store, self.config, self.agent, now)
         self._graph: CompiledStateGraph[Any, Any, Any, Any] | None = None
         self._engine: Engine | None = None
         self._live: LiveModel | None = None
@@ -170,49 +172,32 @@ class LearnLoop:
         They are what a past dataset, or your own list of good conversations, holds; a part of them that is marked
         split "heldout" is asked by the gate, and never trained on.
         """
-        from langgraph_learnloop.curation.dataset import keep
-
-        dataset = keep(examples, folder=self._folder("datasets"), now=self._now())
-        if _known(self.store.datasets.get, dataset.version):
-            return dataset
-        self.store.datasets.add(dataset)
-        self._decide("remember", dataset.version, f"{len(examples)} examples of what the model could do before.")
-        return dataset
+        return self.lessons.remember(examples)
 
     def curate(self, reviewer: Reviewer | None = None, cycle_id: str | None = None) -> Dataset | None:
         """Turn flagged runs into a new dataset version; None when review is still open or nothing was approved.
 
         The curation is durable: a killed process goes on where it was when this is called with the same `cycle_id`.
         """
-        from langgraph_learnloop.curation.graph import curate
         from langgraph_learnloop.curation.review import ApproveChecked
 
         thread = cycle_id or self._new_id()
-        self._queue()
-        queued = [f.run_id for f in self.store.flags.list("queued", self.agent)]
-        if waiting := curate(self._curation, thread, queued):
+        self.flush()
+        if waiting := self.lessons.start(thread):
             self.review((reviewer or self._reviewer or ApproveChecked()).review(waiting), thread)
-        return None if self.pending(thread) else self._dataset(thread)
+        return None if self.pending(thread) else self.lessons.dataset(thread)
 
     def pending(self, cycle_id: str | None = None) -> tuple[Proposal, ...]:
         """Return the proposals that wait for review in a cycle (default: the open one)."""
-        from langgraph_learnloop.curation.graph import pending
-
         thread = cycle_id or self.store.cycles.open()
-        return pending(self._curation, thread) if thread else ()
+        return self.lessons.pending(thread) if thread else ()
 
     def review(self, verdicts: Sequence[Verdict], cycle_id: str | None = None) -> tuple[Proposal, ...]:
         """Decide on proposals and return those that still wait; a bad verdict is a DataError and decides nothing."""
-        from langgraph_learnloop.curation.graph import resume
-
         thread = cycle_id or self.store.cycles.open()
         if thread is None:
             raise NotFoundError("No cycle is open, so nothing waits for review; start one with `learnloop cycle`.")
-        waiting = resume(self._curation, thread, verdicts)
-        for verdict in verdicts:
-            why = verdict.because or f"{verdict.by} looked at it."
-            self._decide(f"review:{verdict.action}", verdict.proposal_id, why, thread, actor=verdict.by)
-        return waiting
+        return self.lessons.review(verdicts, thread)
 
     def train(
         self,
@@ -225,7 +210,7 @@ class LearnLoop:
         from langgraph_learnloop.improvement.lora.job import make_job
 
         champion = self.champion
-        job = make_job(champion.base_model, dataset.path, recipe or self.config.recipe, self._folder("jobs"))
+        job = make_job(champion.base_model, dataset.path, recipe or self.config.recipe, self.lessons.folder("jobs"))
         result = self.trainer.train(job, on_progress or _ignore)
         candidate = Release(
             base_model=champion.base_model,
@@ -238,8 +223,8 @@ class LearnLoop:
             recipe=job.recipe,
             made_at=self._now(),
         )
-        if _known(self.store.releases.get, candidate.release_id):
-            return self.store.releases.get(candidate.release_id)
+        with suppress(NotFoundError):
+            return self.store.releases.get(candidate.release_id)  # made by a walk that was interrupted
         self.store.releases.add(candidate)
         why = f"{result.examples} examples, {result.steps} steps, {result.seconds:.0f} s with {result.engine}."
         self._decide("train", candidate.release_id, why, cycle_id)
@@ -288,6 +273,11 @@ class LearnLoop:
         if card is None or not card.passed:
             said = "was never examined" if card is None else f"was stopped by the gate: {card.because}"
             raise IllegalMoveError(f"Release {release.release_id!r} cannot serve: it {said}")
+        if card.champion != (serving := self.store.releases.champion()):
+            raise IllegalMoveError(
+                f"Release {release.release_id!r} cannot serve: it was examined against {card.champion!r}, "
+                f"and now {serving!r} serves. Examine it again with loop.evaluate()."
+            )
         swap(
             self.engine,
             release,
@@ -311,8 +301,10 @@ class LearnLoop:
             raise ConfigError("A cycle needs the agent: call loop.model(engine) and loop.watch(graph) first.")
         self.store.cycles.start(cycle_id, self._now())
         dataset = self.curate(reviewer, cycle_id)
+        if dataset is None and (waiting := self.pending(cycle_id)):
+            return self._report(cycle_id, "waiting", f"{len(waiting)} proposals wait for review: `learnloop review`.")
         if dataset is None:
-            return self._report(cycle_id, *self._why_no_dataset(cycle_id))
+            return self._report(cycle_id, "nothing", "No correction was approved, so there is nothing to learn.")
         if not any(case.suite == "target" for case in self._cases(dataset)):
             few = "There are too few corrections to keep some for the gate, so nothing was trained: collect more."
             return self._report(cycle_id, "stopped", few, dataset=dataset.version)
@@ -412,83 +404,6 @@ class LearnLoop:
         tools: list[dict[str, Any]] = orjson.loads(self.store.runs.blob(digest)) if digest else []
         return tools
 
-    def _queue(self) -> None:
-        """Put open flags that somebody corrected in the queue; the others wait for a correction."""
-        corrected = {f.run_id for f in self.store.feedback.all(self.agent) if f.correction is not None}
-        self.store.flags.move([f.run_id for f in self.flagged() if f.run_id in corrected], "queued")
-
-    @cached_property
-    def _curation(self) -> Any:
-        from langgraph_learnloop.curation.graph import curation_graph
-
-        return curation_graph(self.store.runs, neighbours=self.config.neighbours, checkpointer=self._checkpoints())
-
-    def _checkpoints(self) -> Any:
-        try:
-            from langgraph.checkpoint.sqlite import SqliteSaver
-        except ImportError as error:
-            raise MissingExtraError(
-                'Curation keeps its state with langgraph-checkpoint-sqlite: pip install "langgraph-learnloop[loop]".'
-            ) from error
-        import sqlite3
-
-        where = self.store.path or self._folder("curation") / "checkpoints.db"
-        return SqliteSaver(sqlite3.connect(where, check_same_thread=False, timeout=30))
-
-    def _dataset(self, thread: str) -> Dataset | None:
-        """Build the dataset of a reviewed curation and settle its flags; doing it again changes nothing."""
-        from langgraph_learnloop.curation.dataset import build
-        from langgraph_learnloop.curation.graph import approved, settled
-
-        corrections = approved(self._curation, thread)
-        self._settle(settled(self._curation, thread))
-        if not any(e.origin == "correction" for e in corrections):
-            return None
-        config, parent = self.config, self._parent(thread)
-        dataset, _ = build(
-            corrections,
-            self._pool(),
-            folder=self._folder("datasets"),
-            parent=parent,
-            heldout=config.heldout,
-            variations=config.variations,
-            replay_ratio=config.recipe.replay,
-            retention=config.retention_cases,
-            seed=config.recipe.seed,
-            now=self._now(),
-        )
-        if _known(self.store.datasets.get, dataset.version):
-            return dataset
-        self.store.datasets.add(dataset)
-        counts = ", ".join(f"{sum(n.values())} {origin}" for origin, n in dataset.counts.items())
-        self._decide("dataset", dataset.version, f"It holds {counts}.", thread)
-        return dataset
-
-    def _settle(self, ends: dict[str, Any]) -> None:
-        queued = {f.run_id for f in self.store.flags.list("queued", self.agent)}
-        for end in ("curated", "dismissed"):
-            self.store.flags.move([run_id for run_id in ends if ends[run_id] == end and run_id in queued], end)
-
-    def _parent(self, thread: str) -> Dataset | None:
-        """Return the dataset of the cycle before: this one's own, if it was built before a crash, is not its parent."""
-        versions = [r.dataset for r in self.store.cycles.all() if r.dataset and r.cycle_id != thread]
-        return self.store.datasets.get(versions[-1]) if versions else None
-
-    def _pool(self) -> list[Example]:
-        """Return what may be replayed: what was remembered, and runs that somebody liked."""
-        from langgraph_learnloop.curation.dataset import read
-        from langgraph_learnloop.curation.propose import replayable
-
-        remembered = [d for d in self.store.datasets.all() if not d.counts.keys() - {"replay"}]
-        liked = {f.run_id for f in self.store.feedback.all(self.agent) if (f.score or 0) > 0}
-        runs = [self.store.runs.run(run_id) for run_id in sorted(liked)]
-        return [*(e for d in remembered for e in read(d.path)), *replayable(runs, self.store.runs)]
-
-    def _why_no_dataset(self, cycle_id: str) -> tuple[Any, str]:
-        if waiting := self.pending(cycle_id):
-            return "waiting", f"{len(waiting)} proposals wait for review: `learnloop review`."
-        return "nothing", "No correction was approved, so there is nothing to learn."
-
     def _examine(
         self, release: Release, cases: Sequence[Case], on_progress: OnProgress | None
     ) -> tuple[CaseResult, ...]:
@@ -549,21 +464,6 @@ class LearnLoop:
         report = CycleReport(cycle_id=cycle_id, outcome=outcome, because=because, **found)
         self.store.cycles.finish(report)
         return report
-
-    def _folder(self, name: str) -> Path:
-        beside = f"{self.store.path}.files" if self.store.path else "learnloop.files"
-        folder = Path(self.config.folder or beside) / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-
-def _known(get: Callable[[str], object], name: str) -> bool:
-    """Say whether a thing of this content is stored already: then it was logged when it was made."""
-    try:
-        get(name)
-    except NotFoundError:
-        return False
-    return True
 
 
 def _ignore(progress: object) -> None:

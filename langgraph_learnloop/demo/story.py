@@ -19,7 +19,6 @@ from langchain.agents import create_agent
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_learnloop.curation.dataset import build
-from langgraph_learnloop.curation.graph import decided
 from langgraph_learnloop.demo.figures import figures, share
 from langgraph_learnloop.demo.telling import Step, Telling
 from langgraph_learnloop.demo.users import Crowd, Seen, give_feedback, mixed_threads
@@ -147,7 +146,7 @@ class Story:
             raise EngineError(
                 f"{len(self.loop.pending(CYCLE))} proposals still wait for review: run the same command again."
             )
-        verdicts = [(p, v) for p, v in decided(self.loop._curation, CYCLE)]
+        verdicts = [(p, v) for p, v in self.loop.lessons.decided(CYCLE)]
         refused = [(p, v) for p, v in verdicts if v.action == "reject"]
         return {
             "dataset": dataset.version,
@@ -275,7 +274,7 @@ class Story:
 
     def _hostile_dataset(self) -> Dataset:
         """Build what a loop without checks would have learned: only what was refused, and no replay fewer."""
-        refused = [p.example for p, v in decided(self.loop._curation, CYCLE) if v.action == "reject"]
+        refused = [p.example for p, v in self.loop.lessons.decided(CYCLE) if v.action == "reject"]
         config = self.world.config
         dataset, _ = build(
             [e.model_copy(update={"review": "approved"}) for e in refused],

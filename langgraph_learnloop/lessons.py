@@ -1,0 +1,160 @@
+"""What the loop has to learn: from flagged runs, through the curation graph, to a dataset version.
+
+`LearnLoop` holds one `Lessons`; its verbs `remember`, `curate`, `pending` and `review` end here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langgraph_learnloop.config import LoopConfig
+from langgraph_learnloop.errors import MissingExtraError, NotFoundError
+from langgraph_learnloop.records import Dataset, Example, FlagState, Proposal, Verdict
+from langgraph_learnloop.store.opened import Store
+
+if TYPE_CHECKING:
+    from langgraph_learnloop.curation.graph import Curation
+
+
+class Lessons:
+    """Keep what is to be learned by one agent, in its store and in files beside it."""
+
+    def __init__(self, store: Store, config: LoopConfig, agent: str, now: Callable[[], datetime]) -> None:
+        """Work on an open store."""
+        self._store = store
+        self._config = config
+        self._agent = agent
+        self._now = now
+
+    def remember(self, examples: Sequence[Example]) -> Dataset:
+        """Store what the model could do before; the same examples again change nothing."""
+        from langgraph_learnloop.curation.dataset import keep
+
+        dataset = keep(examples, folder=self.folder("datasets"), now=self._now())
+        return self._add(dataset, "remember", f"{len(examples)} examples of what the model could do before.")
+
+    def start(self, thread: str) -> tuple[Proposal, ...]:
+        """Queue the flags that somebody corrected and begin their curation, or go on with it; return what waits."""
+        from langgraph_learnloop.curation.graph import curate
+
+        flags = self._store.flags
+        corrected = {f.run_id for f in self._store.feedback.all(self._agent) if f.correction is not None}
+        flags.move([f.run_id for f in flags.list("open", self._agent) if f.run_id in corrected], "queued")
+        return curate(self.graph, thread, [f.run_id for f in flags.list("queued", self._agent)])
+
+    def pending(self, thread: str) -> tuple[Proposal, ...]:
+        """Return the proposals that wait for review."""
+        from langgraph_learnloop.curation.graph import pending
+
+        return pending(self.graph, thread)
+
+    def review(self, verdicts: Sequence[Verdict], thread: str) -> tuple[Proposal, ...]:
+        """Hand verdicts to the curation and log them; return the proposals that still wait."""
+        from langgraph_learnloop.curation.graph import resume
+
+        waiting = resume(self.graph, thread, verdicts)
+        for verdict in verdicts:
+            why = verdict.because or f"{verdict.by} looked at it."
+            self._decide(f"review:{verdict.action}", verdict.proposal_id, why, thread, verdict.by)
+        return waiting
+
+    def decided(self, thread: str) -> tuple[tuple[Proposal, Verdict], ...]:
+        """Return the proposals that were decided, with their verdicts."""
+        from langgraph_learnloop.curation.graph import decided
+
+        return decided(self.graph, thread)
+
+    def dataset(self, thread: str) -> Dataset | None:
+        """Build the dataset of a reviewed curation and settle its flags; doing it again changes nothing.
+
+        None when review approved no correction.
+        """
+        from langgraph_learnloop.curation.dataset import build
+        from langgraph_learnloop.curation.graph import approved, settled
+
+        corrections = approved(self.graph, thread)
+        self._settle(settled(self.graph, thread))
+        if not corrections:
+            return None
+        config = self._config
+        dataset, _ = build(
+            corrections,
+            self._pool(),
+            folder=self.folder("datasets"),
+            parent=self._parent(thread),
+            heldout=config.heldout,
+            variations=config.variations,
+            replay_ratio=config.recipe.replay,
+            retention=config.retention_cases,
+            seed=config.recipe.seed,
+            now=self._now(),
+        )
+        counts = ", ".join(f"{sum(n.values())} {origin}" for origin, n in dataset.counts.items())
+        return self._add(dataset, "dataset", f"It holds {counts}.", thread)
+
+    def folder(self, name: str) -> Path:
+        """Return a folder for files of one kind, made if need be."""
+        beside = f"{self._store.path}.files" if self._store.path else "learnloop.files"
+        folder = Path(self._config.folder or beside) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @cached_property
+    def graph(self) -> Curation:
+        """Return the curation graph, with its checkpoints in the store's own file."""
+        from langgraph_learnloop.curation.graph import curation_graph
+
+        return curation_graph(self._store.runs, neighbours=self._config.neighbours, checkpointer=self._checkpoints())
+
+    def _checkpoints(self) -> Any:
+        try:
+            from langgraph.checkpoint.sqlite import SqliteSaver
+        except ImportError as error:
+            raise MissingExtraError(
+                'Curation keeps its state with langgraph-checkpoint-sqlite: pip install "langgraph-learnloop[loop]".'
+            ) from error
+        import sqlite3
+
+        where = self._store.path or self.folder("curation") / "checkpoints.db"
+        return SqliteSaver(sqlite3.connect(where, check_same_thread=False, timeout=30))
+
+    def _settle(self, ends: Mapping[str, FlagState]) -> None:
+        queued = {f.run_id for f in self._store.flags.list("queued", self._agent)}
+        for run_id, end in ends.items():
+            if run_id in queued:
+                self._store.flags.move([run_id], end)
+
+    def _parent(self, thread: str) -> Dataset | None:
+        """Return the dataset of the cycle before: this one's own, if it was built before a crash, is not its parent."""
+        versions = [r.dataset for r in self._store.cycles.all() if r.dataset and r.cycle_id != thread]
+        return self._store.datasets.get(versions[-1]) if versions else None
+
+    def _pool(self) -> list[Example]:
+        """Return what may be replayed: what was remembered, and runs that somebody liked."""
+        from langgraph_learnloop.curation.dataset import read
+        from langgraph_learnloop.curation.propose import replayable
+
+        remembered = [d for d in self._store.datasets.all() if not d.counts.keys() - {"replay"}]
+        liked = {f.run_id for f in self._store.feedback.all(self._agent) if (f.score or 0) > 0}
+        runs = [self._store.runs.run(run_id) for run_id in sorted(liked)]
+        return [*(e for d in remembered for e in read(d.path)), *replayable(runs, self._store.runs)]
+
+    def _add(self, dataset: Dataset, action: str, because: str, cycle_id: str | None = None) -> Dataset:
+        """Store a dataset and log it, once: a version that is known was logged when it was made."""
+        try:
+            return self._store.datasets.get(dataset.version)
+        except NotFoundError:
+            self._store.datasets.add(dataset)
+            self._decide(action, dataset.version, because, cycle_id)
+            return dataset
+
+    def _decide(
+        self, action: str, subject: str, because: str, cycle_id: str | None = None, actor: str = "learnloop"
+    ) -> None:
+        self._store.decisions.append(
+            action=action, subject=subject, because=because, actor=actor, cycle_id=cycle_id, now=self._now()
+        )
