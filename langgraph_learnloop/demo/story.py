@@ -10,8 +10,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,12 +169,12 @@ class Story:
             "hostile": (self._hostile_dataset(), bad),
         }
         began = time.monotonic()
-        with self.tell.bars() as bar, ThreadPoolExecutor(PARALLEL_JOBS) as pool:
-            trained = {
-                name: pool.submit(self._train, dataset, plan, bar(CANDIDATES[name], plan.steps))
+        with self.tell.bars() as bar:
+            jobs = {
+                name: partial(self._train, dataset, plan, bar(CANDIDATES[name], plan.steps))
                 for name, (dataset, plan) in plans.items()
             }
-            return {**{name: job.result() for name, job in trained.items()}, "seconds": time.monotonic() - began}
+            return {**side_by_side(jobs, PARALLEL_JOBS), "seconds": time.monotonic() - began}
 
     def no_replay(self) -> Chapter:
         """Examine the candidate that was trained without replay: it forgot the old tools."""
@@ -201,7 +201,7 @@ class Story:
                 under_way.set()
 
         self.engine.calls.clear()
-        talking = threading.Thread(target=crowd.ask, args=(requests, on_seen), name="crowd")
+        talking = threading.Thread(target=crowd.ask, args=(requests, on_seen), name="crowd", daemon=True)
         talking.start()
         under_way.wait()
         began = time.monotonic()
@@ -347,6 +347,30 @@ def exam_case(request: Request) -> Case:
         messages=example.messages,
         expected=request.expected,
     )
+
+
+def side_by_side(works: Mapping[str, Callable[[], Chapter]], most: int) -> dict[str, Chapter]:
+    """Do pieces of work in threads, `most` at a time, and return what came of each; raise the first error.
+
+    The threads are daemons: after ctrl-C the interpreter does not wait for them, and a training process ends with it.
+    """
+    turns, found, errors = threading.Semaphore(most), dict[str, Chapter](), list[Exception]()
+
+    def work(name: str) -> None:
+        try:
+            with turns:
+                found[name] = works[name]()
+        except Exception as error:  # noqa: BLE001 - carried over to the caller's thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,), name=f"job-{name}", daemon=True) for name in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return found
 
 
 def pauses(calls: Sequence[tuple[float, float]], began: float, ended: float) -> dict[str, float]:

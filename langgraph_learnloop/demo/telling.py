@@ -191,8 +191,9 @@ class Telling:
         mark = "[green]passed[/green]" if candidate["passed"] else "[red]stopped[/red]"
         seconds = candidate["seconds"]
         self._console.print(f"{how} ({seconds['train']:.0f} s): {mark} by the gate.", highlight=False)
-        required = [gate for gate in candidate["gates"] if gate["required"]]
-        for gate in [g for g in required if g["passed"] == candidate["passed"]][:2]:
+        failed = [gate for gate in candidate["gates"] if gate["required"] and not gate["passed"]]
+        decisive = [gate for gate in candidate["gates"] if gate["name"] in ("target", "retention")]
+        for gate in failed[:2] or decisive:
             self.say(f"  {gate['because']}")
 
 
