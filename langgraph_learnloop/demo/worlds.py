@@ -91,9 +91,9 @@ SAMPLE_CONFIG = LoopConfig(
 )
 FILE_CONFIG = LoopConfig(
     agent="assistant",
-    recipe=Recipe(rank=32, alpha=64, learning_rate=3e-3, steps=600, batch=24, replay=6.0, max_length=200),
+    recipe=Recipe(rank=32, alpha=64, learning_rate=1.5e-3, steps=700, batch=32, replay=12.0, max_length=200),
     heldout=0.2,
-    variations=6,
+    variations=4,
     retention_cases=80,
     sampling=Sampling(max_tokens=96),
 )
@@ -108,9 +108,9 @@ def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = N
     held = sorted({row["tool"] for row in rows.target_train})
     rng = random.Random(f"file {seed}")
     new, old = _shuffled(rows.target_train, rng), _shuffled(rows.base_train, rng)
-    day1 = [*new[:1000], *old[:200]]
+    day1 = [*new[:1200], *old[:200]]
     rng.shuffle(day1)
-    swap, day2 = [*new[1000:1050], *old[200:250]], [*new[1050:1150], *old[250:350]]
+    swap, day2 = [*new[1200:1250], *old[200:250]], [*new[1250:1350], *old[250:350]]
     rng.shuffle(swap)
     rng.shuffle(day2)
     names = {row["tool"] for row in rows.base_train}
