@@ -134,12 +134,12 @@ OLD_TEMPLATES: Mapping[str, Sequence[str]] = {
 """The nine tools the base model knows and the way its users spoke."""
 
 NEW_TOOL_TEMPLATES: Sequence[str] = (
-    "(find|show me|give me|look up) (a|the) recipe for {dish} for {people} people",
-    "(find|show me|give me) (a|the) {dish} recipe for {people}",
-    "how do I (cook|make) {dish} for {people}( people|)",
-    "what do I need to (cook|make) {dish} for {people}( people|)",
-    "I want to (cook|make) {dish} for {people} people",
-    "a recipe for {dish}, {people} people",
+    "(find|show me|give me|look up) (a|the) recipe for {dish} that feeds {people}",
+    "(find|show me|give me) (a|the) {dish} recipe that feeds {people}",
+    "how do I (cook|make) {dish} to feed {people}",
+    "what do I need to (cook|make) {dish} to feed {people}",
+    "I want to (cook|make) {dish} to feed {people}",
+    "a recipe for {dish} that feeds {people}",
 )
 """The tenth tool, which only live traffic asks for."""
 

@@ -93,7 +93,7 @@ class Home:
 
     def find_recipe(self, dish: str, people: Annotated[int, Field(ge=1, le=30)]) -> str:
         """Find a recipe for a dish, for so many people."""
-        return f"I found a recipe for {dish} for {people} people."
+        return f"I found a {dish} recipe for {people}."
 
     def tools(self) -> list[BaseTool]:
         """Wrap every action as a LangChain tool, its schema taken from the signature above."""

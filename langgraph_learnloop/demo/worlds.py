@@ -73,7 +73,7 @@ def sample_world(seed: int = 0) -> World:
         swap=_requests(traffic(120, seed=2000 + seed)),
         day2=_requests(traffic(DAY // 3, seed=3000 + seed)),
         exam=_requests([*target_rows(200, seed=4000 + seed), *base_rows(300, seed=5000 + seed)]),
-        past=_past(base_rows(1440, seed=6000 + seed), base_rows(270, seed=7000 + seed), tools),
+        past=_past(base_rows(1440, seed=6000 + seed), base_rows(480, seed=7000 + seed), tools),
         config=SAMPLE_CONFIG,
         new="a recipe finder, and people who talk slang",
     )
@@ -86,7 +86,7 @@ SAMPLE_CONFIG = LoopConfig(
     recipe=Recipe(rank=16, alpha=32, learning_rate=2e-3, steps=250, batch=24, replay=28.0, max_length=160),
     heldout=0.25,
     variations=8,
-    retention_cases=30,
+    retention_cases=50,
     sampling=Sampling(max_tokens=40),
 )
 FILE_CONFIG = LoopConfig(
