@@ -52,7 +52,7 @@ class LoopConfig(Record):
     """The old slice as a whole must not be worse by more than this share."""
     category_margin: float = Field(default=0.05, gt=0, le=1)
     """No single category may be worse by more than this share."""
-    eval_threads: int = Field(default=8, ge=1)
+    eval_threads: int = Field(default=16, ge=1)
     """Cases that are run at the same time."""
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a serving process looks for a new champion in the store."""

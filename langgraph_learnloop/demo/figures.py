@@ -23,12 +23,12 @@ def share(verdicts: Sequence[bool | None]) -> Figures:
 def figures(done: Mapping[str, Any]) -> Figures:
     """Return what was measured; what the story did not reach is None."""
     before, after, swap = (done.get(name) for name in ("exam_before", "exam_after", "swap"))
-    stopped = {"no-replay": "no_replay", "hostile": "hostile"}
+    trained, stopped = done.get("training", {}), {"no-replay": "no_replay", "hostile": "hostile"}
     return {
         **{part: _change(before, after, "fully_right", part) for part in ("target", "old")},
         "tool": {part: _change(before, after, "right_tool", part) for part in ("target", "old")},
         "old_tools": _per_tool(before, after),
-        "stopped": [name for name, chapter in stopped.items() if chapter in done and not done[chapter]["passed"]],
+        "stopped": [name for name, key in stopped.items() if key in trained and not trained[key]["passed"]],
         "promoted": bool(done.get("good", {}).get("passed")),
         "swap": None
         if swap is None

@@ -11,7 +11,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,8 +43,6 @@ from langgraph_learnloop.records import (
 CYCLE = "demo"
 BAD_STEPS = 60
 """Optimizer steps of the two candidates that are meant to be stopped: enough to do their harm."""
-PARALLEL_JOBS = 2
-"""Training jobs at a time: one core is enough for so small a model."""
 CANDIDATES = {
     "good": "trained on the reviewed corrections, with replay",
     "no_replay": "trained without replay",
@@ -109,8 +106,6 @@ class Story:
                 self.exam_before,
                 self.lesson,
                 self.training,
-                self.no_replay,
-                self.hostile,
                 self.good,
                 self.swap,
                 self.day2,
@@ -157,7 +152,7 @@ class Story:
         }
 
     def training(self) -> Chapter:
-        """Train three candidates side by side: what the loop proposes, and two that are meant to be stopped.
+        """Train what the loop proposes, and meanwhile train and examine two candidates that are meant to be stopped.
 
         One learns from the corrections alone and forgets; one learns what the checks refused, from liars.
         """
@@ -168,25 +163,24 @@ class Story:
             "no_replay": (self._dataset, bad.model_copy(update={"replay": 0.0})),
             "hostile": (self._hostile_dataset(), bad),
         }
-        began = time.monotonic()
         with self.tell.bars() as bar:
-            jobs = {
-                name: partial(self._train, dataset, plan, bar(CANDIDATES[name], plan.steps))
-                for name, (dataset, plan) in plans.items()
+            steps = {name: bar(CANDIDATES[name], plan.steps) for name, (_, plan) in plans.items()}
+
+            def stopped() -> dict[str, Chapter]:
+                names = ("no_replay", "hostile")
+                return {name: self._examined(self._train(*plans[name], steps[name]), steps[name]) for name in names}
+
+            lanes: dict[str, Callable[[], Chapter]] = {
+                "good": lambda: self._train(*plans["good"], steps["good"]),
+                "stopped": stopped,
             }
-            return {**side_by_side(jobs, PARALLEL_JOBS), "seconds": time.monotonic() - began}
-
-    def no_replay(self) -> Chapter:
-        """Examine the candidate that was trained without replay: it forgot the old tools."""
-        return self._examined("no_replay")
-
-    def hostile(self) -> Chapter:
-        """Examine the candidate that learned what liars said."""
-        return self._examined("hostile")
+            done = side_by_side(lanes)
+        return {"good": done["good"], **done["stopped"]}
 
     def good(self) -> Chapter:
         """Examine the candidate that the loop proposes."""
-        return self._examined("good")
+        with self.tell.bar(f"Examining the candidate {CANDIDATES['good']}", 1) as step:
+            return self._examined(self._done["training"]["good"], step)
 
     def swap(self) -> Chapter:
         """Put the good candidate in service while people talk to the agent."""
@@ -292,12 +286,10 @@ class Story:
         release = self.loop.train(dataset, recipe, step.progress, CYCLE)
         return {"release": release.release_id, "seconds": time.monotonic() - began}
 
-    def _examined(self, name: str) -> Chapter:
-        trained = self._done["training"][name]
+    def _examined(self, trained: Chapter, step: Step) -> Chapter:
         release = self.loop.store.releases.get(trained["release"])
         began = time.monotonic()
-        with self.tell.bar(f"Examining the candidate {CANDIDATES[name]}", 1) as step:
-            card = self.loop.evaluate(release, self._dataset, step.progress, CYCLE)
+        card = self.loop.evaluate(release, self._dataset, step.progress, CYCLE)
         return {
             "release": release.release_id,
             "passed": card.passed,
@@ -349,21 +341,20 @@ def exam_case(request: Request) -> Case:
     )
 
 
-def side_by_side(works: Mapping[str, Callable[[], Chapter]], most: int) -> dict[str, Chapter]:
-    """Do pieces of work in threads, `most` at a time, and return what came of each; raise the first error.
+def side_by_side(works: Mapping[str, Callable[[], Chapter]]) -> dict[str, Chapter]:
+    """Do pieces of work in threads and return what came of each; raise the first error.
 
     The threads are daemons: after ctrl-C the interpreter does not wait for them, and a training process ends with it.
     """
-    turns, found, errors = threading.Semaphore(most), dict[str, Chapter](), list[Exception]()
+    found, errors = dict[str, Chapter](), list[Exception]()
 
     def work(name: str) -> None:
         try:
-            with turns:
-                found[name] = works[name]()
+            found[name] = works[name]()
         except Exception as error:  # noqa: BLE001 - carried over to the caller's thread
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(name,), name=f"job-{name}", daemon=True) for name in works]
+    threads = [threading.Thread(target=work, args=(name,), name=f"lane-{name}", daemon=True) for name in works]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -102,17 +102,10 @@ class Telling:
         )
 
     def training(self, done: Mapping[str, Any]) -> None:
-        """Tell that three candidates were trained."""
+        """Tell how the two were stopped that are meant to be."""
         self.heading("Three candidates")
-        self.say(f"Trained side by side in {done['training']['seconds']:.0f} s; now the gate asks the held-out cases.")
-
-    def no_replay(self, done: Mapping[str, Any]) -> None:
-        """Tell how forgetting was stopped."""
-        self._verdict(done["no_replay"], "Trained without replay")
-
-    def hostile(self, done: Mapping[str, Any]) -> None:
-        """Tell how a poisoned lesson was stopped."""
-        self._verdict(done["hostile"], "Trained on the refused corrections")
+        self._verdict(done["training"]["no_replay"], "Trained without replay")
+        self._verdict(done["training"]["hostile"], "Trained on the refused corrections")
 
     def good(self, done: Mapping[str, Any]) -> None:
         """Tell how the good candidate did."""
@@ -150,8 +143,8 @@ class Telling:
                 table.add_row(f"{name}: {words}", str(was["cases"]), interval(was), interval(now))
         self._console.print()
         self._console.print(table)
-        trained = sum(done[name]["seconds"]["train"] for name in ("no_replay", "hostile", "good"))
-        gated = sum(done[name]["seconds"]["gate"] for name in ("no_replay", "hostile", "good"))
+        three = [done["good"]["seconds"], *(done["training"][name]["seconds"] for name in ("no_replay", "hostile"))]
+        trained, gated = (sum(seconds[part] for seconds in three) for part in ("train", "gate"))
         self.say(
             f"Cost: {trained:.0f} s of training and {gated:.0f} s of examination for three candidates, on this CPU."
         )

@@ -38,7 +38,7 @@ class GraphReplay:
         graph: Graph | Runnable[Any, Any],
         evaluator: Evaluator,
         *,
-        threads: int = 8,
+        threads: int = 16,
         timeout_seconds: float = 60,
         stop_before: Sequence[str] | None = None,
     ) -> None:

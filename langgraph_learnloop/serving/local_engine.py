@@ -63,7 +63,7 @@ class LocalEngine:
         base: str | Path,
         *,
         threads: int | None = None,
-        max_batch: int = 8,
+        max_batch: int = 16,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> None:
@@ -256,6 +256,11 @@ class LocalEngine:
                     writing.remove(waiting)
             ids, positions = drawn[:, None], positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
+            if 0 < len(writing) <= len(batch) // 2:  # rows that are done cost as much as the others
+                rows = torch.tensor([row for row, waiting in enumerate(batch) if waiting in writing], device=ids.device)
+                cache.batch_select_indices(rows)
+                batch, ids, positions, mask = list(writing), ids[rows], positions[rows], mask[rows]
+                temperatures = temperatures[rows]
 
     def _draw(self, logits: torch.Tensor, temperatures: torch.Tensor) -> torch.Tensor:
         """Return one token a row (batch x vocabulary -> batch): the likeliest at temperature 0, else a sample."""
