@@ -6,7 +6,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,15 +159,42 @@ def test_cycle_walks_the_app(
         assert len(loop.store.releases.all()) == 2
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The demo in a folder that cannot be written says so."""
-    tmp_path.chmod(0o500)
-    code, _, err = _run(capsys, monkeypatch, "demo", "--home", str(tmp_path / "demo"))
-    assert code == 2
-    assert str(tmp_path) in err
+def _learnloop(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "langgraph_learnloop.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False, **options)
+
+
+def test_a_read_only_folder_is_a_sentence(tmp_path: Path) -> None:
+    """The demo in a folder that cannot be written says so; root may write everywhere, so somebody else tries."""
+    nobody: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    locked = Path(tempfile.mkdtemp())  # outside of pytest's own folder, which nobody else may enter
+    locked.chmod(0o555)
+    try:
+        probe = [sys.executable, "-c", "import langgraph_learnloop.cli"]
+        if subprocess.run(probe, cwd="/", capture_output=True, check=False, **nobody).returncode:
+            pytest.skip("another user may not read this environment")
+        done = _learnloop("demo", "--home", str(locked / "demo"), cwd=Path("/"), **nobody)
+    finally:
+        locked.rmdir()
+    assert done.returncode == 2, done.stderr
+    assert str(locked) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
+    """When the disk takes no more in the middle of the first day, the demo says so, and the store can be read."""
+    resource = pytest.importorskip("resource")
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))  # a write beyond it fails, as on a full disk
+
+    full = _learnloop("demo", "--home", "demo", cwd=tmp_path, preexec_fn=small_disk)
+    assert full.returncode == 2, full.stdout + full.stderr
+    assert "disk" in full.stderr
+    assert "Traceback" not in full.stderr
+    runs = _learnloop("runs", "--store", "demo/learnloop.db", cwd=tmp_path)
+    assert runs.returncode == 0, runs.stderr
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from langgraph_learnloop.curation.split import NEAR_DUPLICATE, assign
 from langgraph_learnloop.curation.texts import Embed, normal, request, similarities, vectors
-from langgraph_learnloop.curation.variation import value_pool, vary
+from langgraph_learnloop.curation.variation import Values, vary
 from langgraph_learnloop.errors import DataError, StoreError
 from langgraph_learnloop.records import Dataset, Example, content_hash
 
@@ -57,7 +57,7 @@ def build(
     held = [*(e for e in learned if e.split != "train"), *kept]
     replays = guard.apart(_trainable(pool, held), held)
     drawn = _in_turn(replays, math.ceil(replay_ratio * len(trained)), seed)
-    values = value_pool([*trained, *drawn])
+    values = Values.of([*trained, *drawn])
     varied = guard.apart([v for e in trained for v in vary(e, values, variations, seed)], held)
 
     examples = _sorted_once([*learned, *kept, *drawn, *varied])

@@ -15,38 +15,76 @@ from typing import Any
 from langgraph_learnloop.calls import misfit
 from langgraph_learnloop.records import Example, Message, ToolCall
 
-Pool = Mapping[tuple[str, str], Sequence[str]]
-"""Values by tool and argument, as often as they were seen."""
-
 CONFIDENCE = 0.8
 """A variation is as sure as its parent times this."""
 _CLOSED = 0.05
 """An argument whose next value is less likely than this to be new is an enumeration: only its own values fit."""
+_OPEN = 0.5
+"""An argument whose next value is at least as likely as this to be new takes any text: titles, names, places."""
 _MADE_UP = 0.1
 """Share of made-up words among those that replace a value's words."""
 _ONSETS = [*"bcdfghjklmnprstvwyz", "br", "ch", "cl", "dr", "gr", "pl", "qu", "sh", "st", "th", "tr"]
 _VOWELS = [*"aeiou", "ai", "ea", "ia", "oo"]
 _CODAS = ["", "", "", "", *"bdklmnprstx", "ft", "ll", "nd", "ng", "rn", "ss"]
 
+_Slot = tuple[str, str]
 _Span = tuple[int, int]
 
 
-def value_pool(examples: Sequence[Example]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Collect the text and whole-number values of each argument of each tool; pass training examples only."""
-    pool: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for example in examples:
-        for slot, value in _values(example.chosen):
-            pool[slot].append(str(value))
-    return {slot: tuple(sorted(values)) for slot, values in sorted(pool.items())}
+class Values:
+    """The values that each argument of each tool took, to draw others from."""
+
+    def __init__(self, by_slot: Mapping[_Slot, Sequence[str]]) -> None:
+        """Take values by tool and argument, as often as they were seen."""
+        self.by_slot = by_slot
+        self._new = {slot: _chance_of_new(values) for slot, values in by_slot.items() if values}
+        is_open = [slot for slot, chance in self._new.items() if chance >= _OPEN]
+        self._phrases = sorted({value for slot in is_open for value in by_slot[slot] if not value.isdecimal()})
+        everything = {word for values in by_slot.values() for value in values for word in value.split()}
+        self._words = sorted(word for word in everything if word.isalpha())
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Values:
+        """Collect the text and whole-number values in the calls of examples; give training examples only."""
+        found: dict[_Slot, list[str]] = defaultdict(list)
+        for example in examples:
+            for slot, value in _values(example.chosen):
+                found[slot].append(str(value))
+        return cls({slot: tuple(sorted(values)) for slot, values in sorted(found.items())})
+
+    def another(self, value: str, slot: _Slot, rng: random.Random) -> str:
+        """Return a value for the argument to take instead of `value`, in its capitals; itself if nothing else fits.
+
+        As often as the argument's next value would be one not seen before, it is a new one: the value of some other
+        argument that takes any text, words of the usual number, or another number. Else it is one of its own.
+        """
+        number = value.isdecimal()
+        known = [other for other in self.by_slot.get(slot, ()) if other.isdecimal() or not number]
+        others = [other for other in known if other != value]
+        new = _chance_of_new(known) if known else 1.0
+        closed = new < _CLOSED
+        if others and (closed or rng.random() >= new):
+            return _styled(rng.choice(others), value)
+        if closed:
+            return value
+        if number:
+            return _digits(value, rng)
+        if self._phrases and rng.random() < 0.5:
+            return _styled(rng.choice(self._phrases), value)
+        length = len(rng.choice(known or [value]).split())
+        return _styled(" ".join(self._word(rng) for _ in range(length)), value)
+
+    def _word(self, rng: random.Random) -> str:
+        """Return a word of some value: real ones are easier to learn to copy than made-up ones."""
+        return _made_up(rng) if not self._words or rng.random() < _MADE_UP else rng.choice(self._words)
 
 
-def vary(example: Example, pool: Pool, n: int, seed: int) -> list[Example]:
+def vary(example: Example, values: Values, n: int, seed: int) -> list[Example]:
     """Return up to `n` different variations of a training example; fewer, or none, when there is little to replace.
 
     Each value that stands exactly once in the last user message, on word boundaries and apart from the others, is
-    replaced there and in the call: half the time by a value of the same argument from `pool`, else by one to three
-    words of other arguments' values (now and then a made-up one), or by another number. Held-out and validation
-    examples, and those whose last message is not the user's, give none.
+    replaced there and in the call by `values.another`. Held-out and validation examples, and those whose last message
+    is not the user's, give none.
     """
     if example.split in ("heldout", "validation") or not example.messages or example.messages[-1].role != "user":
         return []
@@ -55,21 +93,19 @@ def vary(example: Example, pool: Pool, n: int, seed: int) -> list[Example]:
         return []
     rng = random.Random(f"{seed}:{example.example_id}")  # variety, no secret
     original = _bare(example).example_id
-    words = _words(pool)
     seen: dict[str, Example] = {}
     for _ in range(4 * n):
         if len(seen) == n:
             break
-        made = _replaced(
-            example, spans, {value: _draw(value, slot, pool, words, rng) for value, (_, slot) in spans.items()}
-        )
+        new = {value: values.another(value, slot, rng) for value, (_, slot) in spans.items()}
+        made = _replaced(example, spans, new)
         made_id = made.example_id
         if made_id != original and misfit(made.chosen, made.tools) is None:
             seen.setdefault(made_id, made)
     return list(seen.values())
 
 
-def _values(message: Message) -> Iterator[tuple[tuple[str, str], str | int]]:
+def _values(message: Message) -> Iterator[tuple[_Slot, str | int]]:
     for call in message.tool_calls:
         for name, value in call.args.items():
             for leaf in _leaves(value):
@@ -86,10 +122,10 @@ def _leaves(value: Any) -> Iterator[str | int]:
         yield value
 
 
-def _spans(example: Example) -> dict[str, tuple[_Span, tuple[str, str]]]:
+def _spans(example: Example) -> dict[str, tuple[_Span, _Slot]]:
     """Return where each clear value stands in the request, and which argument it fills."""
     text = example.messages[-1].content
-    slots: dict[str, tuple[str, str]] = {}
+    slots: dict[str, _Slot] = {}
     for slot, value in _values(example.chosen):
         slots.setdefault(str(value), slot)
     places = {value: _places(value, text) for value in slots}
@@ -147,29 +183,6 @@ def _swap(value: Any, new: Mapping[str, str]) -> Any:
         return value
     made = new[str(value)]
     return made if isinstance(value, str) else int(made)
-
-
-def _draw(value: str, slot: tuple[str, str], pool: Pool, words: Sequence[str], rng: random.Random) -> str:
-    number = value.isdecimal()
-    known = [other for other in pool.get(slot, ()) if other.isdecimal() or not number]
-    others = [other for other in known if other != value]
-    closed = bool(known) and _chance_of_new(known) < _CLOSED
-    if others and (closed or rng.random() < 0.5):
-        return _styled(rng.choice(others), value)
-    if closed:
-        return value
-    if number:
-        return _digits(value, rng)
-    return _styled(" ".join(_word(words, rng) for _ in range(rng.choice((1, 1, 2, 2, 3)))), value)
-
-
-def _words(pool: Pool) -> list[str]:
-    """Return the words of all values in the pool: real ones are easier to learn to copy than made-up ones."""
-    return sorted({word for values in pool.values() for value in values for word in value.split() if word.isalpha()})
-
-
-def _word(words: Sequence[str], rng: random.Random) -> str:
-    return _made_up(rng) if not words or rng.random() < _MADE_UP else rng.choice(words)
 
 
 def _made_up(rng: random.Random) -> str:

@@ -7,12 +7,15 @@ whole numbers taken from the text, or lists of words.
 from __future__ import annotations
 
 import json
+import math
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.records import content_hash
 
 ArgValue = str | int | list[str]
 
@@ -20,6 +23,9 @@ FORMAT = '{"text": str, "tool": str, "args": {name: str, int or list of str}, "s
 SPLITS = ("train", "dev", "test")
 HELD_OUT = frozenset({"rate_book", "search_screening_event"})
 """Held out when a file has both and nothing else is asked for: the two tools of SNIPS that need the most arguments."""
+
+FRESH = 1 / 7
+"""Share of each base tool's rows that is kept from the base."""
 
 _REQUIRED = ("text", "tool", "args", "split")
 _ALLOWED = frozenset({*_REQUIRED, "domain"})
@@ -37,9 +43,11 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class ToolSplit:
-    """Rows by who may see them: the base model's tools and the held-out ones, each for training and for testing."""
+    """Rows by who may see them: of the base model's tools and of the held-out ones, each for training and testing."""
 
     base_train: Sequence[Row]
+    base_fresh: Sequence[Row]
+    """Training rows of the base's tools that the base does not see: people's requests, and cases for the gate."""
     base_test: Sequence[Row]
     target_train: Sequence[Row]
     target_test: Sequence[Row]
@@ -65,13 +73,28 @@ def split_tools(rows: Iterable[Row], hold_out: Collection[str] | None = None) ->
     def part(target: bool, test: bool) -> list[Row]:
         return [r for r in rows if (r["tool"] in held) == target and (r["split"] == "test") == test]
 
-    parts = (part(False, False), part(False, True), part(True, False), part(True, True))
-    for name, share in zip(("base_train", "base_test", "target_train", "target_test"), parts, strict=True):
+    known, fresh = _set_aside(part(False, False))
+    parts = (known, fresh, part(False, True), part(True, False), part(True, True))
+    for name, share in zip(
+        ("base_train", "base_fresh", "base_test", "target_train", "target_test"), parts, strict=True
+    ):
         if not share:
             raise DataError(
                 f"No rows are left for {name!r} when {sorted(held)} are held out: add rows or hold out others."
             )
     return ToolSplit(*parts, held_out=sorted(held))
+
+
+def _set_aside(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return rows for the base to learn, and a share of each tool's that it never sees, whatever the file's order."""
+    by_tool: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: content_hash(row["text"])):
+        by_tool[row["tool"]].append(row)
+    cut = {tool: math.ceil(len(some) * FRESH) if len(some) > 1 else 0 for tool, some in by_tool.items()}
+    return (
+        [row for tool, some in sorted(by_tool.items()) for row in some[cut[tool] :]],
+        [row for tool, some in sorted(by_tool.items()) for row in some[: cut[tool]]],
+    )
 
 
 def _held_out(names: set[str], hold_out: Collection[str] | None) -> frozenset[str]:

@@ -22,7 +22,7 @@ from langgraph_learnloop.demo.figures import figures, share
 from langgraph_learnloop.demo.telling import Step, Telling
 from langgraph_learnloop.demo.users import Crowd, Seen, give_feedback, mixed_threads
 from langgraph_learnloop.demo.worlds import Request, World
-from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.errors import EngineError, StoreError
 from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
 from langgraph_learnloop.evaluation.replay import GraphReplay
 from langgraph_learnloop.loop import LearnLoop
@@ -123,7 +123,8 @@ class Story:
     def day1(self) -> Chapter:
         """Serve a day with the base model, and let people say what was wrong."""
         seen = self._serve(self.world.day1, "day1", "Day 1")
-        self.loop.flush()
+        if not self.loop.flush():
+            raise StoreError(self.loop.health().problem or "The store did not take the day's runs in time; try again.")
         said = give_feedback(self.loop, seen)
         return {**_summary(seen), "said": dict(said), "flagged": len(self.loop.flagged())}
 

@@ -91,10 +91,10 @@ SAMPLE_CONFIG = LoopConfig(
 )
 FILE_CONFIG = LoopConfig(
     agent="assistant",
-    recipe=Recipe(rank=32, alpha=64, learning_rate=1.5e-3, steps=700, batch=32, replay=12.0, max_length=200),
+    recipe=Recipe(rank=32, alpha=64, learning_rate=3e-3, steps=750, batch=48, replay=12.0, max_length=200),
     heldout=0.2,
-    variations=4,
-    retention_cases=80,
+    variations=6,
+    retention_cases=200,
     sampling=Sampling(max_tokens=96),
 )
 
@@ -107,14 +107,16 @@ def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = N
     rows = split_tools(read_rows(path), hold_out)
     held = sorted({row["tool"] for row in rows.target_train})
     rng = random.Random(f"file {seed}")
-    new, old = _shuffled(rows.target_train, rng), _shuffled(rows.base_train, rng)
-    day1 = [*new[:1200], *old[:200]]
+    new, old, known = (_shuffled(part, rng) for part in (rows.target_train, rows.base_fresh, rows.base_train))
+    kept, old = old[: len(old) * 5 // 7], old[len(old) * 5 // 7 :]
+    busy = min(3000, len(new) * 4 // 5)
+    day1 = [*new[:busy], *old[:200]]
     rng.shuffle(day1)
-    swap, day2 = [*new[1200:1250], *old[200:250]], [*new[1250:1350], *old[250:350]]
+    swap, day2 = [*new[busy : busy + 50], *old[200:250]], [*new[busy + 50 : busy + 150], *old[250:350]]
     rng.shuffle(swap)
     rng.shuffle(day2)
     names = {row["tool"] for row in rows.base_train}
-    tools = tools_for_rows([*rows.base_train, *rows.target_train])
+    tools = tools_for_rows([*rows.base_train, *rows.base_fresh, *rows.target_train])
     return World(
         name=f"file {Path(path).name}",
         base=cache / content_hash([rows.base_train, rows.base_test]),
@@ -123,7 +125,7 @@ def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = N
         swap=_file_requests(swap, names),
         day2=_file_requests(day2, names),
         exam=_file_requests([*rows.target_test, *rows.base_test], names),
-        past=_past(old[1000:4000], old[4000:5000], tools),
+        past=_past(known[:8000], kept, tools),
         config=FILE_CONFIG,
         new=" and ".join(held),
         source=str(path),

@@ -57,6 +57,13 @@ class FairQueue(Generic[Item]):
                 return None
             return self._next_batch(most)
 
+    def take_more(self, key: str, most: int) -> list[Item]:
+        """Return up to `most` further items of a key that is being served, at once; none while others wait."""
+        with self._changed:
+            if self._tasks or self._closed or set(self._waiting) != {key}:
+                return []
+            return self._pop(key, most)
+
     def close(self) -> list[Item]:
         """Refuse further work and return the items that nobody will take."""
         with self._changed:
@@ -75,9 +82,13 @@ class FairQueue(Generic[Item]):
 
     def _next_batch(self, most: int) -> list[Item]:
         self._expected = self._count
-        key, items = self._waiting.popitem(last=False)
+        return self._pop(next(iter(self._waiting)), most)
+
+    def _pop(self, key: str, most: int) -> list[Item]:
+        """Return the next items of a key; what is left of it goes to the end of the line: the other keys come first."""
+        items = self._waiting.pop(key)
         batch = [items.popleft() for _ in range(min(most, len(items)))]
         if items:
-            self._waiting[key] = items  # to the end of the line: the other keys come first
+            self._waiting[key] = items
         self._count -= len(batch)
         return batch

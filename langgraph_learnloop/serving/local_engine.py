@@ -1,13 +1,15 @@
 """Serve a base model and its adapters inside the agent's own process; heavy, import it only to construct one.
 
 PEFT is not thread-safe: two threads that generate on one model with different adapters get each other's words. So one
-worker thread owns the model; callers queue, and the worker answers those who wait for the same release in one batch.
+worker thread owns the model; callers queue, and the worker answers those who ask for the same release in one batch,
+which newcomers join as long as nobody waits for another release.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -17,7 +19,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import DynamicLayer
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.records import Generated, Generation, Message, Release
@@ -27,6 +31,8 @@ from langgraph_learnloop.serving.toolcalls import parse_answer
 _WEIGHTS = "adapter_model.safetensors"
 _SMALL = 50_000_000
 """Parameters below which one thread is best: several wait for each other, ten times as long when the cores are busy."""
+_ADMIT = 4
+"""Steps after which newcomers join those who are being answered: reading their prompts costs as much as a step."""
 _Result = TypeVar("_Result")
 
 
@@ -48,6 +54,67 @@ class _Waiting:
     prompt_tokens: int = 0
     room: int = 0
     tokens: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Rows:
+    """Requests that are being answered together, one row each; what is shorter is padded on the left."""
+
+    waiting: list[_Waiting]
+    ids: torch.Tensor
+    """What the model reads next: rows x tokens."""
+    mask: torch.Tensor
+    """What of it, and of all that is in the cache, is no padding: rows x (cached + next) tokens."""
+    positions: torch.Tensor
+    """Where the next tokens stand in their conversation: rows x tokens."""
+    temperatures: torch.Tensor
+    cache: Any = None
+    padded: bool = True
+    """Without a mask a step is an eighth faster."""
+
+    @classmethod
+    def of(cls, waiting: list[_Waiting], prompts: list[list[int]], device: torch.device) -> _Rows:
+        """Begin with whole prompts."""
+        ids, mask = _pad_left(prompts, device)
+        warmth = torch.tensor([one.request.sampling.temperature for one in waiting], device=device)
+        return cls(waiting, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), warmth, padded=not bool(mask.all()))
+
+    def advance(self, drawn: torch.Tensor) -> None:
+        """Go on with one drawn token a row."""
+        self.ids, self.positions = drawn[:, None], self.positions[:, -1:] + 1
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+
+    def shed(self) -> None:
+        """Drop the rows that are done, which cost as much as the others, and the padding that is in every row left."""
+        left = [row for row, one in enumerate(self.waiting) if not one.written.done()]
+        if len(left) == len(self.waiting):
+            return
+        rows = torch.tensor(left, device=self.ids.device)
+        self.cache.batch_select_indices(rows)
+        self.waiting = [self.waiting[row] for row in left]
+        self.ids, self.positions, self.temperatures = self.ids[rows], self.positions[rows], self.temperatures[rows]
+        first = int(self.mask[rows].any(0).int().argmax()) if self.joinable else 0
+        self.mask = self.mask[rows, first:]
+        for layer in self.cache.layers if first else ():
+            layer.keys, layer.values = layer.keys[:, :, first:], layer.values[:, :, first:]
+        self.padded = not bool(self.mask.all())
+
+    @property
+    def joinable(self) -> bool:
+        """Tell whether the cache is the plain kind, which holds every token once and in order."""
+        return all(type(layer) is DynamicLayer for layer in self.cache.layers)
+
+    def join(self, others: _Rows) -> None:
+        """Add rows whose prompts were read meanwhile."""
+        width = max(self.mask.shape[1], others.mask.shape[1])
+        for mine, theirs in zip(self.cache.layers, others.cache.layers, strict=True):
+            mine.keys = _stacked(mine.keys, theirs.keys, width - 1)
+            mine.values = _stacked(mine.values, theirs.values, width - 1)
+        masks = [pad(mask, (width - mask.shape[1], 0)) for mask in (self.mask, others.mask)]
+        self.mask, self.padded = torch.cat(masks), True
+        self.waiting = [*self.waiting, *others.waiting]
+        self.ids, self.positions = torch.cat([self.ids, others.ids]), torch.cat([self.positions, others.positions])
+        self.temperatures = torch.cat([self.temperatures, others.temperatures])
 
 
 class LocalEngine:
@@ -204,11 +271,8 @@ class LocalEngine:
         if release_id not in self._adapters:
             _fail(batch, f"Release {release_id!r} was unloaded while this request waited.")
             return
-        prompts = self._tokenizer([waiting.prompt for waiting in batch], add_special_tokens=False)["input_ids"]
-        accepted = [waiting for waiting, ids in zip(batch, prompts, strict=True) if self._fits(waiting, len(ids))]
-        if accepted:
-            with self._serving(release_id), torch.inference_mode():
-                self._write(accepted, [ids for ids in prompts if len(ids) < self._limit])
+        with self._serving(release_id), torch.inference_mode():
+            self._write(batch)
 
     def _fits(self, waiting: _Waiting, tokens: int) -> bool:
         waiting.prompt_tokens = tokens
@@ -229,38 +293,53 @@ class LocalEngine:
             with self._model.disable_adapter():
                 yield
 
-    def _write(self, batch: list[_Waiting], prompts: list[list[int]]) -> None:
-        """Generate token by token with the key-value cache; batch x tokens, padded on the left.
+    def _write(self, batch: list[_Waiting]) -> None:
+        """Generate token by token with the key-value cache; who asks for the same release meanwhile joins in.
 
         A loop of our own: `generate` costs several times as much for each step of a small model, and it would hold
-        short answers back until the longest of the batch is written.
+        short answers, and all who come later, back until the longest of the batch is written.
         """
-        ids, mask = _pad_left(prompts, self._model.device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        padded = not bool(mask.all())  # without a mask a step is an eighth faster
-        cache, writing = None, list(batch)
-        temperatures = torch.tensor([w.request.sampling.temperature for w in batch], device=ids.device)
-        while writing:
-            out = self._model(
-                input_ids=ids,
-                attention_mask=mask if padded else None,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = out.past_key_values
-            drawn = self._draw(out.logits[:, -1], temperatures)
-            for waiting, token in zip(batch, drawn.tolist(), strict=True):
-                if waiting in writing and self._take(waiting, token):
-                    writing.remove(waiting)
-            ids, positions = drawn[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
-            if 0 < len(writing) <= len(batch) // 2:  # rows that are done cost as much as the others
-                rows = torch.tensor([row for row, waiting in enumerate(batch) if waiting in writing], device=ids.device)
-                cache.batch_select_indices(rows)
-                batch, ids, positions, mask = list(writing), ids[rows], positions[rows], mask[rows]
-                temperatures = temperatures[rows]
+        rows = self._read_prompts(batch)
+        for step in itertools.count(1):
+            if all(waiting.written.done() for waiting in rows.waiting):
+                return
+            if step % _ADMIT == 0:
+                rows.shed()
+                self._admit(rows, batch)
+            self._step(rows)
+
+    def _admit(self, rows: _Rows, batch: list[_Waiting]) -> None:
+        """Let those join who ask for the same release; `batch` is everybody who is to hear of a failure."""
+        room = self._max_batch - len(rows.waiting)
+        newcomers = self._queue.take_more(batch[0].request.release_id, room) if rows.joinable else []
+        batch.extend(newcomers)
+        if newcomers and (more := self._read_prompts(newcomers)).waiting:
+            rows.join(more)
+
+    def _read_prompts(self, batch: list[_Waiting]) -> _Rows:
+        """Read the prompts that are not too long, and draw the first token of their answers."""
+        prompts = self._tokenizer([waiting.prompt for waiting in batch], add_special_tokens=False)["input_ids"]
+        fitting = [(one, ids) for one, ids in zip(batch, prompts, strict=True) if self._fits(one, len(ids))]
+        rows = _Rows.of([one for one, _ in fitting], [ids for _, ids in fitting] or [[]], self._model.device)
+        if rows.waiting:
+            self._step(rows)
+        return rows
+
+    def _step(self, rows: _Rows) -> None:
+        out = self._model(
+            input_ids=rows.ids,
+            attention_mask=rows.mask if rows.padded else None,
+            position_ids=rows.positions,
+            past_key_values=rows.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        rows.cache = out.past_key_values
+        drawn = self._draw(out.logits[:, -1], rows.temperatures)
+        for waiting, token in zip(rows.waiting, drawn.tolist(), strict=True):
+            if not waiting.written.done():
+                self._take(waiting, token)
+        rows.advance(drawn)
 
     def _draw(self, logits: torch.Tensor, temperatures: torch.Tensor) -> torch.Tensor:
         """Return one token a row (batch x vocabulary -> batch): the likeliest at temperature 0, else a sample."""
@@ -271,8 +350,8 @@ class LocalEngine:
             best[warm] = torch.multinomial(shares, 1, generator=self._random)[:, 0]
         return best
 
-    def _take(self, waiting: _Waiting, token: int) -> bool:
-        """Add a token to an answer; answer the caller and return True when it is the last."""
+    def _take(self, waiting: _Waiting, token: int) -> None:
+        """Add a token to an answer; answer the caller when it is the last."""
         ended = token in self._ends
         if not ended:
             waiting.tokens.append(token)
@@ -281,8 +360,6 @@ class LocalEngine:
         if ended or len(waiting.tokens) >= waiting.room:
             reason: Literal["stop", "length"] = "stop" if ended else "length"
             waiting.written.set_result(_Written(waiting.prompt_tokens, waiting.tokens, reason))
-            return True
-        return False
 
 
 def _load_base(base: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -345,6 +422,11 @@ def _pad_left(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
+
+
+def _stacked(some: torch.Tensor, more: torch.Tensor, width: int) -> torch.Tensor:
+    """Return keys or values (rows x heads x tokens x size) below each other, padded on the left to `width` tokens."""
+    return torch.cat([pad(one, (0, 0, width - one.shape[2], 0)) for one in (some, more)])
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:

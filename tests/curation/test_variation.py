@@ -9,11 +9,18 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langgraph_learnloop.curation.variation import value_pool, vary
+from langgraph_learnloop.curation.variation import Values, vary
 from langgraph_learnloop.records import Message
 from tests.curation.builders import answer, call, example, user
 
-POOL = {("play_music", "artist"): ("Queen", "Nina Simone", "Blur"), ("book_table", "people"): ("2", "12")}
+POOL = Values(
+    {
+        ("play_music", "artist"): ("Queen", "Queen", "Queen", "Nina Simone", "Blur", "The Chet Baker Trio", "Ella"),
+        ("play_music", "title"): ("Yesterday Once More", "Heroes", "All That Jazz"),
+        ("book_table", "people"): ("2", "12"),
+    }
+)
+ARTISTS = POOL.by_slot["play_music", "artist"]
 
 
 def made(text: str, chosen: Message, n: int = 20, seed: int = 0, **given: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -30,11 +37,24 @@ def test_request_and_call_change_together() -> None:
     assert "Abba" not in {args["artist"] for _, args in found}
 
 
-def test_half_of_the_values_are_real_and_half_made_up() -> None:
-    """Values come from other examples as well as from nowhere."""
+def test_values_are_the_arguments_own_those_of_others_and_new_ones() -> None:
+    """An open argument takes its own values, whole values of other open arguments, and words of the usual number."""
     artists = [args["artist"] for _, args in made("Play Abba", call("play_music", artist="Abba"), n=40)]
-    assert set(POOL["play_music", "artist"]) <= set(artists)
-    assert len([a for a in artists if a not in POOL["play_music", "artist"]]) > 10
+    assert set(ARTISTS) & set(artists)
+    assert set(POOL.by_slot["play_music", "title"]) & set(artists)
+    new = [a for a in artists if not any(a in values for values in POOL.by_slot.values())]
+    assert len(new) > 10
+    assert {len(a.split()) for a in new} == {1, 2, 4}
+
+
+def test_new_values_are_as_rare_as_they_were() -> None:
+    """An argument that mostly takes the same few values is given new ones as seldom as new ones came."""
+    seen = ("cinema",) * 50 + ("theatre",) * 41 + tuple("abcdefghi")
+    pool = Values({("play_music", "artist"): seen, ("play_music", "title"): ("Yesterday Once More", "Heroes")})
+    rng = random.Random(0)
+    drawn = [pool.another("cinema", ("play_music", "artist"), rng) for _ in range(1000)]
+    strange = sum(value not in pool.by_slot["play_music", "artist"] for value in drawn)
+    assert 20 < strange < 150
 
 
 def test_capitals_are_kept() -> None:
@@ -77,7 +97,7 @@ def test_enumerated_values_are_left_alone() -> None:
 
 def test_an_argument_with_few_values_draws_only_those() -> None:
     """An argument that takes the same few values over and over is an enumeration: nothing is made up for it."""
-    pool = {("play_music", "artist"): ("left",) * 30 + ("right",) * 30}
+    pool = Values({("play_music", "artist"): ("left",) * 30 + ("right",) * 30})
     found = vary(example("turn left", call("play_music", artist="left")), pool, 10, 0)
     assert {e.chosen.tool_calls[0].args["artist"] for e in found} == {"right"}
 
@@ -123,7 +143,7 @@ def test_the_pool_holds_values_as_often_as_they_came() -> None:
     """Values are collected by tool and argument, numbers as text, lists by item."""
     rooms = example("x", call("play_music", artist="Abba", rooms=["attic", "hall"]))
     tables = example("y", call("book_table", restaurant="Luigi's", people=4))
-    assert value_pool([rooms, rooms, tables]) == {
+    assert Values.of([rooms, rooms, tables]).by_slot == {
         ("book_table", "people"): ("4",),
         ("book_table", "restaurant"): ("Luigi's",),
         ("play_music", "artist"): ("Abba", "Abba"),
@@ -139,6 +159,6 @@ def test_replaced_values_always_stand_in_the_new_request(words: list[str], seed:
     """Whatever the values are, each one that stood in the request stands in the variation's request."""
     text = " and ".join(["put on", *words])
     parent = example(text, call("play_music", artist=words[0], rooms=words[1:]))
-    for child in vary(parent, {}, 3, random.Random(seed).randrange(9)):
+    for child in vary(parent, Values({}), 3, random.Random(seed).randrange(9)):
         args = child.chosen.tool_calls[0].args
         assert all(str(value) in child.messages[-1].content for value in [args["artist"], *args["rooms"]])

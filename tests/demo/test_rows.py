@@ -71,7 +71,7 @@ def test_empty_file_is_refused(tmp_path):
 
 
 def _rows(*tools):
-    return [GOOD | {"tool": tool, "split": split} for tool in tools for split in ("train", "test")]
+    return [GOOD | {"tool": tool, "split": split} for tool in tools for split in ("train", "dev", "test")]
 
 
 def test_tools_are_split():
@@ -80,6 +80,17 @@ def test_tools_are_split():
     assert [row["tool"] for row in split.base_train] == ["a", "c"]
     assert [row["tool"] for row in split.target_test] == ["b"]
     assert split.held_out == ["b"]
+
+
+def test_a_share_of_the_base_tools_is_kept_from_the_base():
+    """The gate's cases and the people's requests are not what the base learned by heart, whatever the file's order."""
+    some = [GOOD | {"text": str(i), "tool": tool, "split": "train"} for tool in ("a", "b") for i in range(70)]
+    some += _rows("a", "b", "c")
+    split = rows.split_tools(some, {"c"})
+    fresh = {(row["tool"], row["text"]) for row in split.base_fresh}
+    assert len(split.base_fresh) == 22
+    assert not fresh & {(row["tool"], row["text"]) for row in split.base_train if row["text"] != GOOD["text"]}
+    assert fresh == {(row["tool"], row["text"]) for row in rows.split_tools(some[::-1], {"c"}).base_fresh}
 
 
 def test_known_tools_are_held_out_by_default():

@@ -67,3 +67,20 @@ def test_a_lone_caller_never_waits():
     for number in range(3):
         queue.put("a", ("a", number))
         assert queue.take(8) == [("a", number)]
+
+
+def test_more_of_a_key_is_handed_out_only_while_nobody_else_waits():
+    """Newcomers may join a batch, but neither another key nor a piece of work waits for an endless flow of them."""
+    queue = queue_of(("a", 1), ("a", 2), ("a", 3))
+    assert queue.take(1) == [("a", 1)]
+    assert queue.take_more("b", 8) == []
+    assert queue.take_more("a", 1) == [("a", 2)]
+    queue.put("b", ("b", 4))
+    assert queue.take_more("a", 8) == []
+    assert queue.take(8) == [("a", 3)]
+    assert queue.take(8) == [("b", 4)]
+    queue.put("a", ("a", 5))
+    queue.put_task(lambda: None)
+    assert queue.take_more("a", 8) == []
+    queue.close()
+    assert queue.take_more("a", 8) == []

@@ -65,6 +65,53 @@ def test_batched_answers_equal_single_ones(engine, models):
     assert together == alone
 
 
+def test_newcomers_join_a_batch_and_change_nothing(models):
+    """While one long answer is written, others come and go; each gets what it gets alone, and nobody waits for it."""
+    engine = LocalEngine(models.base.base_model)
+    engine.load(models.one)
+    alone = [ask(engine, models.one, text).message for text in QUESTIONS]
+    long_alone = ask(engine, models.one, "weather in oslo", tokens=60)
+    order: list[str] = []
+    begun = threading.Event()
+    forward = engine._model.forward
+
+    def watched(*given, **named):
+        begun.set()
+        return forward(*given, **named)
+
+    engine._model.forward = watched
+    joined: list[Message] = []
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(lambda: (ask(engine, models.one, "weather in oslo", tokens=60), order.append("long"))[0])
+        assert begun.wait(30)
+        for text in QUESTIONS:
+            joined.append(ask(engine, models.one, text).message)
+            order.append("short")
+    engine.close()
+    assert joined == alone
+    assert long.result().message == long_alone.message
+    assert order[0] == "short"
+
+
+def test_a_flow_of_requests_does_not_grow_the_cache(models):
+    """However long requests keep joining, what is kept is as long as the longest conversation, not as the flow."""
+    engine = LocalEngine(models.base.base_model, max_batch=4)
+    engine.load(models.one)
+    widths: list[int] = []
+    forward = engine._model.forward
+
+    def watched(*given, **named):
+        out = forward(*given, **named)
+        widths.append(out.past_key_values.get_seq_length())
+        return out
+
+    engine._model.forward = watched
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: ask(engine, models.one, QUESTIONS[number % 8], tokens=5 + number % 9), range(120)))
+    engine.close()
+    assert max(widths) < 80
+
+
 def test_releases_never_mix_under_load(engine, models):
     """Three releases asked from eight threads at once: every answer is its own release's."""
     alone = {(r.release_id, text): ask(engine, r, text).message for r in models for text in QUESTIONS}
@@ -233,10 +280,10 @@ def test_a_crash_fails_its_batch_and_no_other(engine, models, monkeypatch: pytes
     write = engine._write
     crashes = iter([RuntimeError("out of memory")])
 
-    def broken(batch, prompts):
+    def broken(batch):
         for crash in crashes:
             raise crash
-        write(batch, prompts)
+        write(batch)
 
     monkeypatch.setattr(engine, "_write", broken)
     with pytest.raises(EngineError, match="RuntimeError: out of memory"):
