@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -244,7 +245,7 @@ class LearnLoop:
         from langgraph_learnloop.evaluation.gates import judge
 
         champion = self.champion
-        cases = self._cases(dataset or self.store.datasets.get(str(candidate.dataset)))
+        cases = _cases((dataset or self.store.datasets.get(str(candidate.dataset))).path)
         before, after = (self._examine(release, cases, on_progress) for release in (champion, candidate))
         config = self.config
         card = judge(
@@ -305,7 +306,7 @@ class LearnLoop:
             return self._report(cycle_id, "waiting", f"{len(waiting)} proposals wait for review: `learnloop review`.")
         if dataset is None:
             return self._report(cycle_id, "nothing", "No correction was approved, so there is nothing to learn.")
-        if not any(case.suite == "target" for case in self._cases(dataset)):
+        if not any(case.suite == "target" for case in _cases(dataset.path)):
             few = "There are too few corrections to keep some for the gate, so nothing was trained: collect more."
             return self._report(cycle_id, "stopped", few, dataset=dataset.version)
         candidate = self.train(dataset, None, on_progress, cycle_id)
@@ -411,11 +412,13 @@ class LearnLoop:
         return self._replay.run(release.release_id, cases, self.store.scorecards, on_progress)
 
     def _probe(self, release: Release) -> None:
+        from langgraph_learnloop.curation.dataset import heldout
         from langgraph_learnloop.serving.swap import agree
 
         known = self.store.scorecards.results(release.release_id, self._replay.evaluator.name)
-        cases = [c for c in self._cases(self.store.datasets.get(str(release.dataset))) if c.case_id in known][:PROBES]
-        now = self._replay.run(release.release_id, cases)
+        held = heldout(self.store.datasets.get(str(release.dataset)).path)
+        cases = (case for example in held for case in _suites([example]) if case.case_id in known)
+        now = self._replay.run(release.release_id, list(islice(cases, PROBES)))
         agree(release.release_id, [(known[r.case_id].got, r.got) for r in now])
 
     @property
@@ -426,19 +429,6 @@ class LearnLoop:
         if self._graph is None:
             raise ConfigError("No agent is watched yet: call loop.watch(graph) first.")
         return GraphReplay(self._graph, self._evaluator or ToolCallMatch(), threads=self.config.eval_threads)
-
-    def _cases(self, dataset: Dataset) -> tuple[Case, ...]:
-        from langgraph_learnloop.curation.dataset import read
-        from langgraph_learnloop.evaluation.suites import cases_from, refuse_leaks
-
-        examples = read(dataset.path)
-        corrected = [e for e in examples if e.origin == "correction"]
-        cases = (
-            *cases_from(corrected, "target"),
-            *cases_from([e for e in examples if e.origin != "correction"], "retention"),
-        )
-        refuse_leaks(cases, examples)
-        return cases
 
     def _point(
         self,
@@ -464,6 +454,27 @@ class LearnLoop:
         report = CycleReport(cycle_id=cycle_id, outcome=outcome, because=because, **found)
         self.store.cycles.finish(report)
         return report
+
+
+@lru_cache(maxsize=4)  # a dataset's file is named by its content, and reading a large one takes seconds
+def _cases(path: str) -> tuple[Case, ...]:
+    """Return the cases of a dataset file; raise DataError when training examples leaked into them."""
+    from langgraph_learnloop.curation.dataset import read
+    from langgraph_learnloop.evaluation.suites import refuse_leaks
+
+    examples = read(path)
+    cases = _suites(examples)
+    refuse_leaks(cases, examples)
+    return cases
+
+
+def _suites(examples: Sequence[Example]) -> tuple[Case, ...]:
+    """Return the held-out examples as cases: what was corrected is to get better, the rest is not to get worse."""
+    from langgraph_learnloop.evaluation.suites import cases_from
+
+    corrected = [e for e in examples if e.origin == "correction"]
+    others = [e for e in examples if e.origin != "correction"]
+    return (*cases_from(corrected, "target"), *cases_from(others, "retention"))
 
 
 def _ignore(progress: object) -> None:

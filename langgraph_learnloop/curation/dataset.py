@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -75,11 +75,22 @@ def keep(examples: Sequence[Example], *, folder: str | Path, now: datetime | Non
 
 def read(path: str | Path) -> tuple[Example, ...]:
     """Read the examples of a dataset file; raise DataError with the line number when one is not usable."""
+    return tuple(_parsed(line, path, number) for number, line in _lines(path))
+
+
+def heldout(path: str | Path) -> Iterator[Example]:
+    """Yield the held-out examples of a dataset file one by one, without the cost of reading the others."""
+    for number, line in _lines(path):
+        if "heldout" in line and (example := _parsed(line, path, number)).split == "heldout":
+            yield example
+
+
+def _lines(path: str | Path) -> list[tuple[int, str]]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The dataset file {str(path)!r} cannot be read: {error}.") from error
-    return tuple(_parsed(line, path, number) for number, line in enumerate(lines, 1) if line.strip())
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _parsed(line: str, path: str | Path, number: int) -> Example:

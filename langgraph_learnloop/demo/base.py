@@ -36,6 +36,7 @@ from transformers import (
 )
 
 from langgraph_learnloop.demo import chat, grammar, toolbox, words
+from langgraph_learnloop.demo.english import ENGLISH, VOCABULARY
 from langgraph_learnloop.demo.rows import read_rows, split_tools
 from langgraph_learnloop.demo.tokens import Mixture, Results, Rows, SequenceMaker, TokenSequence, build_tokenizer
 from langgraph_learnloop.errors import DataError
@@ -340,9 +341,16 @@ def train_file_base(
 ) -> dict[str, Any]:
     """Train a base model on the rows of a data file, without the tools in `hold_out`; return its manifest."""
     split = split_tools(read_rows(path), hold_out)
-    source = f"{Path(path).name} without {', '.join(split.held_out)}"
     return train_base(
-        split.base_train, out_dir, held_out=split.base_test, seed=seed, steps=steps, source=source, progress=progress
+        split.base_train,
+        out_dir,
+        held_out=split.base_test,
+        seed=seed,
+        steps=steps,
+        recipe=Recipe(vocabulary=VOCABULARY),
+        language=ENGLISH,
+        source=f"{Path(path).name} without {', '.join(split.held_out)}",
+        progress=progress,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 
 from langgraph_learnloop.config import LoopConfig
+from langgraph_learnloop.demo.english import ENGLISH, VOCABULARY
 from langgraph_learnloop.demo.grammar import base_rows, target_rows, traffic
 from langgraph_learnloop.demo.rows import Row, read_rows, split_tools
 from langgraph_learnloop.demo.toolbox import Home, tools_for_rows
@@ -102,7 +103,7 @@ FILE_CONFIG = LoopConfig(
 def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = None, seed: int = 0) -> World:
     """Return the world of a file of requests; raise DataError with the line that cannot be used.
 
-    The base of the tools that are not held out is trained once and kept in `cache` under the hash of its rows.
+    The base of the tools that are not held out is trained once and kept in `cache` under the hash of what it learns.
     """
     rows = split_tools(read_rows(path), hold_out)
     held = sorted({row["tool"] for row in rows.target_train})
@@ -119,7 +120,7 @@ def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = N
     tools = tools_for_rows([*rows.base_train, *rows.base_fresh, *rows.target_train])
     return World(
         name=f"file {Path(path).name}",
-        base=cache / content_hash([rows.base_train, rows.base_test]),
+        base=cache / content_hash([rows.base_train, rows.base_test, ENGLISH, VOCABULARY]),
         tools=tools,
         day1=_file_requests(day1, names),
         swap=_file_requests(swap, names),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from langgraph_learnloop.curation import dataset as module
-from langgraph_learnloop.curation.dataset import build, keep, read
+from langgraph_learnloop.curation.dataset import build, heldout, keep, read
 from langgraph_learnloop.curation.split import NEAR_DUPLICATE
 from langgraph_learnloop.curation.texts import normal, request, similarities, vectors
 from langgraph_learnloop.errors import DataError, StoreError
@@ -95,6 +95,19 @@ def test_a_damaged_file_is_written_again(tmp_path: Path) -> None:
     Path(dataset.path).write_text("{}\n")
     made(tmp_path, corrections(), [])
     assert read(dataset.path) == examples
+
+
+def test_the_held_out_part_is_read_alone(tmp_path: Path) -> None:
+    """What is held out comes one by one, and a request that merely speaks of "heldout" is not among it."""
+    new = [
+        *corrections(),
+        example("is heldout a word", call("dictionary", word="heldout"), split="train", review="approved"),
+    ]
+    dataset, examples = made(tmp_path, new, [])
+    assert tuple(heldout(dataset.path)) == tuple(e for e in examples if e.split == "heldout")
+    assert any(e.split == "train" and "heldout" in e.messages[-1].content for e in examples)
+    with pytest.raises(DataError, match="cannot be read"):
+        next(heldout(tmp_path / "missing.jsonl"))
 
 
 def test_a_split_is_part_of_the_version(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from langgraph_learnloop.demo import base, chat, grammar, tokens
+from langgraph_learnloop.demo import base, chat, english, grammar, tokens
 
 SHIPPED = resources.files("langgraph_learnloop.demo") / "base_model"
 ARGS = {"people": 3, "restaurant": 'Joe\'s "Best" Grill', "day": "Sübtag", "tags": ["a b", "c"]}
@@ -177,3 +177,9 @@ def test_batch_answers_as_single(shipped):
     """Answers are the same in a left-padded batch and one by one."""
     texts = [row["text"] for row in grammar.traffic(24, 11)]
     assert base.generate(*shipped, texts) == [base.generate(*shipped, [text])[0] for text in texts]
+
+
+def test_everyday_words_are_single_words():
+    """Each word that a file's base knows is one lower-case word, and comes once."""
+    assert all(word.isalpha() and word.islower() for word in english.ENGLISH)
+    assert len(set(english.ENGLISH)) == len(english.ENGLISH)

@@ -1,0 +1,25 @@
+"""Every benchmark runs, and writes its figures where it is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda path: path.stem)
+def test_a_benchmark_runs(script: Path, tmp_path: Path) -> None:
+    """A smoke run ends well and writes figures and what they meet; how fast it was is nobody's business here."""
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(script), "--quick", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["figures"]
+    assert set(found["met"].values()) <= {True, False}
