@@ -56,7 +56,7 @@ def engine_answers(texts: Sequence[str]) -> Callable[[], list[str]]:
 
 def generate_answers(texts: Sequence[str]) -> Callable[[], list[str]]:
     """Return a round of transformers: `generate` for one request after another."""
-    tokenizer = AutoTokenizer.from_pretrained(SHIPPED_BASE)
+    tokenizer: Any = AutoTokenizer.from_pretrained(SHIPPED_BASE)
     model: Any = AutoModelForCausalLM.from_pretrained(SHIPPED_BASE, dtype=torch.float32)
 
     def ask(text: str) -> str:

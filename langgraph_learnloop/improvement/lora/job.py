@@ -129,14 +129,9 @@ class LocalTrainer:
 
 
 def _environment(job: Job) -> dict[str, str]:
-    """Return the worker's environment.
-
-    OpenMP's threads wait for each other after every operation. When they spin for long they take the cores from the
-    agent, and from each other; when they sleep at once a second thread gains a small model nothing. A thousand spins
-    are nearly as quick as spinning when the machine is free, and bearable when it is not.
-    """
+    """Return the worker's environment: threads that wait must not spin, for the agent needs the cores as well."""
     offline = {"HF_HUB_OFFLINE": "1"} if Path(job.base_model).is_dir() else {}
-    return {"GOMP_SPINCOUNT": "1000", **os.environ, **offline}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **offline}
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[Progress]:
