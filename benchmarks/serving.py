@@ -35,19 +35,18 @@ GOAL = 2.0
 """How many times as many answers a second as `generate` the engine should give."""
 
 
-def engine_answers(texts: Sequence[str]) -> Callable[[], list[str]]:
+def engine_answers(texts: Sequence[str]) -> Callable[[], list[Message]]:
     """Return a round of the engine: eight threads that ask one request after another."""
     engine = LocalEngine(SHIPPED_BASE)
     release = Release(base_model=engine.base_model, made_at=datetime.now(UTC))
     engine.load(release)
 
-    def ask(text: str) -> str:
+    def ask(text: str) -> Message:
         asked = (Message(role="user", content=text),)
         request = Generation(release_id=release.release_id, messages=asked, sampling=Sampling(max_tokens=TOKENS))
-        message = engine.generate(request).message
-        return json.dumps([[call.name, call.args] for call in message.tool_calls]) or message.content
+        return engine.generate(request).message
 
-    def round_() -> list[str]:
+    def round_() -> list[Message]:
         with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(ask, texts))
 
@@ -74,7 +73,7 @@ def measure(count: int, rounds: int) -> dict[str, float]:
     """Return the median answers a second of both, and how they compare."""
     torch.set_num_threads(1)
     texts = [request.text for request in sample_world().exam[:count]]
-    sides = {"engine": engine_answers(texts), "generate": generate_answers(texts)}
+    sides: dict[str, Callable[[], object]] = {"engine": engine_answers(texts), "generate": generate_answers(texts)}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for ask in sides.values():
         ask()  # the first calls make caches and kernels

@@ -1,19 +1,20 @@
 """What the loop has to learn: from flagged runs, through the curation graph, to a dataset version.
 
-`LearnLoop` holds one `Lessons`; its verbs `remember`, `curate`, `pending` and `review` end here.
+`LearnLoop` holds one `Lessons`; its verbs `remember`, `curate`, `pending` and `review` end here, and `evaluate` asks
+the cases that were set aside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import MissingExtraError, NotFoundError
-from langgraph_learnloop.records import Dataset, Example, FlagState, Proposal, Verdict
+from langgraph_learnloop.records import Case, Dataset, Example, FlagState, Proposal, Verdict
 from langgraph_learnloop.store.opened import Store
 
 if TYPE_CHECKING:
@@ -96,6 +97,17 @@ class Lessons:
         counts = ", ".join(f"{sum(n.values())} {origin}" for origin, n in dataset.counts.items())
         return self._add(dataset, "dataset", f"It holds {counts}.", thread)
 
+    def cases(self, dataset: Dataset) -> tuple[Case, ...]:
+        """Return what candidates are examined on; raise DataError when training examples leaked into it."""
+        return _cases(dataset.path)
+
+    def cases_one_by_one(self, dataset: Dataset) -> Iterator[Case]:
+        """Yield the cases as they are read: for a few of them the rest of a large file need not be parsed."""
+        from langgraph_learnloop.curation.dataset import heldout
+        from langgraph_learnloop.evaluation.suites import cases_from
+
+        return (case for example in heldout(dataset.path) for case in cases_from([example]))
+
     def folder(self, name: str) -> Path:
         """Return a folder for files of one kind, made if need be."""
         beside = f"{self._store.path}.files" if self._store.path else "learnloop.files"
@@ -158,3 +170,12 @@ class Lessons:
         self._store.decisions.append(
             action=action, subject=subject, because=because, actor=actor, cycle_id=cycle_id, now=self._now()
         )
+
+
+@lru_cache(maxsize=4)  # a dataset's file is named by its content, and reading a large one takes seconds
+def _cases(path: str) -> tuple[Case, ...]:
+    from langgraph_learnloop.curation.dataset import read
+    from langgraph_learnloop.evaluation.suites import cases_from, refuse_leaks
+
+    examples = read(path)
+    return refuse_leaks(cases_from(examples), examples)

@@ -245,7 +245,7 @@ class LearnLoop:
         from langgraph_learnloop.evaluation.gates import judge
 
         champion = self.champion
-        cases = _cases((dataset or self.store.datasets.get(str(candidate.dataset))).path)
+        cases = self.lessons.cases(dataset or self.store.datasets.get(str(candidate.dataset)))
         before, after = (self._examine(release, cases, on_progress) for release in (champion, candidate))
         config = self.config
         card = judge(
@@ -306,7 +306,7 @@ class LearnLoop:
             return self._report(cycle_id, "waiting", f"{len(waiting)} proposals wait for review: `learnloop review`.")
         if dataset is None:
             return self._report(cycle_id, "nothing", "No correction was approved, so there is nothing to learn.")
-        if not any(case.suite == "target" for case in _cases(dataset.path)):
+        if not any(case.suite == "target" for case in self.lessons.cases(dataset)):
             few = "There are too few corrections to keep some for the gate, so nothing was trained: collect more."
             return self._report(cycle_id, "stopped", few, dataset=dataset.version)
         candidate = self.train(dataset, None, on_progress, cycle_id)
@@ -412,13 +412,12 @@ class LearnLoop:
         return self._replay.run(release.release_id, cases, self.store.scorecards, on_progress)
 
     def _probe(self, release: Release) -> None:
-        from langgraph_learnloop.curation.dataset import heldout
         from langgraph_learnloop.serving.swap import agree
 
         known = self.store.scorecards.results(release.release_id, self._replay.evaluator.name)
-        held = heldout(self.store.datasets.get(str(release.dataset)).path)
-        cases = (case for example in held for case in _suites([example]) if case.case_id in known)
-        now = self._replay.run(release.release_id, list(islice(cases, PROBES)))
+        cases = self.lessons.cases_one_by_one(self.store.datasets.get(str(release.dataset)))
+        probes = islice((case for case in cases if case.case_id in known), PROBES)
+        now = self._replay.run(release.release_id, list(probes))
         agree(release.release_id, [(known[r.case_id].got, r.got) for r in now])
 
     @property
@@ -454,27 +453,6 @@ class LearnLoop:
         report = CycleReport(cycle_id=cycle_id, outcome=outcome, because=because, **found)
         self.store.cycles.finish(report)
         return report
-
-
-@lru_cache(maxsize=4)  # a dataset's file is named by its content, and reading a large one takes seconds
-def _cases(path: str) -> tuple[Case, ...]:
-    """Return the cases of a dataset file; raise DataError when training examples leaked into them."""
-    from langgraph_learnloop.curation.dataset import read
-    from langgraph_learnloop.evaluation.suites import refuse_leaks
-
-    examples = read(path)
-    cases = _suites(examples)
-    refuse_leaks(cases, examples)
-    return cases
-
-
-def _suites(examples: Sequence[Example]) -> tuple[Case, ...]:
-    """Return the held-out examples as cases: what was corrected is to get better, the rest is not to get worse."""
-    from langgraph_learnloop.evaluation.suites import cases_from
-
-    corrected = [e for e in examples if e.origin == "correction"]
-    others = [e for e in examples if e.origin != "correction"]
-    return (*cases_from(corrected, "target"), *cases_from(others, "retention"))
 
 
 def _ignore(progress: object) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -218,6 +219,9 @@ Origin = Literal["correction", "approved", "teacher", "variation", "replay"]
 Split = Literal["train", "validation", "heldout"]
 
 
+_LEARNED = {"messages", "tools", "chosen", "rejected"}
+
+
 class Example(Record):
     """One thing to learn, or to be examined on: a conversation and the right next message."""
 
@@ -244,10 +248,17 @@ class Example(Record):
     by: str | None = None
     """Whoever corrected it."""
 
-    @property
+    @cached_property
     def example_id(self) -> str:
         """Return the content hash of what is learned (conversation, tools, chosen, rejected)."""
-        return content_hash(self.model_dump(mode="json", include={"messages", "tools", "chosen", "rejected"}))
+        return content_hash(self.model_dump(mode="json", include=_LEARNED))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some fields replaced; it keeps the id only while what is learned is the same."""
+        copy = super().model_copy(update=update, deep=deep)
+        if update and not _LEARNED.isdisjoint(update):
+            copy.__dict__.pop("example_id", None)
+        return copy
 
     @property
     def category(self) -> str:

@@ -66,9 +66,11 @@ def test_an_example_is_named_by_what_is_learned() -> None:
     """Where an example comes from, and what review said, does not change its id; its answer does."""
     question = (Message(role="user", content="q"),)
     one = Example(messages=question, chosen=Message(role="assistant", content="a"), origin="correction")
+    before = one.example_id
     same = one.model_copy(update={"origin": "replay", "review": "approved", "by": "mia"})
     other = one.model_copy(update={"chosen": Message(role="assistant", content="b")})
-    assert one.example_id == same.example_id != other.example_id
+    assert before == same.example_id != other.example_id
+    assert one == same.model_copy(update={"origin": "correction", "review": "pending", "by": None})
 
 
 def test_the_category_is_the_first_tool() -> None:

@@ -94,11 +94,12 @@ def curate(graph: Curation, thread_id: str, run_ids: Sequence[str]) -> tuple[Pro
     """Start the curation of a thread, or go on with it where it was left; return the proposals that wait for review."""
     config = _config(thread_id)
     state = graph.get_state(config)
-    if not state.values:
-        graph.invoke({"run_ids": list(run_ids)}, config, durability="sync")
+    values = state.values
+    if not values:
+        values = graph.invoke({"run_ids": list(run_ids)}, config, durability="sync")
     elif state.next and not state.interrupts:
-        graph.invoke(None, config, durability="sync")
-    return pending(graph, thread_id)
+        values = graph.invoke(None, config, durability="sync")
+    return tuple(_waiting(values))
 
 
 def pending(graph: Curation, thread_id: str) -> tuple[Proposal, ...]:
@@ -116,9 +117,9 @@ def resume(graph: Curation, thread_id: str, verdicts: Sequence[Verdict | dict[st
     if not waiting:
         raise NotFoundError(f"The curation {thread_id!r} has no open review; start it with the flagged runs first.")
     read = _read(verdicts, waiting)
-    if read:
-        graph.invoke(Command(resume=_dump(read)), _config(thread_id), durability="sync")
-    return pending(graph, thread_id)
+    if not read:
+        return waiting
+    return tuple(_waiting(graph.invoke(Command(resume=_dump(read)), _config(thread_id), durability="sync")))
 
 
 def approved(graph: Curation, thread_id: str) -> tuple[Example, ...]:

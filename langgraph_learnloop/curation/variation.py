@@ -37,8 +37,8 @@ class Values:
     def __init__(self, by_slot: Mapping[_Slot, Sequence[str]]) -> None:
         """Take values by tool and argument, as often as they were seen."""
         self.by_slot = by_slot
-        self._new = {slot: _chance_of_new(values) for slot, values in by_slot.items() if values}
-        is_open = [slot for slot, chance in self._new.items() if chance >= _OPEN]
+        self._looked_up: dict[tuple[_Slot, bool], tuple[list[str], float]] = {}
+        is_open = [slot for slot, values in by_slot.items() if values and _chance_of_new(values) >= _OPEN]
         self._phrases = sorted({value for slot in is_open for value in by_slot[slot] if not value.isdecimal()})
         everything = {word for values in by_slot.values() for value in values for word in value.split()}
         self._words = sorted(word for word in everything if word.isalpha())
@@ -59,9 +59,8 @@ class Values:
         argument that takes any text, words of the usual number, or another number. Else it is one of its own.
         """
         number = value.isdecimal()
-        known = [other for other in self.by_slot.get(slot, ()) if other.isdecimal() or not number]
+        known, new = self._known(slot, number)
         others = [other for other in known if other != value]
-        new = _chance_of_new(known) if known else 1.0
         closed = new < _CLOSED
         if others and (closed or rng.random() >= new):
             return _styled(rng.choice(others), value)
@@ -73,6 +72,13 @@ class Values:
             return _styled(rng.choice(self._phrases), value)
         length = len(rng.choice(known or [value]).split())
         return _styled(" ".join(self._word(rng) for _ in range(length)), value)
+
+    def _known(self, slot: _Slot, number: bool) -> tuple[list[str], float]:
+        """Return the values an argument took (numbers, if a number is asked for) and how likely the next is new."""
+        if (slot, number) not in self._looked_up:
+            known = [value for value in self.by_slot.get(slot, ()) if value.isdecimal() or not number]
+            self._looked_up[slot, number] = known, _chance_of_new(known) if known else 1.0
+        return self._looked_up[slot, number]
 
     def _word(self, rng: random.Random) -> str:
         """Return a word of some value: real ones are easier to learn to copy than made-up ones."""

@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from langgraph_learnloop.demo import chat, grammar, toolbox, words
-from langgraph_learnloop.demo.english import ENGLISH, VOCABULARY
+from langgraph_learnloop.demo.english import BASE, ENGLISH
 from langgraph_learnloop.demo.rows import read_rows, split_tools
 from langgraph_learnloop.demo.tokens import Mixture, Results, Rows, SequenceMaker, TokenSequence, build_tokenizer
 from langgraph_learnloop.errors import DataError
@@ -347,7 +347,7 @@ def train_file_base(
         held_out=split.base_test,
         seed=seed,
         steps=steps,
-        recipe=Recipe(vocabulary=VOCABULARY),
+        recipe=Recipe(**BASE),
         language=ENGLISH,
         source=f"{Path(path).name} without {', '.join(split.held_out)}",
         progress=progress,

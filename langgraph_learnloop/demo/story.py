@@ -20,7 +20,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph_learnloop.curation.dataset import build
 from langgraph_learnloop.demo.figures import figures, share
 from langgraph_learnloop.demo.telling import Step, Telling
-from langgraph_learnloop.demo.users import Crowd, Seen, give_feedback, mixed_threads
+from langgraph_learnloop.demo.users import THREADS, Crowd, Seen, give_feedback, mixed_threads
 from langgraph_learnloop.demo.worlds import Request, World
 from langgraph_learnloop.errors import EngineError, StoreError
 from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
@@ -41,8 +41,10 @@ from langgraph_learnloop.records import (
 )
 
 CYCLE = "demo"
-BAD_STEPS = 60
+BAD_STEPS = 40
 """Optimizer steps of the two candidates that are meant to be stopped: enough to do their harm."""
+TALKERS = 8
+"""Conversations at the same time while the model is swapped."""
 CANDIDATES = {
     "good": "trained on the reviewed corrections, with replay",
     "no_replay": "trained without replay",
@@ -126,7 +128,7 @@ class Story:
         if not self.loop.flush():
             raise StoreError(self.loop.health().problem or "The store did not take the day's runs in time; try again.")
         said = give_feedback(self.loop, seen)
-        return {**_summary(seen), "said": dict(said), "flagged": len(self.loop.flagged())}
+        return {**_summary(seen), "at_a_time": THREADS, "said": dict(said), "flagged": len(self.loop.flagged())}
 
     def exam_before(self) -> Chapter:
         """Ask the base what nobody in the loop will ever see."""
@@ -186,7 +188,7 @@ class Story:
     def swap(self) -> Chapter:
         """Put the good candidate in service while people talk to the agent."""
         seen: list[Seen] = []
-        crowd = Crowd(self.agent, judge, "swap")
+        crowd = Crowd(self.agent, judge, "swap", TALKERS)
         under_way = threading.Event()
         requests = self.world.swap
 

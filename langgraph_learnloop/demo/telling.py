@@ -76,8 +76,9 @@ class Telling:
         day, said = done["day1"], done["day1"]["said"]
         self.heading("Day 1")
         self.say(
-            f"{day['asked']} requests in {day['conversations']} conversations, 8 at a time, {day['seconds']:.0f} s: "
-            f"of what the base knows {percent(day['old'])} were fully right, of the new {percent(day['target'])}."
+            f"{day['asked']} requests in {day['conversations']} conversations, {day['at_a_time']} at a time, "
+            f"{day['seconds']:.0f} s: of what the base knows {percent(day['old'])} were fully right, "
+            f"of the new {percent(day['target'])}."
         )
         self.say(
             f"{day['flagged']} runs were flagged. People corrected {said.get('corrected', 0)}, liked "

@@ -21,7 +21,7 @@ from langgraph_learnloop.demo.worlds import Request
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import ToolCall, content_hash
 
-THREADS = 8
+THREADS = 16
 """Conversations at the same time."""
 TURNS = 3
 """Requests in one conversation."""
@@ -54,11 +54,18 @@ class Seen:
 class Crowd:
     """Send requests to an agent, in conversations of a few turns, several conversations at a time."""
 
-    def __init__(self, agent: Any, judge: Callable[[Request, ToolCall | None], tuple[bool, bool]], day: str) -> None:
+    def __init__(
+        self,
+        agent: Any,
+        judge: Callable[[Request, ToolCall | None], tuple[bool, bool]],
+        day: str,
+        threads: int = THREADS,
+    ) -> None:
         """Talk to `agent`; `judge` says whether a call has the right tool and is fully right; `day` names threads."""
         self._agent = agent
         self._judge = judge
         self._day = day
+        self._threads = threads
         self._enough = threading.Event()
 
     def stop(self) -> None:
@@ -68,7 +75,7 @@ class Crowd:
     def ask(self, requests: Sequence[Request], on_seen: Callable[[Seen], None] | None = None) -> list[Seen]:
         """Ask everything and return what came of it, in the order of the requests."""
         talks = [requests[i : i + TURNS] for i in range(0, len(requests), TURNS)]
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="user") as pool:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="user") as pool:
             done = pool.map(lambda number: self._talk(number, talks[number], on_seen), range(len(talks)))
             return [seen for talk in done for seen in talk]
 

@@ -14,7 +14,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 
 from langgraph_learnloop.config import LoopConfig
-from langgraph_learnloop.demo.english import ENGLISH, VOCABULARY
+from langgraph_learnloop.demo.english import BASE, ENGLISH
 from langgraph_learnloop.demo.grammar import base_rows, target_rows, traffic
 from langgraph_learnloop.demo.rows import Row, read_rows, split_tools
 from langgraph_learnloop.demo.toolbox import Home, tools_for_rows
@@ -92,11 +92,11 @@ SAMPLE_CONFIG = LoopConfig(
 )
 FILE_CONFIG = LoopConfig(
     agent="assistant",
-    recipe=Recipe(rank=32, alpha=64, learning_rate=3e-3, steps=750, batch=48, replay=12.0, max_length=200),
+    recipe=Recipe(rank=32, alpha=64, learning_rate=2.5e-3, steps=750, batch=48, replay=12.0, max_length=200),
     heldout=0.2,
     variations=6,
     retention_cases=200,
-    sampling=Sampling(max_tokens=96),
+    sampling=Sampling(max_tokens=64),
 )
 
 
@@ -120,7 +120,7 @@ def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = N
     tools = tools_for_rows([*rows.base_train, *rows.base_fresh, *rows.target_train])
     return World(
         name=f"file {Path(path).name}",
-        base=cache / content_hash([rows.base_train, rows.base_test, ENGLISH, VOCABULARY]),
+        base=cache / content_hash([rows.base_train, rows.base_test, ENGLISH, BASE]),
         tools=tools,
         day1=_file_requests(day1, names),
         swap=_file_requests(swap, names),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -10,26 +9,19 @@ from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.evaluation.evaluators import plain
 from langgraph_learnloop.records import Case, Example, Message, content_hash
 
+_Suite = Literal["target", "retention"]
 
-def cases_from(
-    examples: Sequence[Example], suite: Literal["target", "retention"], *, limit: int | None = None, seed: int = 0
-) -> tuple[Case, ...]:
-    """Return the held-out examples that somebody vouches for as cases of a suite, each once.
 
-    The target is what reviewers approved or edited of corrections; retention is what users approved or what is
-    replayed of old. Variations, unreviewed and rejected examples are in neither, so that one data set serves both.
-    `limit` is the most cases of one category; which ones stay depends on the seed and on the case alone, so that a
-    growing data set keeps the old cases and their cached results.
+def cases_from(examples: Iterable[Example]) -> tuple[Case, ...]:
+    """Return the held-out examples that somebody vouches for as cases, each once: first the target, then retention.
+
+    The target, which is to get better, is what reviewers approved or edited of corrections; retention, which is not to
+    get worse, is what users approved or what is replayed of old. Variations, unreviewed and rejected examples are in
+    neither.
     """
-    made = [_case(example, suite) for example in examples if _suite(example) == suite]
-    once = {case.case_id: case for case in made}
-    cases = sorted(once.values(), key=lambda case: (case.category, _lot(case, seed)))
-    if limit is None:
-        return tuple(cases)
-    if limit < 1:
-        raise DataError(f"A suite cannot be limited to {limit} cases of a category; take 1 or more, or None for all.")
-    taken: dict[str, int] = {}
-    return tuple(case for case in cases if _take(taken, case.category) <= limit)
+    made = (_case(example, suite) for example in examples if (suite := _suite(example)) is not None)
+    once = {(case.suite, case.case_id): case for case in made}
+    return tuple(sorted(once.values(), key=lambda case: (case.suite != "target", case.category, case.case_id)))
 
 
 def refuse_leaks(cases: Sequence[Case], train_examples: Iterable[Example]) -> tuple[Case, ...]:
@@ -49,7 +41,7 @@ def refuse_leaks(cases: Sequence[Case], train_examples: Iterable[Example]) -> tu
     return tuple(cases)
 
 
-def _suite(example: Example) -> Literal["target", "retention"] | None:
+def _suite(example: Example) -> _Suite | None:
     """Return where an example belongs; None when nobody vouches for it or a model may have seen it."""
     if example.split != "heldout" or example.origin == "variation" or example.review == "rejected":
         return None
@@ -58,7 +50,7 @@ def _suite(example: Example) -> Literal["target", "retention"] | None:
     return "target" if example.review in ("approved", "edited") else None
 
 
-def _case(example: Example, suite: Literal["target", "retention"]) -> Case:
+def _case(example: Example, suite: _Suite) -> Case:
     content = {
         "messages": [m.model_dump(mode="json") for m in example.messages],
         "expected": example.chosen.model_dump(mode="json"),
@@ -70,15 +62,6 @@ def _case(example: Example, suite: Literal["target", "retention"]) -> Case:
         messages=example.messages,
         expected=example.chosen,
     )
-
-
-def _lot(case: Case, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{case.case_id}".encode()).hexdigest()
-
-
-def _take(taken: dict[str, int], category: str) -> int:
-    taken[category] = taken.get(category, 0) + 1
-    return taken[category]
 
 
 def _request(messages: Sequence[Message]) -> str:

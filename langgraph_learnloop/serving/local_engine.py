@@ -309,10 +309,10 @@ class LocalEngine:
             self._step(rows)
 
     def _admit(self, rows: _Rows, batch: list[_Waiting]) -> None:
-        """Let those join who ask for the same release; `batch` is everybody who is to hear of a failure."""
+        """Let those join who ask for the same release; `batch` becomes everybody who is to hear of a failure."""
         room = self._max_batch - len(rows.waiting)
         newcomers = self._queue.take_more(batch[0].request.release_id, room) if rows.joinable else []
-        batch.extend(newcomers)
+        batch[:] = [*rows.waiting, *newcomers]  # without those who are done: in steady traffic a batch never ends
         if newcomers and (more := self._read_prompts(newcomers)).waiting:
             rows.join(more)
 

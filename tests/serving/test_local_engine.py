@@ -93,23 +93,29 @@ def test_newcomers_join_a_batch_and_change_nothing(models):
     assert order[0] == "short"
 
 
-def test_a_flow_of_requests_does_not_grow_the_cache(models):
+def test_a_flow_of_requests_grows_neither_cache_nor_batch(models):
     """However long requests keep joining, what is kept is as long as the longest conversation, not as the flow."""
     engine = LocalEngine(models.base.base_model, max_batch=4)
     engine.load(models.one)
     widths: list[int] = []
-    forward = engine._model.forward
+    sizes: list[int] = []
+    forward, admit = engine._model.forward, engine._admit
 
     def watched(*given, **named):
         out = forward(*given, **named)
         widths.append(out.past_key_values.get_seq_length())
         return out
 
-    engine._model.forward = watched
+    def counted(rows, batch):
+        admit(rows, batch)
+        sizes.append(len(batch))
+
+    engine._model.forward, engine._admit = watched, counted
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: ask(engine, models.one, QUESTIONS[number % 8], tokens=5 + number % 9), range(120)))
     engine.close()
     assert max(widths) < 80
+    assert max(sizes) <= 4
 
 
 def test_releases_never_mix_under_load(engine, models):
