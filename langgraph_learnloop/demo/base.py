@@ -7,6 +7,7 @@ matrices (`torch.optim.Muon`), values replaced at every draw, and copy drills at
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,8 @@ SAMPLE_ROWS = 20_000
 _REPORT_EVERY = 20
 _ROUND_WIDTH, _ROUND_SAID = 4, 128
 """Sizes are rounded up to these: oneDNN compiles a kernel for every new shape, and keeps it."""
+_LANES = 2
+"""Parts of a batch that are learned at the same time, and parts of the matrices that are."""
 _POOL = 16
 """Steps whose sequences are drawn together and sorted by length."""
 
@@ -141,18 +145,42 @@ def _fit(model: LlamaForCausalLM, maker: SequenceMaker, recipe: Recipe, pad: int
     model.train()
     model.set_attn_implementation("eager")  # bf16 SDPA has a slow backward pass on CPU
     losses: list[float] = []
-    for step, batch in enumerate(_batches(maker, recipe)):
-        loss = _loss(model, batch, pad)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        if (step + 1) % _REPORT_EVERY == 0 or step + 1 == recipe.steps:
-            progress(step + 1, recipe.steps, sum(losses) / len(losses))
-            losses.clear()
+    with _lanes() as lanes:
+        for step, batch in enumerate(_batches(maker, recipe)):
+            said = sum(sum(sequence.said) for sequence in batch)
+            parts = [batch[lane::_LANES] for lane in range(_LANES)]
+            found = list(lanes.map(lambda part: _learn(model, part, pad, said), parts))  # noqa: B023 - ends in the step
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            list(lanes.map(lambda optimizer: optimizer.step(), optimizers))
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+            losses.append(sum(found))
+            if (step + 1) % _REPORT_EVERY == 0 or step + 1 == recipe.steps:
+                progress(step + 1, recipe.steps, sum(losses) / len(losses))
+                losses.clear()
+
+
+@contextlib.contextmanager
+def _lanes() -> Iterator[ThreadPoolExecutor]:
+    """Give threads that share the cores: for tensors this small, two threads side by side beat two inside each sum.
+
+    What is learned does not depend on who comes first: a gradient is the sum of two.
+    """
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(_LANES, initializer=torch.set_num_threads, initargs=(max(1, threads // _LANES),)) as pool:
+        yield pool
+    torch.set_num_threads(threads)
+
+
+def _learn(model: LlamaForCausalLM, part: Sequence[TokenSequence], pad: int, said: int) -> float:
+    """Add the gradient of a part of a batch that has `said` tokens to learn; return the part's share of the loss."""
+    if not part:
+        return 0.0
+    share = sum(sum(sequence.said) for sequence in part) / said
+    loss = _loss(model, part, pad) * share
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item()
 
 
 def _batches(maker: SequenceMaker, recipe: Recipe) -> Iterator[list[TokenSequence]]:
@@ -167,13 +195,16 @@ def _batches(maker: SequenceMaker, recipe: Recipe) -> Iterator[list[TokenSequenc
 
 
 def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Give the matrices inside the layers to Muon, embeddings and norms to AdamW."""
+    """Give the matrices inside the layers to Muon, in as many parts as there are lanes, the others to AdamW."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
-    muon = torch.optim.Muon(
-        matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return [muon, torch.optim.AdamW(others, lr=recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=0.0)]
+    muons = [
+        torch.optim.Muon(
+            matrices[lane::_LANES], lr=recipe.muon_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        for lane in range(_LANES)
+    ]
+    return [*muons, torch.optim.AdamW(others, lr=recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
 def _rate(step: int, recipe: Recipe) -> float:

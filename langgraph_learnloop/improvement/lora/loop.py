@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +165,32 @@ def _trainer_class(rows: Sequence[Row], model: Any) -> type[SFTTrainer]:
 
 
 class _CpuTrainer(SFTTrainer):
-    """Compute the plain cross-entropy, and only where there is something to learn.
+    """Compute the plain cross-entropy, and only where there is something to learn; half a batch beside the other.
 
     TRL's fused loss is made for GPUs; on a CPU it takes as long as the rest of the step, for metrics we do not use.
+    And for small tensors two threads with half a batch each are a third faster than two threads inside each product.
     """
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Add the gradients of both halves and return the mean loss; who comes first makes no difference to a sum."""
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        asked = (inputs["labels"][:, 1:] != _IGNORE).sum()
+
+        def learn(part: dict[str, Any]) -> torch.Tensor:
+            share = (part["labels"][:, 1:] != _IGNORE).sum() / asked
+            loss: torch.Tensor = self.compute_loss(model, part) * share
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+        halves = [{name: value[lane::2] for name, value in inputs.items()} for lane in (0, 1)]
+        losses = self._lanes.map(learn, [half for half in halves if (half["labels"][:, 1:] != _IGNORE).any()])
+        return torch.stack(list(losses)).sum()
+
+    @cached_property
+    def _lanes(self) -> ThreadPoolExecutor:
+        threads = max(1, torch.get_num_threads() // 2)
+        return ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads,))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
