@@ -302,6 +302,9 @@ class Recipe(Record):
     """Replayed examples drawn for each new one (before variations); 0 trains without replay."""
     variations: bool = True
     """Use the variations that curation made."""
+    strength: float = Field(default=1.0, gt=0, le=1)
+    """Share of what was learned that a fresh adapter keeps: a little below 1 holds on to more of what the model knew,
+    as weights between the model's and the fine-tuned ones do (Wortsman et al. 2022, WiSE-FT)."""
     max_length: int = Field(default=1024, ge=8)
     """Tokens after which an example is left out, and counted."""
     seed: int = 0

@@ -200,7 +200,10 @@ def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opt
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
     muons = [
         torch.optim.Muon(
-            matrices[lane::_LANES], lr=recipe.muon_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+            matrices[lane::_LANES],
+            lr=recipe.muon_rate,
+            weight_decay=recipe.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
         )
         for lane in range(_LANES)
     ]

@@ -25,10 +25,15 @@ from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.ports import Engine
 from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling, ToolCall
 from langgraph_learnloop.serving.router import Router
-from langgraph_learnloop.serving.toolcalls import new_call_id
+from langgraph_learnloop.serving.toolcalls import is_malformed, new_call_id
 
 RELEASE_KEY = "learnloop_release"
 """Key of the config's metadata that names the release to use."""
+
+WARMER = (0.4, 0.8)
+"""Added to the temperature at each further try to write a tool call that can be read: greedily, the same would come.
+
+A call that cannot be read after these is handed on as text."""
 
 _Role = Literal["system", "user", "assistant", "tool"]
 _ROLES: Mapping[str, _Role] = {
@@ -133,7 +138,20 @@ class LiveModel(BaseChatModel):
             sampling=_sampling(release.sampling if release else Sampling(), options),
             stop=tuple(stop or ()),
         )
-        return release_id, self.engine.generate(request)
+        return release_id, self._answer(request)
+
+    def _answer(self, request: Generation) -> Generated:
+        """Return the engine's answer; a call that nobody could read is written again, a little less predictably."""
+        answer = self.engine.generate(request)
+        for warmer in WARMER:
+            if not is_malformed(answer.message):
+                break
+            temperature = request.sampling.temperature + warmer
+            sampling = request.sampling.model_copy(update={"temperature": temperature})
+            again = self.engine.generate(request.model_copy(update={"sampling": sampling}))
+            tokens = {name: getattr(answer, name) + getattr(again, name) for name in ("input_tokens", "output_tokens")}
+            answer = again.model_copy(update=tokens)
+        return answer
 
     def _release_id(self, run_manager: CallbackManagerForLLMRun | None) -> str:
         own = (run_manager.metadata or {}) if run_manager is not None else {}

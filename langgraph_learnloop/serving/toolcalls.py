@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from langgraph_learnloop.records import ToolCall
+from langgraph_learnloop.records import Message, ToolCall
 
 _CALL_OPEN, _CALL_CLOSE = re.compile(r"<tool_call>\s*"), re.compile(r"\s*(?:</tool_call>|\Z)")
 _THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
@@ -44,6 +44,11 @@ def parse_answer(text: str, new_id: Callable[[], str] = new_call_id) -> Answer:
         calls += [call] if call else []
         at = end
     return Answer((content + rest[at:]).strip(), reasoning, tuple(calls))
+
+
+def is_malformed(message: Message) -> bool:
+    """Return whether a parsed answer holds a call that could not be read: no JSON, no name, or never ended."""
+    return not message.tool_calls and _CALL_OPEN.search(message.content) is not None
 
 
 def _split_reasoning(text: str) -> tuple[str | None, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from langgraph_learnloop.errors import DataError, TrainingError
 from langgraph_learnloop.improvement.lora.draw import draw, read_examples
-from langgraph_learnloop.improvement.lora.job import LocalTrainer, file_sha256, make_job
+from langgraph_learnloop.improvement.lora.job import WEIGHTS, LocalTrainer, file_sha256, make_job
 from langgraph_learnloop.improvement.lora.loop import collate, load, tokenise, train
 from langgraph_learnloop.records import Example, Job, Message, Progress, Recipe, ToolCall, TrainingResult
 from tests.improvement.tiny_base import weather_examples, write_dataset
@@ -170,6 +170,39 @@ def test_the_cheap_loss_is_the_loss(base: Path, tmp_path: Path):
     assert SFTConfig  # the trainer class is TRL's own, this package only changes its loss on a CPU
 
 
+def test_two_halves_have_the_gradient_of_the_whole(base: Path, tmp_path: Path):
+    """Learning half a batch beside the other gives the loss and the gradients of the batch, unequal halves included."""
+    import torch
+    from transformers import set_seed
+
+    from langgraph_learnloop.improvement.lora.loop import _CpuTrainer
+
+    class Bare(_CpuTrainer):
+        def __init__(self) -> None:
+            self.accelerator = self
+
+        def backward(self, loss: torch.Tensor) -> None:
+            loss.backward()
+
+        def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return inputs
+
+    model, tokenizer = load(job_of(base, tmp_path, weather_examples()))
+    for size in (3, 1):
+        batch = collate(tokenise(weather_examples()[:size], tokenizer), pad=0)
+        set_seed(0)
+        whole = model(**batch).loss
+        whole.backward()
+        learned = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad(set_to_none=True)
+        loss = Bare().training_step(model, batch)
+        assert torch.allclose(loss, whole.detach(), atol=1e-5)
+        for name, p in model.named_parameters():
+            if name in learned:
+                assert torch.allclose(p.grad, learned[name], atol=1e-5), name
+        model.zero_grad(set_to_none=True)
+
+
 # -- real jobs ---------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +253,18 @@ def test_the_same_seed_gives_the_same_adapter(base: Path, tmp_path: Path):
         job = job_of(base, folder, weather_examples(), short.model_copy(update={"seed": seed}))
         hashes.append(in_process(job).adapter_sha256)
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_weaker_adapter_adds_that_share(base: Path, tmp_path: Path):
+    """Strength scales what the adapter adds to the model, and nothing else."""
+    from safetensors.torch import load_file
+
+    short = RECIPE.model_copy(update={"steps": 4})
+    whole, half = (
+        load_file(Path(in_process(job_of(base, tmp_path, weather_examples(), recipe)).adapter) / WEIGHTS)
+        for recipe in (short, short.model_copy(update={"strength": 0.5}))
+    )
+    assert all((half[name] == (weight / 2 if "lora_B" in name else weight)).all() for name, weight in whole.items())
 
 
 def test_a_parent_adapter_is_gone_on_from(base: Path, tmp_path: Path):

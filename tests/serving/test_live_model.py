@@ -268,3 +268,38 @@ class TestStandard(ChatModelUnitTests):
     def has_structured_output(self) -> bool:
         """Small local models do not promise it."""
         return False
+
+
+class Stutterer(Echo):
+    """Write calls that cannot be read until the temperature is high enough."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self.until = until
+
+    def generate(self, request: Generation) -> Generated:
+        answer = super().generate(request)
+        if request.sampling.temperature >= self.until:
+            call = ToolCall(name="add", args={"a": 1})
+            return answer.model_copy(update={"message": Message(role="assistant", tool_calls=(call,))})
+        torn = Message(role="assistant", content='<tool_call>{"name": "add", "argu')
+        return answer.model_copy(update={"message": torn})
+
+
+@pytest.mark.parametrize(("until", "asked"), [(0.0, 1), (0.3, 2), (0.8, 3)])
+def test_a_call_that_cannot_be_read_is_written_again(until: float, asked: int) -> None:
+    """A torn call is asked for again, warmer each time, and the tokens of every try are counted."""
+    engine = Stutterer(until)
+    answer = LiveModel(engine=engine, router=Router(Store(), Store())).invoke("1+1")
+    assert isinstance(answer, AIMessage)
+    assert [call["name"] for call in answer.tool_calls] == ["add"]
+    assert len(engine.asked) == asked
+    assert answer.usage_metadata == {"input_tokens": 5 * asked, "output_tokens": 2 * asked, "total_tokens": 7 * asked}
+
+
+def test_a_call_that_can_never_be_read_is_handed_on() -> None:
+    """After three tries the text is what the model wrote, and nothing raises."""
+    engine = Stutterer(9.0)
+    answer = LiveModel(engine=engine, router=Router(Store(), Store())).invoke("1+1")
+    assert str(answer.content).startswith("<tool_call>")
+    assert len(engine.asked) == 3

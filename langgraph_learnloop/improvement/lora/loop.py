@@ -81,6 +81,8 @@ def train(
     tell(Progress(stage="train", done=0, total=job.recipe.steps, note=note))
     started = time.monotonic()
     log = _fit(job.recipe, model, tokenizer, rows, tell)
+    if job.parent_adapter is None:
+        _weaken(model, job.recipe.strength)
     return _write(
         model,
         Path(job.output),
@@ -276,6 +278,14 @@ class _Log(TrainerCallback):
                 "lower the recipe's learning_rate, and look at the dataset for empty or broken examples."
             )
         self._tell(Progress(stage="train", done=state.global_step, total=self._total, loss=self.loss))
+
+
+def _weaken(model: Any, strength: float) -> None:
+    """Multiply what the adapter adds by `strength`, in its weights, so that every server does the same."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(strength)
 
 
 def _write(model: Any, output: Path, **facts: Any) -> TrainingResult:
