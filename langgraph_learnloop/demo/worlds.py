@@ -93,7 +93,7 @@ SAMPLE_CONFIG = LoopConfig(
 FILE_CONFIG = LoopConfig(
     agent="assistant",
     recipe=Recipe(
-        rank=32, alpha=64, learning_rate=2.5e-3, steps=750, batch=48, replay=12.0, strength=0.96, max_length=200
+        rank=32, alpha=64, learning_rate=2.5e-3, steps=750, batch=48, replay=12.0, strength=0.98, max_length=200
     ),
     heldout=0.2,
     variations=6,
