@@ -35,6 +35,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+runs_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
 console = Console()
 
 Store = Annotated[
@@ -45,9 +47,11 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows to show."
 Agent = Annotated[str | None, typer.Option("--agent", help="Only this agent's.")]
 
 
-@app.command()
-def runs(store: Store = "learnloop.db", limit: Limit = 20, agent: Agent = None) -> None:
-    """List recorded runs, newest first."""
+@runs_app.callback(invoke_without_command=True)
+def runs(context: typer.Context, store: Store = "learnloop.db", limit: Limit = 20, agent: Agent = None) -> None:
+    """List recorded runs, newest first; `show` and `export` look into them."""
+    if context.invoked_subcommand is not None:
+        return
     with _opened(store) as loop:
         table = _table("run", "thread", "release", "outcome", "seconds", "question", "answer")
         for run in loop.store.runs.recent(limit, agent):
@@ -55,6 +59,56 @@ def runs(store: Store = "learnloop.db", limit: Limit = 20, agent: Agent = None) 
             cells = (run.run_id, run.thread_id, run.release, run.outcome, seconds, run.question, run.answer)
             table.add_row(*map(_cell, cells))
         _show(table, "No run is recorded yet: pass callbacks=[loop.recorder], or use loop.watch(graph).")
+
+
+@runs_app.command()
+def show(run: str, store: Store = "learnloop.db") -> None:
+    """Draw a run as a tree: reasoning, tool calls, results and errors. RUN is its id, or the beginning of it."""
+    from langgraph_learnloop.capture.export import exported
+    from langgraph_learnloop.show import tree
+
+    with _opened(store) as loop:
+        console.print(tree(exported(loop.store.runs.resolve(run), loop.store.runs)))
+
+
+@runs_app.command()
+def export(
+    jsonl: Annotated[
+        str | None, typer.Option("--jsonl", help='Write JSON lines to this file; "-" is the terminal.')
+    ] = None,
+    parquet: Annotated[str | None, typer.Option("--parquet", help="Write a Parquet table to this file.")] = None,
+    store: Store = "learnloop.db",
+    agent: Agent = None,
+) -> None:
+    """Write runs with their messages for other programs, oldest first; `learnloop schema` describes a line."""
+    from langgraph_learnloop.capture.export import exported, write_jsonl, write_parquet
+
+    if (jsonl is None) == (parquet is None):
+        raise ConfigError("Say where to export to: --jsonl FILE or --parquet FILE.")
+    with _opened(store) as loop:
+        found = (exported(run, loop.store.runs) for run in loop.store.runs.every(agent))
+        if jsonl == "-":
+            write_jsonl(found, sys.stdout)
+            return
+        target = Path(str(jsonl or parquet))
+        try:
+            with _whole(target) as beside:
+                if parquet is not None:
+                    count = write_parquet(found, beside)
+                else:
+                    with beside.open("w", encoding="utf-8") as out:
+                        count = write_jsonl(found, out)
+        except OSError as error:
+            raise ConfigError(f"The export cannot be written to {str(target)!r}: {error.strerror or error}.") from error
+        console.print(f"{count} runs are in {target}.", markup=False, highlight=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of an exported run."""
+    from langgraph_learnloop.capture.export import ExportedRun
+
+    sys.stdout.write(json.dumps(ExportedRun.model_json_schema(), indent=2) + "\n")
 
 
 @app.command()
@@ -197,6 +251,17 @@ def _refuse(sentence: str) -> NoReturn:
 def _stop(sentence: str, code: int) -> NoReturn:
     Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """Give a file beside `target` that takes its place when nothing went wrong."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield beside
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -17,6 +17,16 @@ from langgraph_learnloop.errors import ConfigError
 from langgraph_learnloop.records import Recipe, Record, Sampling
 
 PREFIX = "LEARNLOOP_"
+CapturedField = Literal["messages", "question", "answer", "reasoning", "tool_calls", "error", "metadata"]
+
+
+class Price(Record):
+    """What a model costs, in US dollars for a million tokens."""
+
+    input: float = Field(ge=0)
+    """Tokens that the model reads."""
+    output: float = Field(ge=0)
+    """Tokens that the model writes."""
 
 
 class LoopConfig(Record):
@@ -30,6 +40,22 @@ class LoopConfig(Record):
     """"module:attribute" of a LearnLoop for the command line, e.g. "my_agent:loop"."""
     queue_size: int = Field(default=10_000, ge=1)
     """Events the recorder holds in memory before it drops whole runs, and counts them."""
+    redact: bool = True
+    """Mask e-mail addresses, numbers of phones, cards and accounts, IP addresses and keys before anything is stored."""
+    exclude_nodes: tuple[str, ...] = ()
+    """Graph nodes of which no step is recorded."""
+    exclude_fields: tuple[CapturedField, ...] = ()
+    """Parts of runs and steps that are not recorded."""
+    user_key: str | None = Field(default=None, min_length=16)
+    """A secret; with it, users are stored as a keyed hash (HMAC-SHA-256)."""
+    sample_rate: float = Field(default=1.0, ge=0, le=1)
+    """Share of the ordinary runs that is kept; runs that failed, were flagged or got feedback are always kept."""
+    longest_text: int = Field(default=1_000_000, ge=1_000)
+    """Bytes of a message beyond which its long texts are cut, with a mark and the hash of the whole."""
+    largest_blob: int = Field(default=20_000_000, ge=0)
+    """Bytes of an image, audio or file in a message beyond which only its hash is kept; 0 is no limit."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """Price of each model by the name it is recorded under."""
     flag_below: float = Field(default=0.0, ge=-1, le=1)
     """A mean score below this flags a run."""
     neighbours: int = Field(default=7, ge=1)
@@ -87,5 +113,5 @@ def _from_file(file: Path, required: bool) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    known = LoopConfig.model_fields.keys() - {"recipe", "sampling"}
+    known = LoopConfig.model_fields.keys() - {"recipe", "sampling", "prices", "exclude_nodes", "exclude_fields"}
     return {name: environ[PREFIX + name.upper()] for name in known if PREFIX + name.upper() in environ}

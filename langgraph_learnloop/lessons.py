@@ -110,8 +110,7 @@ class Lessons:
 
     def folder(self, name: str) -> Path:
         """Return a folder for files of one kind, made if need be."""
-        beside = f"{self._store.path}.files" if self._store.path else "learnloop.files"
-        folder = Path(self._config.folder or beside) / name
+        folder = self._store.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from langgraph_learnloop.capture.attach import watch
+from langgraph_learnloop.capture.attach import Everywhere, watch
+from langgraph_learnloop.capture.policy import Policy, policy_of
 from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.capture.writer import Health, Writer
 from langgraph_learnloop.config import LoopConfig, load_config
@@ -73,6 +74,7 @@ class LearnLoop:
         agent: str | None = None,
         *,
         config: LoopConfig | None = None,
+        policy: Policy | None = None,
         trainer: Trainer | None = None,
         reviewer: Reviewer | None = None,
         evaluator: Evaluator | None = None,
@@ -82,14 +84,23 @@ class LearnLoop:
         """Open the store, making it if need be; raise StoreError or ConfigError with the way out."""
         self.config = config or load_config(agent=agent)
         self.agent = agent or self.config.agent
-        self.store = open_store(store)
+        self.store = open_store(store, self.config.folder)
         self._trainer = trainer
         self._reviewer = reviewer
         self._evaluator = evaluator
         self._now = now
         self._new_id = new_id
-        self._writer = Writer(self.store.runs, self.config.queue_size, on_runs=self._flag)
+        self.policy = policy or policy_of(self.config)
+        self._writer = Writer(
+            self.store.runs,
+            self.config.queue_size,
+            self._flag_new,
+            policy=self.policy,
+            spill=self.store.folder / "spill",
+        )
         self.recorder = Recorder(self._writer, self.agent)
+        self._everywhere: Everywhere | None = None
+        self._on_demand: Recorder | None = None
         self.lessons = Lessons(self.store, self.config, self.agent, now)
         self._graph: CompiledStateGraph[Any, Any, Any, Any] | None = None
         self._engine: Engine | None = None
@@ -101,6 +112,37 @@ class LearnLoop:
         """Return the graph, watched; it is the one that candidates are examined with."""
         self._graph = graph
         return watch(graph, self.recorder)
+
+    def capture_all(self) -> Everywhere:
+        """Record every LangGraph and LangChain run of this process; call `off()` on what is returned to stop."""
+        if self._everywhere is None:
+            self._everywhere = Everywhere(self.recorder)
+        self._everywhere.on()
+        return self._everywhere
+
+    def want(self) -> Callable[[], None]:
+        """Return a function that, called inside a run of any graph, has that run recorded; others are not.
+
+        It is how a node or a middleware records the graph it is part of, from the graph's first event on.
+        """
+        if self._on_demand is None:
+            self._on_demand = Recorder(self._writer, self.agent, only_wanted=True)
+            Everywhere(self._on_demand)
+        return self._on_demand.want
+
+    def current_run(self) -> str | None:
+        """Return the id of the run that the calling node or tool belongs to; None outside of a recorded run."""
+        found = next((run_id for recorder in self._recorders if (run_id := recorder.current_run())), None)
+        return None if found is None else str(found)
+
+    def flag(self, reason: str) -> None:
+        """Say inside a node or tool that the run it belongs to went wrong, with the reason in words."""
+        for recorder in self._recorders:
+            recorder.flag(reason)
+
+    def is_flagged(self) -> bool:
+        """Return whether the run that the calling node belongs to was flagged by `flag`."""
+        return any(recorder.is_flagged() for recorder in self._recorders)
 
     def model(self, engine: Engine) -> LiveModel:
         """Return a chat model whose release can be swapped while it serves; the bare base is its first champion."""
@@ -148,8 +190,9 @@ class LearnLoop:
             tools=self._tools(about),
             now=self._now(),
         )
+        said = self.policy.feedback(said)
         self.store.feedback.add(said)
-        self._flag([about])
+        self._flag(about, self.store.runs.feedback(about.run_id))
         return said
 
     def flagged(self, state: FlagState | None = "open") -> tuple[Flag, ...]:
@@ -369,6 +412,10 @@ class LearnLoop:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    @property
+    def _recorders(self) -> list[Recorder]:
+        return [self.recorder, *([self._on_demand] if self._on_demand is not None else [])]
+
     def _serve(self, engine: Engine, live_model: type[LiveModel], router: type[Any]) -> LiveModel:
         releases = self.store.releases
         self._live = live_model(
@@ -379,11 +426,14 @@ class LearnLoop:
         )
         return self._live
 
-    def _flag(self, runs: Sequence[Run]) -> None:
+    def _flag_new(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            raised = flag(run, self.store.runs.feedback(run.run_id), below=self.config.flag_below, now=self._now())
-            if raised is not None:
-                self.store.flags.add(raised)
+            self._flag(run, ())  # nobody can have said anything of it before it was stored
+
+    def _flag(self, run: Run, feedback: Sequence[Feedback]) -> None:
+        raised = flag(run, feedback, below=self.config.flag_below, now=self._now())
+        if raised is not None:
+            self.store.flags.add(raised)
 
     def _run(self, run_id: str | None, thread_id: str | None) -> Run:
         if (run_id is None) == (thread_id is None):
@@ -395,6 +445,7 @@ class LearnLoop:
         if thread_id is None:
             with suppress(NotFoundError):
                 return find()
+        self._writer.rescue(run_id, thread_id)
         self.flush()  # the run may have ended a moment ago
         return find()
 

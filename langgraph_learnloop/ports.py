@@ -18,6 +18,7 @@ from langgraph_learnloop.records import (
     Message,
     Progress,
     Proposal,
+    Recorded,
     Release,
     Run,
     TrainingResult,
@@ -31,8 +32,8 @@ OnProgress = Callable[[Progress], None]
 class RunSink(Protocol):
     """Take finished runs in; the store and its fakes."""
 
-    def add_runs(self, runs: Sequence[Run], messages: dict[str, bytes]) -> None:
-        """Store runs and the interned messages (hash -> compressed JSON) in one transaction."""
+    def add_runs(self, recorded: Sequence[Recorded]) -> None:
+        """Store runs and what they refer to in one transaction; what is there already stays."""
         ...
 
 
@@ -45,6 +46,10 @@ class RunReader(Protocol):
 
     def messages(self, hashes: Sequence[str]) -> tuple[Message, ...]:
         """Return interned messages in order."""
+        ...
+
+    def conversation(self, list_hash: str | None) -> tuple[Message, ...]:
+        """Return the messages of an interned list, in order; none for None."""
         ...
 
     def blob(self, digest: str) -> bytes:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -83,8 +83,18 @@ class Step(Record):
     """Name of the model, tool or node."""
     node: str | None = None
     """The graph node it happened in."""
-    input: tuple[str, ...] = ()
-    """Hashes of the messages a model read (in order), or of a tool's arguments."""
+    superstep: int | None = None
+    """LangGraph's number of the step; what ran in parallel shares it."""
+    namespace: str | None = None
+    """LangGraph's checkpoint namespace: which subgraph, and which task of it."""
+    checkpoint_id: str | None = None
+    """The checkpoint that its node started from, where one was kept: a replay begins there."""
+    attempt: int = 1
+    """How often this node had been tried in this superstep, this time included."""
+    asked_by: str | None = None
+    """The model step that asked for this tool call."""
+    input: str | None = None
+    """Hash of the list of messages that a model read."""
     output: tuple[str, ...] = ()
     """Hashes of the messages it produced."""
     tools: str | None = None
@@ -93,14 +103,22 @@ class Step(Record):
     """The chain of thought, where the model gave one."""
     tool_calls: tuple[ToolCall, ...] = ()
     """What a model asked for, or the one call that a tool step ran."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """How the model was asked to write: temperature and the like, as the caller named them."""
+    cached: bool = False
+    """The answer came from LangChain's cache of model calls."""
     started_at: datetime
     """When it began, UTC."""
     seconds: float | None = None
     """Wall time; None when it never ended."""
+    first_token_seconds: float | None = None
+    """Time to the first token; None where the model did not stream."""
     input_tokens: int | None = None
     """Tokens read by the model."""
     output_tokens: int | None = None
     """Tokens written by the model."""
+    usd: float | None = None
+    """What the call cost, where the model's price is known."""
     error: str | None = None
     """Type and message of the exception, if one left the step."""
 
@@ -121,8 +139,8 @@ class Run(Record):
     """The release that served it; None for a model that LearnLoop does not serve."""
     user: str | None = None
     """Whoever asked, as passed in the config's metadata under "user" or "user_id"."""
-    messages: tuple[str, ...] = ()
-    """Hashes of the conversation's messages as the run left them."""
+    messages: str | None = None
+    """Hash of the list of the conversation's messages as the run left them."""
     question: str | None = None
     """Text of the last user message."""
     answer: str | None = None
@@ -141,6 +159,32 @@ class Run(Record):
     """What the model calls cost, where prices are known."""
     tags: tuple[str, ...] = ()
     """Tags of the root's config."""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """The caller's metadata in the root's config, without what LangGraph puts there itself."""
+    flagged: tuple[str, ...] = ()
+    """Why the agent's own graph flagged it."""
+    resumes: str | None = None
+    """The interrupted run that this one goes on with."""
+
+
+class Interned(NamedTuple):
+    """What a store must have, besides a run, to read the run's messages. All keys are hashes of content."""
+
+    bodies: Mapping[str, bytes] = {}
+    """Compressed JSON of messages and tool schemas."""
+    lists: Mapping[str, tuple[str | None, tuple[str, ...]]] = {}
+    """Lists of messages: the list that one continues, and the hashes of the messages that come after."""
+    blobs: Mapping[str, bytes] = {}
+    """Images, audio and files."""
+
+
+class Recorded(NamedTuple):
+    """A finished run on its way to the store."""
+
+    run: Run
+    """The run."""
+    interned: Interned
+    """What it refers to, as far as the store is not known to have it."""
 
 
 class Feedback(Record):

@@ -205,3 +205,71 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert done.returncode == 130
     assert "Run the same command again" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _first_run(store: str) -> str:
+    with LearnLoop(store) as loop:
+        return next(run.run_id for run in loop.store.runs.recent(limit=100) if run.thread_id == "a[red]b")
+
+
+def test_a_run_is_drawn_as_a_tree(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Question, model call and answer are there, under the run; a part of the id is enough; nothing is obeyed."""
+    run_id = _first_run(store)
+    code, out, _ = _run(capsys, monkeypatch, "runs", "show", run_id[:-4], "--store", store)
+    assert code == 0
+    assert f"run {run_id}" in out
+    assert "thread a[red]b" in out
+    assert "asked: hello [bold]you[/bold]" in out
+    assert "\x1b[31m" not in out
+    lines = out.splitlines()
+    model = next(
+        line for line in lines if "model MemoryEngine" in line or "model learnloop" in line or "model " in line
+    )
+    assert lines.index(model) > 1
+    assert "answered: We are open from nine to five." in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["runs", "show", "nothing"], "The run 'nothing' is not in the store"),
+        (["runs", "show", ""], "Several runs begin with"),
+        (["runs", "export"], "--jsonl FILE or --parquet FILE"),
+        (["runs", "export", "--jsonl", "no/folder/x.jsonl"], "cannot be written to"),
+    ],
+)
+def test_looking_into_runs_refuses_in_a_sentence(
+    store: str, words: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is not there, an id that is too short, an export to nowhere: one sentence, exit code 2."""
+    code, _, err = _run(capsys, monkeypatch, *words, "--store", store)
+    assert code == 2
+    assert says in err.replace("\n", " ")
+
+
+def test_an_export_can_be_read_without_the_store(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each line fits the schema that the command line prints, and holds the conversation; the table holds the same."""
+    import json
+
+    import jsonschema
+    import pyarrow.parquet
+
+    _, printed, _ = _run(capsys, monkeypatch, "schema")
+    code, out, _ = _run(capsys, monkeypatch, "runs", "export", "--jsonl", "runs.jsonl", "--store", store)
+    assert code == 0
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert f"{len(lines)} runs are in runs.jsonl" in out
+    for line in lines:
+        jsonschema.validate(line, json.loads(printed))
+    assert [line["started_at"] for line in lines] == sorted(line["started_at"] for line in lines)
+    assert [message["role"] for message in lines[0]["messages"]] == ["user", "assistant"]
+    _run(capsys, monkeypatch, "runs", "export", "--parquet", "runs.parquet", "--store", store)
+    table = pyarrow.parquet.read_table(tmp_path / "runs.parquet").to_pylist()
+    assert [row["run_id"] for row in table] == [line["run_id"] for line in lines]
+    assert json.loads(table[0]["messages"]) == lines[0]["messages"]
+    _, streamed, _ = _run(capsys, monkeypatch, "runs", "export", "--jsonl", "-", "--store", store)
+    assert streamed == (tmp_path / "runs.jsonl").read_text(encoding="utf-8")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.outputs import LLMResult
 from langgraph.constants import START
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
-from langgraph_learnloop.capture.events import Event
-from langgraph_learnloop.capture.messages import Interner, as_messages, clean, plain, reasoning_of, text_of
+from langgraph_learnloop.capture.events import Answered, Event
+from langgraph_learnloop.capture.interning import Interner
+from langgraph_learnloop.capture.messages import as_messages, clean, plain, reasoning_of, text_of
+from langgraph_learnloop.capture.policy import Policy
 from langgraph_learnloop.capture.trace import Trace, Work
 from langgraph_learnloop.records import Outcome, Run, Step, ToolCall
 
@@ -21,32 +23,73 @@ _ERROR_LENGTH = 4000
 """Characters of an exception's message that are kept."""
 _NAMESPACE = "langgraph_checkpoint_ns"
 """The key of the metadata under which LangGraph names a node's run, the same for all that happens directly in it."""
+_NOT_OWN = frozenset({"thread_id", "user", "user_id", "langfuse_user_id", "checkpoint_ns", "lc_versions"})
+_INNER = ("langgraph_", "ls_", "lc_", "__")
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "reasoning_effort",
+    "tool_choice",
+)
 _GONE = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 """The caller went away: not the agent's failure."""
 
 
-def assemble(trace: Trace, interner: Interner) -> Run:
+def assemble(trace: Trace, interner: Interner, policy: Policy) -> Run:
     """Return the run that a trace tells; its messages are left in the interner."""
     root, end = trace.root.start, trace.root.end
     metadata = _metadata(trace.root)
     conversation = _conversation(trace)
     question, answer = _question_and_answer(conversation)
+    shown = [work for work in trace.works if _is_step(work) and policy.shows(_metadata(work).get("langgraph_node"))]
+    steps = _joined([_step(work, interner, policy) for work in shown])
+    user = next((metadata[key] for key in ("user", "user_id", "langfuse_user_id") if metadata.get(key)), None)
+    costs = [step.usd for step in steps if step.usd is not None]
     return Run(
         run_id=str(root.run_id),
         thread_id=_text(metadata.get("thread_id")),
         agent=trace.agent,
         release=_release(trace),
-        user=_text(next((metadata[key] for key in ("user", "user_id", "langfuse_user_id") if metadata.get(key)), None)),
-        messages=interner.all(conversation),
-        question=question,
-        answer=answer,
-        steps=tuple(_step(work, interner) for work in trace.works if _is_step(work)),
+        user=policy.user(_text(user)),
+        messages=interner.conversation(conversation) if policy.keeps("messages") else None,
+        question=policy.text("question", question),
+        answer=policy.text("answer", answer),
+        steps=steps,
         outcome=_outcome(trace),
-        error=_error(end),
+        error=policy.text("error", _error(end)),
         started_at=_date(root),
         seconds=_seconds(trace.root),
+        usd=sum(costs) if costs else None,
         tags=tuple(clean(tag) for tag in root.details.get("tags") or () if not _is_inner_tag(tag)),
+        metadata=policy.value("metadata", plain(_own_metadata(metadata))) or {},
+        flagged=tuple(clean(reason) for reason in trace.reasons),
+        resumes=_text(trace.resumes),
     )
+
+
+def _joined(steps: list[Step]) -> tuple[Step, ...]:
+    """Say of each tool call which model step asked for it, and of each node which attempt and checkpoint it is."""
+    asked = {call.id: step.step_id for step in steps if step.kind == "model" for call in step.tool_calls if call.id}
+    began = {step.namespace: step.checkpoint_id for step in reversed(steps) if step.checkpoint_id}
+    tried: Counter[tuple[str | None, int | None]] = Counter()
+    joined = []
+    for step in steps:
+        update: dict[str, Any] = {}
+        if step.kind == "tool" and step.tool_calls and step.tool_calls[0].id in asked:
+            update["asked_by"] = asked[step.tool_calls[0].id]
+        if step.kind == "node" and step.namespace is not None:
+            tried[step.namespace, step.superstep] += 1
+            update["attempt"] = tried[step.namespace, step.superstep]
+            update["checkpoint_id"] = began.get(step.namespace)
+        joined.append(step.model_copy(update=update) if update else step)
+    return tuple(joined)
 
 
 class _Known(NamedTuple):
@@ -57,45 +100,74 @@ class _Known(NamedTuple):
     more: dict[str, Any]
 
 
-def _step(work: Work, interner: Interner) -> Step:
-    known = {"model": _model, "tool": _tool, "chain": _node}[work.start.kind](work, interner)
+def _step(work: Work, interner: Interner, policy: Policy) -> Step:
+    known = {"model": _model, "tool": _tool, "chain": _node}[work.start.kind](work, interner, policy)
     metadata = _metadata(work)
+    error = policy.text("error", known.more.pop("error", None) or _error(work.end))
     return Step(
         step_id=str(work.start.run_id),
         parent_id=_parent_id(work),
         kind=known.kind,
         name=clean(known.name),
         node=_text(metadata.get("langgraph_node")),
+        superstep=metadata.get("langgraph_step"),
+        namespace=_text(metadata.get(_NAMESPACE)),
+        checkpoint_id=_checkpoint(work),
         started_at=_date(work.start),
         seconds=_seconds(work),
-        **{"error": _error(work.end), **known.more},
+        error=error,
+        **known.more,
     )
 
 
-def _model(work: Work, interner: Interner) -> _Known:
+def _model(work: Work, interner: Interner, policy: Policy) -> _Known:
     details = work.start.details
     messages = _answers(work)
     parameters = details.get("invocation_params") or {}
     tools = parameters.get("tools") or parameters.get("functions")
-    asked = [_call(call) for message in messages if isinstance(message, AIMessage) for call in message.tool_calls]
+    asked = [
+        _call(call, policy) for message in messages if isinstance(message, AIMessage) for call in message.tool_calls
+    ]
     thoughts = [text for message in messages if (text := reasoning_of(message)) is not None]
     read, written = _tokens(work, messages)
+    name = _model_name(details, parameters)
     return _Known(
         "model",
-        _model_name(details, parameters),
+        name,
         {
-            "input": interner.all(HumanMessage(m) if isinstance(m, str) else m for m in work.start.payload),
-            "output": interner.all(messages),
+            "input": interner.conversation(_asked(work)) if policy.keeps("messages") else None,
+            "output": interner.all(messages) if policy.keeps("messages") else (),
             "tools": interner.value(tools) if tools else None,
-            "reasoning": "\n".join(thoughts) or None,
-            "tool_calls": tuple(asked),
+            "reasoning": policy.text("reasoning", "\n".join(thoughts) or None),
+            "tool_calls": tuple(asked) if policy.keeps("tool_calls") else (),
+            "parameters": _parameters(parameters),
+            "cached": _is_cached(messages),
+            "first_token_seconds": None if work.first_token is None else work.first_token - work.start.clock,
             "input_tokens": read,
             "output_tokens": written,
+            "usd": policy.usd(name, read, written),
         },
     )
 
 
-def _tool(work: Work, interner: Interner) -> _Known:
+def _asked(work: Work) -> tuple[BaseMessage, ...]:
+    """Return the messages that a model read."""
+    return tuple(HumanMessage(m) if isinstance(m, str) else m for m in work.start.payload)
+
+
+def _parameters(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what the caller set of how the model writes, as far as it is plain."""
+    chosen = {name: given[name] for name in _SAMPLING if given.get(name) is not None}
+    return {name: value for name, value in chosen.items() if isinstance(value, bool | int | float | str)}
+
+
+def _is_cached(messages: tuple[BaseMessage, ...]) -> bool:
+    # LangChain prices what comes from its cache at 0.
+    usage = [getattr(message, "usage_metadata", None) or {} for message in messages]
+    return any(told.get("total_cost") == 0 for told in usage)
+
+
+def _tool(work: Work, interner: Interner, policy: Policy) -> _Known:
     details = work.start.details
     inputs = details.get("inputs")
     name = details.get("name") or (details.get("serialized") or {}).get("name") or "tool"
@@ -104,17 +176,17 @@ def _tool(work: Work, interner: Interner) -> _Known:
         "args": inputs if isinstance(inputs, dict) else {"input": work.start.payload},
         "id": details.get("tool_call_id"),
     }
-    more: dict[str, Any] = {"tool_calls": (_call(call),)}
+    more: dict[str, Any] = {"tool_calls": (_call(call, policy),) if policy.keeps("tool_calls") else ()}
     if work.end is not None and work.end.kind == "end":
         results = _results(work.end.payload, call)
-        more["output"] = interner.all(results)
+        more["output"] = interner.all(results) if policy.keeps("messages") else ()
         refused = [text_of(m) for m in results if isinstance(m, ToolMessage) and m.status == "error"]
         if refused:
             more["error"] = refused[0][:_ERROR_LENGTH]
     return _Known("tool", name, more)
 
 
-def _node(work: Work, interner: Interner) -> _Known:
+def _node(work: Work, interner: Interner, policy: Policy) -> _Known:
     return _Known("node", work.start.details["name"], {})
 
 
@@ -150,8 +222,7 @@ def _conversation(trace: Trace) -> tuple[BaseMessage, ...]:
     calls = [work for work in trace.works if work.start.kind == "model"]
     if not calls:
         return as_messages(trace.root.start.payload) if trace.root.start.kind == "chain" else ()
-    asked = tuple(HumanMessage(m) if isinstance(m, str) else m for m in calls[-1].start.payload)
-    return asked + _answers(calls[-1])
+    return _asked(calls[-1]) + _answers(calls[-1])
 
 
 def _question_and_answer(conversation: tuple[BaseMessage, ...]) -> tuple[str | None, str | None]:
@@ -167,10 +238,10 @@ def _question_and_answer(conversation: tuple[BaseMessage, ...]) -> tuple[str | N
 
 def _answers(work: Work) -> tuple[BaseMessage, ...]:
     """Return the messages that a model call produced."""
-    if work.end is None or not isinstance(work.end.payload, LLMResult) or not work.end.payload.generations:
+    answered = work.end.payload if work.end is not None else None
+    if not isinstance(answered, Answered):
         return ()
-    generations = work.end.payload.generations[0]
-    return tuple(getattr(generation, "message", None) or AIMessage(generation.text) for generation in generations)
+    return tuple(AIMessage(said) if isinstance(said, str) else said for said in answered.said)
 
 
 def _results(output: Any, call: dict[str, Any]) -> tuple[BaseMessage, ...]:
@@ -188,7 +259,7 @@ def _tokens(work: Work, messages: tuple[BaseMessage, ...]) -> tuple[int | None, 
         usage = message.usage_metadata if isinstance(message, AIMessage) else None
         if usage:
             return usage["input_tokens"], usage["output_tokens"]
-    told = work.end.payload.llm_output if messages and work.end is not None else None
+    told = work.end.payload.told if messages and work.end is not None else None
     usage_told = (told or {}).get("token_usage") or {}
     return usage_told.get("prompt_tokens"), usage_told.get("completion_tokens")
 
@@ -216,8 +287,19 @@ def _release(trace: Trace) -> str | None:
     return None
 
 
-def _call(call: Any) -> ToolCall:
-    return ToolCall(name=clean(call["name"]), args=plain(call["args"]), id=_text(call.get("id")))
+def _call(call: Any, policy: Policy) -> ToolCall:
+    return ToolCall(name=clean(call["name"]), args=policy.fit(plain(call["args"])), id=_text(call.get("id")))
+
+
+def _checkpoint(work: Work) -> str | None:
+    """Return the checkpoint of the outermost graph that the node of a model or tool call started from."""
+    configurable = (work.start.details.get("config") or {}).get("configurable") or {}
+    checkpoints = configurable.get("checkpoint_map") or {}
+    return _text(checkpoints.get(""))
+
+
+def _own_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if key not in _NOT_OWN and not key.startswith(_INNER)}
 
 
 def _outcome(trace: Trace) -> Outcome:

@@ -5,8 +5,20 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-Kind = Literal["chain", "model", "tool", "end", "error", "interrupt"]
-"""The first three begin a piece of work, the next two end one, the last says that the graph paused."""
+from langchain_core.messages import BaseMessage
+
+Kind = Literal["chain", "model", "tool", "end", "error", "interrupt", "resume", "token", "want", "flag"]
+"""The first three begin a piece of work, the next two end one; then: the graph paused, or goes on after a pause; a
+model wrote its first token; the run is to be recorded after all; the run is to be flagged."""
+
+
+class Answered(NamedTuple):
+    """What a model answered. Its messages, for LangChain's cache puts others into the result it was given."""
+
+    said: tuple[BaseMessage | str, ...]
+    """The messages, or the texts of a model that knows no messages."""
+    told: dict[str, Any] | None
+    """What the provider told besides, such as tokens."""
 
 
 class Event(NamedTuple):
@@ -25,6 +37,8 @@ class Event(NamedTuple):
     wall: float
     """time.time() at the callback, for dates; 0.0 where no piece of work begins."""
     payload: Any
-    """What was given or came out: messages, arguments, an LLMResult, an exception; never copied deeply."""
+    """What was given or came out: messages, arguments, an Answered, an exception; never copied deeply."""
     details: dict[str, Any]
     """The callback's other keyword arguments."""
+    source: Any = None
+    """Who saw it: what one recorder saw is told apart from what another saw of the same run."""

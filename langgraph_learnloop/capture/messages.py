@@ -1,4 +1,4 @@
-"""Intern messages: each is serialised once, and stored once under its hash. Read text and reasoning out of them."""
+"""Read text and reasoning out of messages, whatever form they came in, and write values as JSON."""
 
 from __future__ import annotations
 
@@ -6,53 +6,17 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
-import zstandard
-from langchain_core.messages import BaseMessage, convert_to_messages, message_to_dict
+from langchain_core.messages import BaseMessage, convert_to_messages
 from pydantic import BaseModel
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS
 _DEPTH = 100
 """Levels of nesting after which a value is kept as text."""
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
-
-
-class Interner:
-    """Turn messages and JSON values into hashes; keeps a compressor, so one thread owns it."""
-
-    def __init__(self) -> None:
-        """Start with nothing interned."""
-        self._compressor = zstandard.ZstdCompressor()
-        self._bodies: dict[str, bytes] = {}
-        self._known: dict[int, tuple[BaseMessage, str]] = {}
-
-    def take(self) -> dict[str, bytes]:
-        """Return what was interned since the last call, hash -> compressed JSON, and forget it."""
-        bodies, self._bodies, self._known = self._bodies, {}, {}
-        return bodies
-
-    def message(self, message: BaseMessage) -> str:
-        """Return a message's hash; one object is serialised once."""
-        known = self._known.get(id(message))
-        if known is None:
-            # The message is kept beside its hash: an id is only unique as long as its object lives.
-            known = self._known[id(message)] = (message, self.value(_message_dict(message)))
-        return known[1]
-
-    def all(self, messages: Iterable[BaseMessage]) -> tuple[str, ...]:
-        """Return the hashes of messages, in order."""
-        return tuple(self.message(message) for message in messages)
-
-    def value(self, value: Any) -> str:
-        """Return the hash of a value, kept as JSON."""
-        body = encode(value)
-        key = hashlib.sha256(body).hexdigest()[:32]
-        if key not in self._bodies:
-            self._bodies[key] = self._compressor.compress(body)
-        return key
 
 
 def encode(value: Any) -> bytes:
@@ -70,6 +34,18 @@ def plain(value: Any) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         return json.loads(body)
+
+
+def cut(value: Any, longest: int) -> Any:
+    """Return a JSON-like value whose texts beyond a tenth of `longest` end in a mark: their length, and their hash."""
+    if isinstance(value, str) and len(value) > longest // 10:
+        digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{value[: longest // 10]} [cut here: {len(value)} characters, SHA-256 {digest}]"
+    if isinstance(value, dict):
+        return {key: cut(item, longest) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [cut(item, longest) for item in value]
+    return value
 
 
 def clean(text: str) -> str:
@@ -94,29 +70,23 @@ def as_messages(value: Any) -> tuple[BaseMessage, ...]:
 
 def text_of(message: BaseMessage) -> str:
     """Return a message's text, without reasoning that the model wrote into it."""
-    return clean(_THINK.sub("", _raw_text(message))).strip()
+    return clean(_THINK.sub("", raw_text(message))).strip()
 
 
-def reasoning_of(message: BaseMessage) -> str | None:
-    """Return the chain of thought, in whichever of the known forms it came; None where there is none."""
-    parts = [*_kept_beside(message), *_kept_in_blocks(message.content), *_THINK.findall(_raw_text(message))]
-    text = "\n".join(part.strip() for part in parts if part.strip())
-    return clean(text) or None
-
-
-def _message_dict(message: BaseMessage) -> dict[str, Any]:
-    try:
-        return message_to_dict(message)
-    except Exception:  # noqa: BLE001 - whatever a field of it cannot do, its text is worth keeping
-        return {"type": message.type, "data": {"content": _raw_text(message), "name": message.name, "id": message.id}}
-
-
-def _raw_text(message: BaseMessage) -> str:
+def raw_text(message: BaseMessage) -> str:
+    """Return a message's text as it is, reasoning that was written into it included."""
     content = message.content
     if isinstance(content, str):
         return content
     texts = (block if isinstance(block, str) else block.get("text", "") for block in content if _is_text(block))
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def reasoning_of(message: BaseMessage) -> str | None:
+    """Return the chain of thought, in whichever of the known forms it came; None where there is none."""
+    parts = [*_kept_beside(message), *_kept_in_blocks(message.content), *_THINK.findall(raw_text(message))]
+    text = "\n".join(part.strip() for part in parts if part.strip())
+    return clean(text) or None
 
 
 def _is_text(block: str | dict[str, Any]) -> bool:

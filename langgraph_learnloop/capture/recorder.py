@@ -8,10 +8,14 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
-from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent, GraphResumeEvent
 
-from langgraph_learnloop.capture.events import Event, Kind
+from langgraph_learnloop.capture.events import Answered, Event, Kind
 from langgraph_learnloop.capture.writer import Writer
+
+_REMEMBERED = 100_000
+"""Pieces of work that may be open at once."""
 
 
 class Recorder(GraphCallbackHandler):
@@ -28,10 +32,39 @@ class Recorder(GraphCallbackHandler):
     ignore_custom_event = True
     ignore_retry = True
 
-    def __init__(self, writer: Writer, agent: str) -> None:
-        """Record under an agent's name into a writer."""
+    def __init__(self, writer: Writer, agent: str, *, only_wanted: bool = False) -> None:
+        """Record under an agent's name into a writer; with `only_wanted`, only runs in which `want` was called."""
         self.agent = agent
         self._put = writer.put
+        self._only_wanted = only_wanted
+        self._roots: dict[UUID, UUID] = {}
+        self._streaming: set[UUID] = set()
+        self._flagged: dict[UUID, None] = {}
+
+    # -- from inside a run ---------------------------------------------------------------------------------------------
+
+    def current_run(self) -> UUID | None:
+        """Return the id of the run that the calling node or tool belongs to; None outside, or when it is not seen."""
+        here = _here()
+        return self._roots.get(here) if here else None
+
+    def want(self) -> None:
+        """Say inside a run that it is to be recorded."""
+        if (here := _here()) is not None:
+            self._end("want", here, None, None)
+
+    def flag(self, reason: str) -> None:
+        """Say inside a run that it went wrong."""
+        root = self.current_run()
+        if root is not None:
+            self._flagged[root] = None
+            self._end("flag", root, None, reason)
+
+    def is_flagged(self) -> bool:
+        """Return whether the run that the calling node belongs to was flagged by `flag`."""
+        return self.current_run() in self._flagged
+
+    # -- what LangChain and LangGraph call -----------------------------------------------------------------------------
 
     def on_chain_start(
         self, serialized: dict[str, Any], inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
@@ -78,6 +111,12 @@ class Recorder(GraphCallbackHandler):
         kwargs["serialized"] = serialized
         self._start("tool", run_id, parent_run_id, input_str, kwargs)
 
+    def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Note when a model wrote its first token."""
+        if run_id not in self._streaming:
+            self._streaming.add(run_id)
+            self._end("token", run_id, None, None)
+
     def on_chain_end(self, outputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
         """Note that a graph, a node or a runnable came to its end."""
         self._end("end", run_id, parent_run_id, outputs)
@@ -86,7 +125,9 @@ class Recorder(GraphCallbackHandler):
         self, response: LLMResult, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
         """Note what a model answered."""
-        self._end("end", run_id, parent_run_id, response)
+        self._streaming.discard(run_id)
+        said = tuple(getattr(one, "message", None) or one.text for one in response.generations[0])
+        self._end("end", run_id, parent_run_id, Answered(said, response.llm_output))
 
     def on_tool_end(self, output: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
         """Note what a tool returned."""
@@ -102,6 +143,7 @@ class Recorder(GraphCallbackHandler):
         self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
         """Note that a model failed."""
+        self._streaming.discard(run_id)
         self._end("error", run_id, parent_run_id, error)
 
     def on_tool_error(
@@ -115,8 +157,39 @@ class Recorder(GraphCallbackHandler):
         if event.run_id is not None:
             self._end("interrupt", event.run_id, None, None)
 
+    def on_resume(self, event: GraphResumeEvent) -> None:
+        """Note that the graph goes on after a pause."""
+        if event.run_id is not None:
+            self._end("resume", event.run_id, None, None)
+
     def _start(self, kind: Kind, run_id: UUID, parent_id: UUID | None, payload: Any, details: dict[str, Any]) -> None:
-        self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), time.time(), payload, details))
+        roots = self._roots
+        root = roots.get(parent_id) if parent_id else None
+        roots[run_id] = root or run_id
+        if root is None:
+            self._forget_the_oldest()
+            if self._only_wanted:
+                details["only_wanted"] = True
+        elif kind != "chain":
+            details["config"] = var_child_runnable_config.get()
+        self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), time.time(), payload, details, self))
 
     def _end(self, kind: Kind, run_id: UUID, parent_id: UUID | None, payload: Any) -> None:
-        self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), 0.0, payload, {}))
+        if kind == "end" or kind == "error":
+            self._roots.pop(run_id, None)
+        self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), 0.0, payload, {}, self))
+
+    def _forget_the_oldest(self) -> None:
+        """Keep what is remembered of runs that never ended within bounds."""
+        for known in (self._roots, self._flagged):
+            while len(known) > _REMEMBERED:
+                known.pop(next(iter(known)), None)
+        if len(self._streaming) > _REMEMBERED:
+            self._streaming.clear()
+
+
+def _here() -> UUID | None:
+    """Return the callback's id of the node or tool that runs in this context."""
+    callbacks = (var_child_runnable_config.get() or {}).get("callbacks")
+    found = getattr(callbacks, "parent_run_id", None)
+    return found if isinstance(found, UUID) else None

@@ -25,6 +25,8 @@ class Work:
     parent: Work | None
     trace: Trace
     end: Event | None = None
+    first_token: float | None = None
+    """time.perf_counter() at the first token."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +40,12 @@ class Trace:
     works: list[Work] = field(default_factory=list)
     paused: bool = False
     """The graph stopped for somebody to answer."""
+    wanted: bool = True
+    """Somebody wants it recorded."""
+    reasons: list[str] = field(default_factory=list)
+    """Why the agent's own graph flagged it."""
+    resumes: UUID | None = None
+    """The interrupted run of the same conversation that this one goes on with."""
 
     @property
     def root(self) -> Work:
@@ -56,6 +64,7 @@ class Tracker:
         self._open: dict[UUID, Work] = {}
         self._traces: dict[UUID, Trace] = {}
         self._ended: dict[UUID, None] = {}
+        self._interrupted: dict[str, UUID] = {}
         self._dropped = dropped
 
     @property
@@ -73,8 +82,8 @@ class Tracker:
         if work is None:
             return None
         work.trace.torn |= lost
-        if event.kind == "interrupt":
-            work.trace.paused |= work is work.trace.root
+        if event.kind not in ("end", "error"):
+            self._note(event, work)
             return None
         keeps = event.kind == "error" or work.start.kind != "chain" or work is work.trace.root
         work.end = event if keeps else event._replace(payload=None)
@@ -96,12 +105,34 @@ class Tracker:
         while len(self._traces) >= _OPEN_TRACES:
             self._dropped["runs that never ended"] += 1
             self._forget(next(iter(self._traces.values())))
-        trace = Trace(event.agent, ignored=_is_evaluation(event), torn=False)
+        wanted = not event.details.get("only_wanted")
+        trace = Trace(event.agent, ignored=_is_evaluation(event), torn=False, wanted=wanted)
         self._traces[event.run_id] = trace
         return trace
 
+    def _note(self, event: Event, work: Work) -> None:
+        """Take in an event that neither begins nor ends anything."""
+        trace = work.trace
+        if event.kind == "token":
+            work.first_token = event.clock
+        elif event.kind == "want":
+            trace.wanted = True
+        elif event.kind == "flag":
+            trace.reasons.append(event.payload)
+        elif work is trace.root and event.kind == "interrupt":
+            trace.paused = True
+        elif work is trace.root:
+            trace.resumes = self._interrupted.get(thread_of(trace) or "")
+
     def _finish(self, trace: Trace) -> Trace | None:
         self._forget(trace)
+        if not trace.wanted:
+            return None
+        if trace.paused and (thread_id := thread_of(trace)) is not None:
+            self._interrupted.pop(thread_id, None)
+            self._interrupted[thread_id] = trace.root.start.run_id
+            if len(self._interrupted) > _OPEN_TRACES:
+                del self._interrupted[next(iter(self._interrupted))]
         if trace.torn and not trace.ignored:
             self._dropped["runs that lost an event to a full queue"] += 1
         return None if trace.torn or trace.ignored else trace
@@ -116,6 +147,12 @@ class Tracker:
         self._ended[run_id] = None
         if len(self._ended) > _ENDED_IDS:
             del self._ended[next(iter(self._ended))]
+
+
+def thread_of(trace: Trace) -> str | None:
+    """Return the conversation's id as the caller gave it."""
+    thread_id = (trace.root.start.details.get("metadata") or {}).get("thread_id")
+    return None if thread_id is None else str(thread_id)
 
 
 def _kept(event: Event, parent: Work | None, trace: Trace) -> Event:

@@ -1,35 +1,40 @@
-"""The thread between the agent and the store: takes events, makes runs of them, commits them in batches."""
+"""The thread behind the recorder: takes events and makes runs of them, which the spool brings to the store."""
 
 from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import time
-from collections import Counter, deque
+import weakref
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from langgraph_learnloop.capture.assemble import assemble
 from langgraph_learnloop.capture.events import Event
-from langgraph_learnloop.capture.messages import Interner
-from langgraph_learnloop.capture.trace import Tracker
-from langgraph_learnloop.errors import StoreError
+from langgraph_learnloop.capture.interning import Interner
+from langgraph_learnloop.capture.policy import Policy
+from langgraph_learnloop.capture.spool import Entry, Spool
+from langgraph_learnloop.capture.trace import Trace, Tracker
 from langgraph_learnloop.ports import RunSink
-from langgraph_learnloop.records import Record, Run
+from langgraph_learnloop.records import Record, Recorded, Run
 
 _log = logging.getLogger(__name__)
 
 _LINGER = 0.02
 """Seconds that events may gather before they are worked on, so that a busy agent is not woken for each."""
 _BATCH_EVENTS = 2_000
-"""Events between two commits, at most."""
-_PENDING_RUNS = 1_000
-"""Runs that are kept while the store does not take them; beyond it the oldest are dropped, and counted."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
-"""Seconds between attempts on a store that does not take runs."""
+"""Events between two looks at the clock, at most."""
 _LOST_EVENTS = 100_000
 """Events that are remembered as lost, so that their runs are dropped whole."""
+_HELD_RUNS = 1_000
+"""Ordinary runs that sampling left out and that are kept in memory a while, should somebody say something of them."""
+_TOLD = 10_000
+"""Ids of runs that are remembered as told."""
+_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
 
 
 class Health(Record):
@@ -42,11 +47,15 @@ class Health(Record):
     open: int
     """Runs that have begun and not ended."""
     pending: int
-    """Ended runs that the store has not taken yet."""
+    """Ended runs that the store has not taken yet, in memory and on disk."""
+    spilled: int
+    """Runs that were put on disk because the store did not take them."""
+    sampled_out: int
+    """Ordinary runs that sampling left out."""
     failed_writes: int
     """Attempts that the store refused."""
     dropped: dict[str, int]
-    """What was not recorded, by reason."""
+    """What was lost, by reason."""
     problem: str | None
     """What the store said last, while it refuses."""
 
@@ -54,17 +63,32 @@ class Health(Record):
 class Writer:
     """Take events from any thread without making it wait, and hand runs to a sink.
 
-    A run is recorded whole or not at all. The thread is started by the first event; it is a daemon, and what it holds
-    is flushed when the interpreter exits.
+    A run is recorded whole or not at all. The threads are started by the first event; they are daemons, and what they
+    hold is flushed when the interpreter exits. A forked child begins anew; what was open stays the parent's.
     """
 
     def __init__(
-        self, sink: RunSink, queue_size: int = 10_000, on_runs: Callable[[Sequence[Run]], None] | None = None
+        self,
+        sink: RunSink,
+        queue_size: int = 10_000,
+        on_runs: Callable[[Sequence[Run]], None] | None = None,
+        *,
+        policy: Policy | None = None,
+        spill: Path | None = None,
     ) -> None:
-        """Write into a sink; `on_runs` is called in the writer's thread with runs that were just committed."""
+        """Write into a sink; `on_runs` is called in a thread of the recorder with runs that were just committed.
+
+        `policy` says what is kept of a run; `spill` is a folder for runs that the store does not take.
+        """
         self._sink = sink
         self._size = queue_size
         self._on_runs = on_runs
+        self._policy = policy or Policy()
+        self._spill = spill
+        self._begin()
+        _writers.add(self)
+
+    def _begin(self) -> None:
         self._queue: SimpleQueue[Event | _Mark] = SimpleQueue()
         self._lost: deque[Event] = deque(maxlen=_LOST_EVENTS)
         self._overflowing = False
@@ -72,15 +96,14 @@ class Writer:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._interner = Interner()
-        self._trackers: dict[str, Tracker] = {}
-        self._pending: deque[tuple[Run, dict[str, bytes]]] = deque()
-        self._retry_at = 0.0
-        self._pause = _FIRST_PAUSE
-        self._recorded = 0
-        self._failed_writes = 0
-        self._problem: str | None = None
+        policy = self._policy
+        self._interner = Interner(policy.redaction, policy.longest_text, policy.largest_blob)
+        self._trackers: dict[object, Tracker] = {}
+        self._told: OrderedDict[str, None] = OrderedDict()
+        self._held: OrderedDict[str, Entry] = OrderedDict()
+        self._sampled_out = 0
         self._dropped: Counter[str] = Counter()
+        self._spool = Spool(self._sink, self._dropped, self._spill, self._on_runs)
 
     def put(self, event: Event) -> None:
         """Queue an event and return at once; a full queue loses it, and its run is counted as dropped."""
@@ -95,41 +118,52 @@ class Writer:
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until every run that has ended is committed; return False if that takes longer or the store refuses."""
-        if self._thread is None or not self._thread.is_alive():
-            return not self._pending
-        mark = _Mark()
-        self._queue.put(mark)
-        self._hurry.set()
-        return mark.done.wait(timeout) and mark.committed
+        deadline = time.monotonic() + timeout
+        if self._thread is not None and self._thread.is_alive():
+            mark = _Mark()
+            self._queue.put(mark)
+            self._hurry.set()
+            if not mark.done.wait(timeout):
+                return False
+        return self._spool.flush(deadline)
+
+    def rescue(self, run_id: str | None, thread_id: str | None) -> None:
+        """Keep a run after all that sampling left out a moment ago: by its id, or the last one of a thread."""
+        if self._policy.rate >= 1:
+            return
+        self.flush()
+        for found, entry in reversed(list(self._held.items())):
+            if found == run_id or (thread_id is not None and entry.recorded.run.thread_id == thread_id):
+                self._held.pop(found, None)
+                self._spool.add(entry)
+                return
 
     def close(self, timeout: float = 5.0) -> None:
-        """Flush with a deadline and end the thread; later events are dropped."""
+        """Flush with a deadline and end the threads; later events are dropped."""
         with self._starting:
             thread, was_closed, self._closed = self._thread, self._closed, True
-        if thread is None or was_closed:
+        if was_closed:
             return
-        atexit.unregister(self.close)
-        mark = _Mark(last=True)
-        self._queue.put(mark)
-        self._hurry.set()
-        thread.join(timeout)
-        if self._pending or thread.is_alive():
-            _log.warning(
-                "The recorder was closed with %d runs that the store did not take: %s",
-                len(self._pending),
-                self._problem or f"it took longer than {timeout:g} seconds",
-            )
+        if thread is not None:
+            atexit.unregister(self.close)
+            self._queue.put(_Mark(last=True))
+            self._hurry.set()
+            thread.join(timeout)
+        self._spool.close(timeout)
 
     def health(self) -> Health:
         """Return the counters."""
+        spool = self._spool
         return Health(
-            recorded=self._recorded,
+            recorded=spool.recorded,
             queued=self._queue.qsize(),
             open=sum(tracker.traces for tracker in list(self._trackers.values())),
-            pending=len(self._pending),
-            failed_writes=self._failed_writes,
+            pending=spool.waiting,
+            spilled=spool.spilled,
+            sampled_out=self._sampled_out,
+            failed_writes=spool.failed_writes,
             dropped=dict(self._dropped),
-            problem=self._problem,
+            problem=spool.problem,
         )
 
     def _lose(self, event: Event) -> None:
@@ -153,9 +187,7 @@ class Writer:
         last = False
         while not last:
             mark = self._drain()
-            self._commit(at_once=mark is not None)
             if mark is not None:
-                mark.committed = not self._pending
                 mark.done.set()
                 last = mark.last
         self._end_overflow()
@@ -185,11 +217,7 @@ class Writer:
     def _wait(self) -> Event | _Mark | None:
         if self._overflowing:
             return self._next()
-        timeout = max(0.0, self._retry_at - time.monotonic()) if self._pending else None
-        try:
-            item = self._queue.get(timeout=timeout)
-        except Empty:
-            return None
+        item = self._queue.get()
         self._hurry.wait(_LINGER)
         self._hurry.clear()
         return item
@@ -210,77 +238,52 @@ class Writer:
             self._take(self._lost.popleft(), lost=True)
 
     def _take(self, event: Event, lost: bool = False) -> None:
-        tracker = self._trackers.get(event.agent)
+        source = event.source or event.agent
+        tracker = self._trackers.get(source)
         if tracker is None:
-            tracker = self._trackers[event.agent] = Tracker(self._dropped)
+            tracker = self._trackers[source] = Tracker(self._dropped)
         try:
             trace = tracker.take(event, lost)
             if trace is not None:
-                self._pending.append((assemble(trace, self._interner), self._interner.take()))
+                self._hand_over(trace)
         except Exception:  # noqa: BLE001 - logged and counted; one strange run must not end the thread
             self._interner.take()
-            self._count("runs that could not be told", "The run around %s could not be told", event.run_id)
-        while self._problem and len(self._pending) > _PENDING_RUNS:
-            self._pending.popleft()
-            self._dropped["runs that the store did not take"] += 1
+            self._dropped["runs that could not be told"] += 1
+            _log.exception("The run around %s could not be told", event.run_id)
 
-    def _commit(self, at_once: bool) -> None:
-        if not self._pending or (not at_once and time.monotonic() < self._retry_at):
+    def _hand_over(self, trace: Trace) -> None:
+        run_id = str(trace.root.start.run_id)
+        if run_id in self._told:
+            return  # two recorders saw it
+        self._told[run_id] = None
+        if len(self._told) > _TOLD:
+            self._told.popitem(last=False)
+        run = assemble(trace, self._interner, self._policy)
+        interned, confirm = self._interner.take()
+        entry = Entry.of(Recorded(run, interned), confirm)
+        if self._policy.is_sampled(run):
+            self._spool.add(entry)
             return
-        try:
-            self._store(list(self._pending))
-        except StoreError as error:
-            self._back_off(error)
-        except Exception:  # noqa: BLE001 - logged below, with the run that is to blame
-            self._commit_one_by_one()
-
-    def _store(self, batch: list[tuple[Run, dict[str, bytes]]]) -> None:
-        runs = [run for run, _ in batch]
-        messages = {key: body for _, bodies in batch for key, body in bodies.items()}
-        self._sink.add_runs(runs, messages)
-        for _ in batch:
-            self._pending.popleft()
-        self._recorded += len(runs)
-        self._problem, self._retry_at, self._pause = None, 0.0, _FIRST_PAUSE
-        self._announce(runs)
-
-    def _commit_one_by_one(self) -> None:
-        """Store what can be stored, so that one bad run does not hold up the others."""
-        for entry in list(self._pending):
-            try:
-                self._store([entry])
-            except StoreError as error:
-                self._back_off(error)
-                return
-            except Exception:  # noqa: BLE001 - logged and counted; what a sink may raise is not known here
-                self._pending.popleft()
-                self._count("runs that could not be stored", "The run %s could not be stored", entry[0].run_id)
-
-    def _back_off(self, error: StoreError) -> None:
-        if self._problem is None:
-            _log.warning("The recorder keeps its runs and tries again: %s", error)
-        self._failed_writes += 1
-        self._problem = str(error)
-        self._retry_at = time.monotonic() + self._pause
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-
-    def _announce(self, runs: list[Run]) -> None:
-        if self._on_runs is None:
-            return
-        try:
-            self._on_runs(runs)
-        except Exception:  # noqa: BLE001 - logged and counted; the caller's code must not end the thread
-            self._count("calls of on_runs that failed", "on_runs failed for %d recorded runs", len(runs))
-
-    def _count(self, reason: str, message: str, subject: object) -> None:
-        self._dropped[reason] += 1
-        _log.exception(message, subject)
+        self._sampled_out += 1
+        self._held[run.run_id] = entry
+        if len(self._held) > _HELD_RUNS:
+            self._held.popitem(last=False)
 
 
 class _Mark:
-    """A mark in the queue: everything before it is to be committed."""
+    """A mark in the queue: whoever put it there is told when everything before it is a run."""
 
     def __init__(self, last: bool = False) -> None:
         self.last = last
         self.done = threading.Event()
-        self.committed = False
+
+
+def _begin_in_child() -> None:
+    for writer in list(_writers):
+        if not writer._closed:
+            atexit.unregister(writer.close)
+            writer._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)

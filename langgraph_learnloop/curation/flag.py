@@ -14,12 +14,13 @@ _PAUSES = ("GraphInterrupt", "NodeInterrupt", "ParentCommand")
 def flag(run: Run, feedback: Sequence[Feedback], *, below: float = 0.0, now: datetime | None = None) -> Flag | None:
     """Return an open flag with its reasons and severity (0 to 1), or None when nothing speaks against the run.
 
-    A mean of the judged scores under `below`, a correction, a failed run or a failed tool raises it. Feedback without
-    a score is not judged, which is not 0; an interrupted run waits for a person and has not failed. Severities are
-    joined as chances: 1 - (1 - a)(1 - b)...
+    A mean of the judged scores under `below`, a correction, a failed run, a failed tool or the graph itself raises it.
+    Feedback without a score is not judged, which is not 0; an interrupted run waits for a person and has not failed.
+    Severities are joined as chances: 1 - (1 - a)(1 - b)...
     """
     said = [f for f in feedback if f.run_id == run.run_id]
-    found = [*_from_outcome(run), *_from_tools(run), *_from_scores(said, below), *_from_corrections(said)]
+    found = [*_from_outcome(run), *_from_graph(run), *_from_tools(run)]
+    found += [*_from_scores(said, below), *_from_corrections(said)]
     if not found:
         return None
     harmless = 1.0
@@ -38,6 +39,11 @@ def flag(run: Run, feedback: Sequence[Feedback], *, below: float = 0.0, now: dat
 def _from_outcome(run: Run) -> Iterator[tuple[str, float]]:
     if run.outcome == "failed":
         yield f"The run failed: {run.error or 'the reason was not recorded'}.", 0.8
+
+
+def _from_graph(run: Run) -> Iterator[tuple[str, float]]:
+    for reason in run.flagged:
+        yield reason, 0.7
 
 
 def _from_tools(run: Run) -> Iterator[tuple[str, float]]:

@@ -48,7 +48,7 @@ def _corrected(run: Run, said: Feedback, reader: RunReader) -> Example | None:
         if step is None:
             return None
         return Example(
-            messages=reader.messages(step.input),
+            messages=reader.conversation(step.input),
             tools=_tools(step, reader),
             chosen=_without_ids(said.correction),
             rejected=_answer(step, reader),
@@ -74,7 +74,7 @@ def _approved(run: Run, reader: RunReader, trust_silence: bool) -> Example | Non
         if step is None or chosen is None:
             return None
         return Example(
-            messages=reader.messages(step.input),
+            messages=reader.conversation(step.input),
             tools=_tools(step, reader),
             chosen=chosen,
             origin="approved",
@@ -101,7 +101,7 @@ def _first_of_turn(run: Run, reader: RunReader) -> Step | None:
     calls = [step for step in run.steps if step.kind == "model" and step.input]
     if not calls:
         return None
-    turns = [_turn(reader.messages(step.input)) for step in calls]
+    turns = [_turn(reader.conversation(step.input)) for step in calls]
     # A run that was resumed, or holds a nested chat, has several turns: the last is the one with most user messages.
     last = max(turns, key=lambda turn: turn[0])
     in_turn = [step for step, turn in zip(calls, turns, strict=True) if turn == last]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,7 @@ class Database:
         if self.path:
             _check_file(self.path)
         self.engine = _engine(self.url, self.where)
+        _databases.add(self)
         try:
             with self._sentences():
                 self._upgrade()
@@ -255,3 +257,15 @@ def _way_out(error: DBAPIError) -> str:
     matches: Callable[[str], bool] = code.startswith
     found = next((sentence for name, sentence in _WAYS_OUT.items() if matches(name)), None)
     return found or f"{str(error.orig).strip()}."
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _leave_connections_to_the_parent() -> None:
+    for database in list(_databases):
+        database.engine.dispose(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_connections_to_the_parent)

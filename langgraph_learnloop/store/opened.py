@@ -20,13 +20,14 @@ from langgraph_learnloop.store.scorecards import Scorecards
 class Store:
     """Hold the drawers of one open database; close it, or use it as a context manager."""
 
-    def __init__(self, database: Database) -> None:
-        """Put the drawers on a database."""
+    def __init__(self, database: Database, folder: Path) -> None:
+        """Put the drawers on a database; `folder` takes what is too large for it."""
         self._database = database
         self.url = database.url.render_as_string(hide_password=False)
         self.path = database.path
+        self.folder = folder
         self.feedback = Feedbacks(database)
-        self.runs = Runs(database, self.feedback.of_run)
+        self.runs = Runs(database, self.feedback.of_run, folder / "blobs")
         self.flags = Flags(database)
         self.datasets = Datasets(database)
         self.releases = Releases(database)
@@ -49,6 +50,10 @@ class Store:
         self.close()
 
 
-def open_store(path_or_url: str | Path) -> Store:
-    """Open a store, making the file and its tables if need be; raise StoreError with the way out."""
-    return Store(Database(path_or_url))
+def open_store(path_or_url: str | Path, folder: str | Path | None = None) -> Store:
+    """Open a store, making the file and its tables if need be; raise StoreError with the way out.
+
+    `folder` takes blobs and other large files (default: "<file>.files" beside the store, "learnloop.files" for a URL).
+    """
+    database = Database(path_or_url)
+    return Store(database, Path(folder or (f"{database.path}.files" if database.path else "learnloop.files")))

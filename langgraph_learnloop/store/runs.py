@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 import zstandard
 from pydantic import TypeAdapter
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, func, literal, select, tuple_
 
-from langgraph_learnloop.errors import NotFoundError
-from langgraph_learnloop.records import Feedback, Message, Run, Step, ToolCall
+from langgraph_learnloop.errors import NotFoundError, StoreError
+from langgraph_learnloop.records import Feedback, Message, Recorded, Run, Step, ToolCall
+from langgraph_learnloop.references import referenced, whole
 from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.tables import lists as lists_table
 from langgraph_learnloop.store.tables import messages as messages_table
 from langgraph_learnloop.store.tables import runs as runs_table
 
@@ -28,20 +33,28 @@ _ROLES: dict[str, Role] = {"human": "user", "ai": "assistant", "system": "system
 class Runs:
     """Store finished runs with their interned messages, and give them back."""
 
-    def __init__(self, database: Database, feedback: Callable[[str], tuple[Feedback, ...]]) -> None:
-        """Work on a database; `feedback` answers what was said of a run."""
+    def __init__(self, database: Database, feedback: Callable[[str], tuple[Feedback, ...]], blobs: Path) -> None:
+        """Work on a database and a folder for blobs; `feedback` answers what was said of a run."""
         self._database = database
         self._feedback = feedback
+        self._blobs = blobs
 
-    def add_runs(self, runs: Sequence[Run], messages: dict[str, bytes]) -> None:
-        """Store runs and compressed messages in one transaction; what is there already stays."""
-        rows = [_row(run) for run in runs]
+    def add_runs(self, recorded: Sequence[Recorded]) -> None:
+        """Store runs and what they refer to in one transaction; what is there already stays."""
+        rows = [_row(run) for run, _ in recorded]
+        bodies = {key: {"hash": key, "body": body} for _, more in recorded for key, body in more.bodies.items()}
+        lists = {
+            key: {"hash": key, "parent": parent, "items": ",".join(items)}
+            for _, more in recorded
+            for key, (parent, items) in more.lists.items()
+        }
+        for _, more in recorded:  # first: a run that is there must be whole
+            for digest, data in more.blobs.items():
+                self._keep_blob(digest, data)
         with self._database.writing() as connection:
-            if messages:
-                bodies = [{"hash": key, "body": body} for key, body in messages.items()]
-                connection.execute(self._database.insert_new(messages_table), bodies)
-            if rows:
-                connection.execute(self._database.insert_new(runs_table), rows)
+            for table, new in ((messages_table, bodies.values()), (lists_table, lists.values()), (runs_table, rows)):
+                if new:
+                    connection.execute(self._database.insert_new(table), list(new))
 
     def run(self, run_id: str) -> Run:
         """Return a run, or raise NotFoundError."""
@@ -64,6 +77,28 @@ class Runs:
                 query = query.where(runs_table.c[column] == value)
         return self._runs(query)
 
+    def resolve(self, beginning: str) -> Run:
+        """Return the run whose id begins so; raise NotFoundError when there is none, or more than one."""
+        query = select(runs_table).where(runs_table.c.run_id.startswith(beginning, autoescape=True)).limit(2)
+        found = self._runs(query)
+        if len(found) == 2:
+            raise NotFoundError(f"Several runs begin with {beginning!r}: give more of the id.")
+        return found[0] if found else self.run(beginning)
+
+    def every(self, agent: str | None = None) -> Iterator[Run]:
+        """Yield all runs, oldest first, a few hundred at a time."""
+        last: tuple[float, str] | None = None
+        begun, run_id = runs_table.c.started_at, runs_table.c.run_id
+        while True:
+            query = select(runs_table).order_by(begun, run_id).limit(_CHUNK)
+            if agent is not None:
+                query = query.where(runs_table.c.agent == agent)
+            found = self._runs(query if last is None else query.where(tuple_(begun, run_id) > last))
+            yield from found
+            if len(found) < _CHUNK:
+                return
+            last = (found[-1].started_at.timestamp(), found[-1].run_id)
+
     def last_of_thread(self, thread_id: str) -> Run:
         """Return a thread's newest run, or raise NotFoundError."""
         found = self.recent(limit=1, thread_id=thread_id)
@@ -85,6 +120,33 @@ class Runs:
         decoded = {key: decode_message(body) for key, body in bodies.items()}
         return tuple(decoded[key] for key in hashes)
 
+    def conversation(self, list_hash: str | None) -> tuple[Message, ...]:
+        """Return the messages of an interned list, in order, or raise NotFoundError; none for None."""
+        return self.messages(self.items(list_hash))
+
+    def items(self, list_hash: str | None) -> tuple[str, ...]:
+        """Return the hashes of the messages of an interned list, in order, or raise NotFoundError; none for None."""
+        if list_hash is None:
+            return ()
+        start = (
+            select(lists_table, literal(0).label("depth")).where(lists_table.c.hash == list_hash).cte(recursive=True)
+        )
+        earlier = select(lists_table, start.c.depth + 1).where(lists_table.c.hash == start.c.parent)
+        chain = start.union_all(earlier)
+        with self._database.reading() as connection:
+            rows = connection.execute(select(chain).order_by(chain.c.depth.desc())).all()
+        if not rows or rows[0].parent is not None:
+            raise NotFoundError(
+                f"The list of messages {list_hash!r} is not whole in the store {self._database.where!r}; "
+                "its run was stored without it, or it was erased."
+            )
+        return tuple(key for row in rows for key in row.items.split(","))
+
+    def whole(self, hashes: Sequence[str]) -> tuple[dict[str, Any], ...]:
+        """Return interned messages as LangChain's `messages_from_dict` reads them, with images, audio and files."""
+        found = self._bodies(dict.fromkeys(hashes))
+        return tuple(self._filled(loads(found[key])) for key in hashes)
+
     def blob(self, key: str) -> bytes:
         """Return what is stored under a hash, decompressed: the JSON of a message or of tool schemas."""
         return self._bodies([key])[key]
@@ -92,6 +154,36 @@ class Runs:
     def feedback(self, run_id: str) -> tuple[Feedback, ...]:
         """Return what was said of a run, oldest first."""
         return self._feedback(run_id)
+
+    def _keep_blob(self, digest: str, data: bytes) -> None:
+        """Write a blob's file whole or not at all."""
+        place = self._blob_file(digest)
+        if place.exists():
+            return
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=place.parent, suffix=".tmp")
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(name, place)
+        except OSError as error:
+            raise StoreError(
+                f"The blob {digest!r} could not be written to {str(self._blobs)!r}: {error.strerror or error}. "
+                "Make room there, or name another folder in the settings."
+            ) from error
+
+    def _blob_file(self, digest: str) -> Path:
+        return self._blobs / digest[:2] / digest
+
+    def _filled(self, message: dict[str, Any]) -> dict[str, Any]:
+        content = message["data"].get("content")
+        if isinstance(content, str):
+            return message
+        files = {digest: self._blob_file(digest) for digest in referenced(content)}
+        there = {digest: file.read_bytes() for digest, file in files.items() if file.exists()}
+        return {**message, "data": {**message["data"], "content": whole(content, there)}}
 
     def _runs(self, query: Select[Any]) -> tuple[Run, ...]:
         with self._database.reading() as connection:

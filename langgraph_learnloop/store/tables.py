@@ -39,6 +39,15 @@ messages = Table(
     Column("body", LargeBinary, nullable=False),
 )
 
+lists = Table(
+    "lists",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("parent", Text),
+    Column("items", Text, nullable=False),
+)
+"""Lists of messages: the list that one continues, and the hashes of what comes after, with commas."""
+
 feedback = Table(
     "feedback",
     metadata,

@@ -14,7 +14,7 @@ from zstandard import ZstdDecompressor
 
 from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.capture.writer import Writer
-from langgraph_learnloop.records import Message, Run, Step
+from langgraph_learnloop.records import Message, Recorded, Run, Step
 from langgraph_learnloop.store.runs import decode_message
 
 
@@ -49,24 +49,36 @@ class MemorySink:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.bodies: dict[str, bytes] = {}
+        self.lists: dict[str, tuple[str | None, tuple[str, ...]]] = {}
+        self.blobs: dict[str, bytes] = {}
         self.batches = 0
         self.failure: Exception | None = None
         self.refused: set[str] = set()
 
-    def add_runs(self, runs: Sequence[Run], messages: dict[str, bytes]) -> None:
+    def add_runs(self, recorded: Sequence[Recorded]) -> None:
         self.batches += 1
         if self.failure is not None:
             raise self.failure
-        if any(run.thread_id in self.refused for run in runs):
+        if any(run.thread_id in self.refused for run, _ in recorded):
             raise ValueError("poison")
-        self.runs.update((run.run_id, run) for run in runs)
-        self.bodies.update(messages)
+        for run, interned in recorded:
+            self.runs[run.run_id] = run
+            self.bodies.update(interned.bodies)
+            self.lists.update(interned.lists)
+            self.blobs.update(interned.blobs)
 
     def the_run(self) -> Run:
         (run,) = self.runs.values()
         return run
 
-    def read(self, hashes: Sequence[str]) -> list[Message]:
+    def items(self, list_hash: str | None) -> tuple[str, ...]:
+        if list_hash is None:
+            return ()
+        parent, items = self.lists[list_hash]
+        return self.items(parent) + items
+
+    def read(self, what: str | Sequence[str] | None) -> list[Message]:
+        hashes = self.items(what) if what is None or isinstance(what, str) else what
         return [decode_message(self.blob(key)) for key in hashes]
 
     def blob(self, key: str) -> bytes:

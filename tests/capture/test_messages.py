@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from zstandard import ZstdDecompressor
 
-from langgraph_learnloop.capture.messages import Interner, as_messages, encode, plain, reasoning_of, text_of
+from langgraph_learnloop.capture.interning import Interner
+from langgraph_learnloop.capture.messages import as_messages, encode, plain, reasoning_of, text_of
 from langgraph_learnloop.store.runs import decode_message, loads
 
 
@@ -54,21 +55,6 @@ def test_reasoning_is_found_in_every_form(message: AIMessage, reasoning: str | N
     assert text_of(message) == text
 
 
-def test_a_message_object_is_serialised_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A message that a run refers to many times costs one serialisation and one body."""
-    from langgraph_learnloop.capture import messages as module
-
-    counted: list[int] = []
-    real = module.message_to_dict
-    monkeypatch.setattr(module, "message_to_dict", lambda message: counted.append(1) or real(message))
-    interner, message = Interner(), HumanMessage("hi")
-    assert interner.all([message] * 50) == (interner.message(message),) * 50
-    assert interner.message(HumanMessage("hi")) == interner.message(message)
-    assert len(counted) == 2
-    assert len(interner.take()) == 1
-    assert interner.take() == {}
-
-
 class _Odd:
     def __repr__(self) -> str:
         return "<odd>"
@@ -86,7 +72,7 @@ def test_whatever_a_message_holds_its_text_is_kept(content: Any, read: str) -> N
     """Surrogates, huge numbers, bytes and foreign objects do not lose the message."""
     interner = Interner()
     key = interner.message(ToolMessage(content, tool_call_id="c", artifact=_Odd()))
-    body = ZstdDecompressor().decompress(interner.take()[key])
+    body = ZstdDecompressor().decompress(interner.take()[0].bodies[key])
     assert decode_message(body).content == read
 
 

@@ -68,10 +68,11 @@ def test_a_tool_turn_is_recorded_whole(agent: Any, writer: Any, sink: Any, tree:
     assert [m.content for m in sink.read(run.messages)] == ["1+2", "", "3", "It is 3."]
     _, asked, _, tool, _, told = run.steps
     assert [m.role for m in sink.read(asked.input)] == ["system", "user"]
-    assert asked.output == run.messages[1:2]
+    said = sink.items(run.messages)
+    assert asked.output == said[1:2]
     assert asked.tool_calls == tool.tool_calls == (ToolCall(name="add", args={"a": 1, "b": 2}, id="call_0"),)
-    assert tool.output == run.messages[2:3]
-    assert (told.input[1:], told.output) == (run.messages[:3], run.messages[3:])
+    assert tool.output == said[2:3]
+    assert (sink.items(told.input)[1:], told.output) == (said[:3], said[3:])
     assert (told.input_tokens, told.output_tokens, asked.input_tokens) == (9, 4, None)
     assert b'"add"' in sink.blob(str(asked.tools))
     assert all(step.seconds is not None and step.seconds >= 0 and step.error is None for step in run.steps)
@@ -244,7 +245,7 @@ def test_parallel_branches_are_all_there(recorder: Any, writer: Any, sink: Any, 
     assert writer.flush()
     run = sink.the_run()
     assert tree(run) == [("node", "square", "root")] * 20
-    assert (run.outcome, run.messages, run.question, run.answer) == ("finished", (), None, None)
+    assert (run.outcome, run.messages, run.question, run.answer) == ("finished", None, None, None)
 
 
 def test_a_tool_that_fails_fails_the_run(agent: Any, writer: Any, sink: Any) -> None:
@@ -301,7 +302,7 @@ def test_a_model_that_fails_fails_the_run(scripted: Any, recorder: Any, writer: 
     assert writer.flush()
     run = sink.the_run()
     (model,) = (step for step in run.steps if step.kind == "model")
-    assert (model.error, len(model.input), model.output) == ("TimeoutError: too slow", 1, ())
+    assert (model.error, len(sink.items(model.input)), model.output) == ("TimeoutError: too slow", 1, ())
     assert (run.outcome, run.question, run.answer) == ("failed", "1+2", None)
 
 
@@ -418,4 +419,5 @@ def test_a_thread_stores_each_message_once(scripted: Any, recorder: Any, writer:
         agent.invoke({"messages": [("user", f"question {turn}")]}, CONFIG)
     assert writer.flush()
     assert len(sink.bodies) == 60
-    assert len(list(sink.runs.values())[-1].messages) == 60
+    assert len(sink.items(list(sink.runs.values())[-1].messages)) == 60
+    assert sum(len(items) for _, items in sink.lists.values()) == 60

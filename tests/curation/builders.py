@@ -76,6 +76,7 @@ class MemoryReader:
         """Start empty."""
         self.runs: dict[str, Run] = {}
         self.bodies: dict[str, Message] = {}
+        self.lists: dict[str, tuple[str, ...]] = {}
         self.said: dict[str, list[Feedback]] = {}
         self.blobs: dict[str, bytes] = {}
 
@@ -90,6 +91,10 @@ class MemoryReader:
         if any(key not in self.bodies for key in hashes):
             raise NotFoundError("A message was erased.")
         return tuple(self.bodies[key] for key in hashes)
+
+    def conversation(self, list_hash: str | None) -> tuple[Message, ...]:
+        """Return the messages of a list."""
+        return self.messages(self.lists[list_hash] if list_hash else ())
 
     def feedback(self, run_id: str) -> tuple[Feedback, ...]:
         """Return what was said of a run."""
@@ -107,6 +112,12 @@ class MemoryReader:
         self.bodies.update(zip(hashes, messages, strict=True))
         return hashes
 
+    def keep_list(self, messages: Sequence[Message]) -> str:
+        """Store messages as a list and return its hash."""
+        hashes = self.keep(messages)
+        self.lists[content_hash(list(hashes))] = hashes
+        return content_hash(list(hashes))
+
     def step(
         self, name: str, read: Sequence[Message], said: Sequence[Message], tools: Sequence[Any] | None = TOOLS
     ) -> Step:
@@ -115,7 +126,7 @@ class MemoryReader:
         if digest is not None:
             self.blobs[digest] = json.dumps(list(tools or ())).encode()
         return Step(
-            step_id=name, parent_id=None, kind="model", name="m", input=self.keep(read), output=self.keep(said),
+            step_id=name, parent_id=None, kind="model", name="m", input=self.keep_list(read), output=self.keep(said),
             tools=digest, started_at=START,
         )  # fmt: skip
 

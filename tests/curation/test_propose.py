@@ -102,7 +102,7 @@ def test_runs_that_cannot_teach_make_no_proposal() -> None:
     reader.say("empty", correction=answer("x"))
     reader.simple("erased", "Secret", answer("?"))
     reader.say("erased", correction=answer("y"))
-    reader.bodies.pop(reader.run("erased").steps[0].input[0])
+    reader.bodies.pop(reader.lists[str(reader.run("erased").steps[0].input)][0])
     assert propose(list(reader.runs.values()), reader) == []
 
 

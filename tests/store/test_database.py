@@ -18,6 +18,7 @@ from langgraph_learnloop.records import Run
 from langgraph_learnloop.store import database
 from langgraph_learnloop.store.opened import Store, open_store
 from langgraph_learnloop.store.tables import VERSION, VERSION_TABLE, metadata
+from tests.store.recorded import recorded
 
 
 def test_migrations_lead_to_the_tables_that_the_code_describes(store: Store) -> None:
@@ -38,7 +39,7 @@ def test_tables_can_be_made_on_postgresql() -> None:
 def test_a_store_is_found_again_by_path_and_by_url(tmp_path: Path, name: str, make_run: Callable[..., Run]) -> None:
     """The url of a store opens the same file, whatever characters its name has."""
     with open_store(tmp_path / name) as store:
-        store.runs.add_runs([make_run("r1")], {})
+        store.runs.add_runs(recorded(make_run("r1")))
         url = store.url
     assert (tmp_path / name).is_file()
     with open_store(url) as again, open_store(str(tmp_path / name)) as by_path:
@@ -147,7 +148,7 @@ def test_an_unreadable_file_is_named(plain_user_folder: Path) -> None:
 
 def test_a_full_disk_is_a_sentence_and_loses_nothing(store: Store, make_run: Callable[..., Run]) -> None:
     """What does not fit is refused whole; what was there stays, and more fits when there is space again."""
-    store.runs.add_runs([make_run("r1")], {})
+    store.runs.add_runs(recorded(make_run("r1")))
     limit = {"pages": 60}
     store._database.engine.dispose()
     event.listen(
@@ -156,11 +157,11 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(store: Store, make_run: Cal
         lambda raw, _: raw.execute(f"PRAGMA max_page_count = {limit['pages']}"),
     )
     with pytest.raises(StoreError, match=r"learnloop\.db' could not be used: the disk is full"):
-        store.runs.add_runs([make_run("r2")], {"h": bytes(1_000_000)})
+        store.runs.add_runs(recorded(make_run("r2"), bodies={"h": bytes(1_000_000)}))
     assert [run.run_id for run in store.runs.recent()] == ["r1"]
     limit["pages"] = 100_000
     store._database.engine.dispose()
-    store.runs.add_runs([make_run("r2")], {"h": bytes(1_000_000)})
+    store.runs.add_runs(recorded(make_run("r2"), bodies={"h": bytes(1_000_000)}))
     assert store.runs.count() == 2
 
 

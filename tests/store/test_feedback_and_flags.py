@@ -8,6 +8,7 @@ import pytest
 from langgraph_learnloop.errors import IllegalMoveError, NotFoundError
 from langgraph_learnloop.records import Feedback, Flag, Message, Run
 from langgraph_learnloop.store.opened import Store
+from tests.store.recorded import recorded
 
 
 def _flag(run_id: str, at: datetime, severity: float = 0.5, reason: str = "bad score", agent: str = "support") -> Flag:
@@ -18,7 +19,7 @@ def test_feedback_with_a_known_id_is_not_stored_again(
     store: Store, make_run: Callable[..., Run], noon: datetime
 ) -> None:
     """Sending the same id twice answers False and keeps what came first."""
-    store.runs.add_runs([make_run("r1")], {})
+    store.runs.add_runs(recorded(make_run("r1")))
     first = Feedback(
         feedback_id="f", run_id="r1", score=-1, correction=Message(role="assistant", content="no"), at=noon
     )
@@ -36,7 +37,7 @@ def test_feedback_on_an_unknown_run_is_refused(store: Store, noon: datetime) -> 
 
 def test_feedback_is_oldest_first_and_by_agent(store: Store, make_run: Callable[..., Run], noon: datetime) -> None:
     """The order is that of speaking, not of arrival; an agent's feedback is that on its runs."""
-    store.runs.add_runs([make_run("r1"), make_run("r2", agent="other")], {})
+    store.runs.add_runs(recorded(make_run("r1"), make_run("r2", agent="other")))
     for feedback_id, run_id, minute in (("late", "r1", 9), ("early", "r1", 1), ("elsewhere", "r2", 5)):
         at = noon + timedelta(minutes=minute)
         store.feedback.add(Feedback(feedback_id=feedback_id, run_id=run_id, score=0, at=at))

@@ -36,6 +36,12 @@ def _recording() -> None:
         sa.Column("body", sa.LargeBinary, nullable=False),
     )
     op.create_table(
+        "lists",
+        sa.Column("hash", sa.Text, primary_key=True),
+        sa.Column("parent", sa.Text),
+        sa.Column("items", sa.Text, nullable=False),
+    )
+    op.create_table(
         "feedback",
         sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
         sa.Column("feedback_id", sa.Text, nullable=False, unique=True),

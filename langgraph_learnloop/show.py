@@ -1,0 +1,91 @@
+"""Draw a run as a tree in the terminal: what the model thought, said and asked for, what the tools did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from rich.text import Text
+from rich.tree import Tree
+
+from langgraph_learnloop.capture.export import ExportedRun, ExportedStep
+from langgraph_learnloop.curation.review import visible
+
+_LONGEST = 600
+"""Characters of a text that are shown."""
+
+
+def tree(run: ExportedRun) -> Tree:
+    """Return a run as a tree of its steps; nothing in it is read as markup."""
+    drawn = Tree(_line(f"run {run.run_id}", "bold", _run_facts(run)))
+    branches: dict[str | None, Tree] = {run.run_id: drawn}
+    if run.question is not None:
+        drawn.add(_said("asked", run.question))
+    for step in run.steps:
+        branch = branches.get(step.parent_id, drawn).add(
+            _line(f"{step.kind} {step.name}", _STYLE[step.kind], _facts(step))
+        )
+        branches[step.step_id] = branch
+        for line in _lines(step):
+            branch.add(line)
+    if run.answer is not None:
+        drawn.add(_said("answered", run.answer))
+    if run.error is not None:
+        drawn.add(_said("failed", run.error, "red"))
+    for reason in run.flagged:
+        drawn.add(_said("flagged", reason, "yellow"))
+    return drawn
+
+
+_STYLE = {"node": "dim", "model": "cyan", "tool": "green"}
+
+
+def _run_facts(run: ExportedRun) -> Iterator[str]:
+    yield run.outcome
+    yield f"{run.started_at:%Y-%m-%d %H:%M:%S}"
+    named = {"thread": run.thread_id, "user": run.user, "release": run.release, "goes on with": run.resumes}
+    yield from (f"{name} {value}" for name, value in named.items() if value is not None)
+    yield from _costs(run.seconds, run.usd)
+
+
+def _facts(step: ExportedStep) -> Iterator[str]:
+    if step.attempt > 1:
+        yield f"attempt {step.attempt}"
+    if step.input_tokens is not None or step.output_tokens is not None:
+        yield f"{step.input_tokens or 0} + {step.output_tokens or 0} tokens"
+    if step.first_token_seconds is not None:
+        yield f"first after {step.first_token_seconds:.2f} s"
+    if step.cached:
+        yield "from the cache"
+    yield from _costs(step.seconds, step.usd)
+
+
+def _costs(seconds: float | None, usd: float | None) -> Iterator[str]:
+    if seconds is not None:
+        yield f"{seconds:.2f} s"
+    if usd is not None:
+        yield f"${usd:.4f}"
+
+
+def _lines(step: ExportedStep) -> Iterator[Text]:
+    if step.reasoning is not None:
+        yield _said("thought", step.reasoning, "italic dim")
+    if step.kind == "model":
+        yield from (_said("said", message.content) for message in step.output if message.content)
+    for call in step.tool_calls:
+        word = "asks for" if step.kind == "model" else "called with"
+        name = f"{call.name} " if step.kind == "model" else ""
+        yield _said(word, name + json.dumps(call.args, ensure_ascii=False))
+    if step.kind == "tool":
+        yield from (_said("returned", message.content) for message in step.output)
+    if step.error is not None:
+        yield _said("failed", step.error, "red")
+
+
+def _line(title: str, style: str, facts: Iterator[str]) -> Text:
+    return Text.assemble((visible(title), style), (visible("  " + ", ".join(facts)), "dim"))
+
+
+def _said(word: str, text: str, style: str = "") -> Text:
+    short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} [{len(text) - _LONGEST} more characters]"
+    return Text.assemble((f"{word}: ", "dim"), (visible(short), style))

@@ -1,0 +1,162 @@
+"""What is new is serialised and stored; what is not, is not."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage, messages_from_dict
+from zstandard import ZstdDecompressor
+
+from langgraph_learnloop.capture import interning as module
+from langgraph_learnloop.capture.interning import Interner
+from langgraph_learnloop.records import Interned
+from langgraph_learnloop.store.runs import loads
+
+
+class Shelf:
+    """Keep what interners hand out, and read it again."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, bytes] = {}
+        self.lists: dict[str, tuple[str | None, tuple[str, ...]]] = {}
+
+    def put(self, interned: Interned) -> None:
+        self.bodies.update(interned.bodies)
+        self.lists.update(interned.lists)
+
+    def items(self, key: str | None) -> tuple[str, ...]:
+        if key is None:
+            return ()
+        parent, items = self.lists[key]
+        return self.items(parent) + items
+
+    def read(self, key: str | None) -> list[BaseMessage]:
+        return messages_from_dict([loads(ZstdDecompressor().decompress(self.bodies[item])) for item in self.items(key)])
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return what was serialised."""
+    seen: list[Any] = []
+    real = module.encode
+    monkeypatch.setattr(module, "encode", lambda value: seen.append(value) or real(value))
+    return seen
+
+
+def test_a_message_is_serialised_once(encoded: list[Any]) -> None:
+    """Neither the same object again, nor a copy of it as a checkpointer makes one, is serialised again."""
+    interner, message = Interner(), HumanMessage("hi", id="1")
+    assert interner.all([message] * 50) == (interner.message(message),) * 50
+    assert interner.message(copy.deepcopy(message)) == interner.message(message)
+    assert len(interner.take()[0].bodies) == 1
+    assert interner.message(copy.deepcopy(message)) == interner.message(message)
+    assert len(encoded) == 1
+
+
+def test_what_is_stored_is_not_handed_out_again() -> None:
+    """Until somebody confirms that it is stored, everything comes with each run that needs it."""
+    interner, talk = Interner(), [HumanMessage("hi", id="1"), AIMessage("yes", id="2")]
+    interner.conversation(talk)
+    first, confirm = interner.take()
+    interner.conversation(talk)
+    assert interner.take()[0] == first
+    confirm()
+    interner.conversation([*talk, HumanMessage("more", id="3")])
+    again, _ = interner.take()
+    assert (len(again.bodies), len(again.lists)) == (1, 1)
+    interner.conversation(talk)
+    assert interner.take()[0] == Interned()
+
+
+def test_a_message_that_was_changed_is_another() -> None:
+    """A message whose id stayed and whose fields did not, as after an edit, is stored as it is now."""
+    interner = Interner()
+    one = interner.message(AIMessage("yes", id="1"))
+    called = [{"name": "add", "args": {}, "id": "c", "type": "tool_call"}]
+    assert interner.message(AIMessage("yes", id="1", tool_calls=called)) != one
+    assert interner.message(AIMessage("no", id="1")) != one
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=6), max_size=12), st.data())
+def test_every_list_comes_back(talks: list[list[str]], data: st.DataObject) -> None:
+    """Whatever lists share a beginning, whichever runs are dropped, what is stored can be read."""
+    interner, shelf = Interner(), Shelf()
+    for talk in talks:
+        messages = [HumanMessage(text, id=text) for text in talk]
+        key = interner.conversation(messages)
+        interned, confirm = interner.take()
+        if data.draw(st.booleans()):
+            shelf.put(interned)
+            confirm()
+            assert [message.content for message in shelf.read(key)] == talk
+
+
+def test_a_list_is_named_by_its_messages_alone() -> None:
+    """Another process, which saw the conversation in other pieces, gives the list the same name."""
+    talk = [HumanMessage(str(number), id=str(number)) for number in range(9)]
+    grown, whole = Interner(), Interner()
+    for length in (1, 4, 5, 9):
+        key = grown.conversation(talk[:length])
+    assert key == whole.conversation(talk)
+
+
+def test_messages_come_back_whole() -> None:
+    """LangChain reads from the store what it was asked to store."""
+    call = {"name": "add", "args": {"a": 1}, "id": "c", "type": "tool_call"}
+    talk: list[BaseMessage] = [
+        SystemMessage("be kind", id="s"),
+        HumanMessage([{"type": "text", "text": "look"}], id="h", name="ann"),
+        AIMessage(
+            [{"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "text", "text": "yes"}],
+            id="a",
+            tool_calls=[call],
+            usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+            response_metadata={"model_name": "m"},
+            additional_kwargs={"reasoning_content": "why"},
+        ),
+        ToolMessage("3", tool_call_id="c", id="t", status="error", artifact={"rows": [1]}),
+    ]
+    interner, shelf = Interner(), Shelf()
+    key = interner.conversation(talk)
+    shelf.put(interner.take()[0])
+    assert shelf.read(key) == talk
+
+
+def test_a_long_text_is_cut_and_says_so() -> None:
+    """A result of megabytes does not fill the store: its beginning, its length and the hash of the whole are kept."""
+    interner, shelf = Interner(longest_text=10_000), Shelf()
+    key = interner.conversation([ToolMessage("x" * 5_000_000, tool_call_id="c", id="t")])
+    shelf.put(interner.take()[0])
+    (read,) = shelf.read(key)
+    assert len(read.content) < 1_200
+    assert "[cut here: 5000000 characters, SHA-256 " in str(read.content)
+
+
+def test_texts_are_redacted_before_they_are_hashed() -> None:
+    """What must not be stored is neither in the body nor behind the hash; ids stay: calls need them."""
+    call = {"name": "mail", "args": {"to": "ann@example.org"}, "id": "ann@example.org", "type": "tool_call"}
+    interner, shelf = Interner(lambda text: text.replace("ann@example.org", "[email]")), Shelf()
+    key = interner.conversation([AIMessage("write to ann@example.org", id="1", tool_calls=[call])])
+    shelf.put(interner.take()[0])
+    (read,) = shelf.read(key)
+    assert isinstance(read, AIMessage)
+    assert (read.content, read.tool_calls[0]["args"]["to"]) == ("write to [email]", "[email]")
+    assert read.tool_calls[0]["id"] == "ann@example.org"
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, encoded: list[Any]) -> None:
+    """The oldest messages are forgotten, and serialised again when they come back."""
+    monkeypatch.setattr(module, "_REMEMBERED", 10)
+    interner = Interner()
+    for number in range(100):
+        interner.message(HumanMessage(str(number), id=str(number)))
+        interner.take()
+    assert len(interner._messages) == 10
+    encoded.clear()
+    interner.message(HumanMessage("0", id="0"))
+    interner.message(HumanMessage("99", id="99"))
+    assert len(encoded) == 1
