@@ -18,6 +18,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from langgraph_learnloop.demo.worlds import Request
+from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import ToolCall, content_hash
 
@@ -152,7 +153,10 @@ def give_feedback(loop: LearnLoop, seen: Sequence[Seen], seed: int = 0) -> Count
             if kind == "liked"
             else {"score": -1.0, "correction": {"tool": right.name, "args": right.args}}
         )
-        loop.feedback(one.run_id, by=f"user-{person}", feedback_id=content_hash([one.run_id, person]), **said)
+        try:
+            loop.feedback(one.run_id, by=f"user-{person}", feedback_id=content_hash([one.run_id, person]), **said)
+        except DataError:  # a lie that does not even fit the tool's schema is refused at the door
+            kind = "refused"
         done[kind] += 1
     return done
 
