@@ -31,7 +31,11 @@ def test_the_whole_story_reaches_its_figures(tmp_path: Path) -> None:
 
     It is interrupted once on the way, and goes on where it was.
     """
-    command = [sys.executable, "-m", "langgraph_learnloop.cli", "demo", "--home", str(tmp_path / "demo")]
+    # A runner in the background ignores ctrl-C, and so would its children.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from langgraph_learnloop import cli; "
+    )
+    command = [sys.executable, "-c", code + "cli.main()", "demo", "--home", str(tmp_path / "demo")]
     first = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "120"}
     )
