@@ -41,7 +41,7 @@ from langgraph_learnloop.records import (
 )
 
 CYCLE = "demo"
-BAD_STEPS = 60
+BAD_STEPS = 40
 """Optimizer steps of the two candidates that are meant to be stopped: enough to do their harm."""
 TALKERS = 8
 """Conversations at the same time while the model is swapped."""
