@@ -33,6 +33,7 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         exec(compile(code, f"{page.name}, snippet {number}", "exec"), names)
     if "loop" in names:
         names["loop"].close()
+        assert names["loop"].health().dropped == {}
 
 
 def test_the_map_names_every_room() -> None:

@@ -293,9 +293,7 @@ def _call(call: Any, policy: Policy) -> ToolCall:
 
 def _checkpoint(work: Work) -> str | None:
     """Return the checkpoint of the outermost graph that the node of a model or tool call started from."""
-    configurable = (work.start.details.get("config") or {}).get("configurable") or {}
-    checkpoints = configurable.get("checkpoint_map") or {}
-    return _text(checkpoints.get(""))
+    return _text((work.start.details.get("checkpoints") or {}).get(""))
 
 
 def _own_metadata(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -63,12 +63,16 @@ class Policy:
         return redacted(short, self.redaction) if self.redaction else short
 
     def feedback(self, said: Feedback) -> Feedback:
-        """Return feedback as it may be stored: its comment and a corrected answer are texts like any other."""
-        correction = said.correction
-        if correction is not None:
-            correction = correction.model_copy(update={"content": self.fit(correction.content)})
+        """Return feedback as it may be stored: comment and correction are masked as the run is, and so is who said it.
+
+        A correction that kept what its run had lost would not be found in the request that it corrects.
+        """
+        right = said.correction
+        if right is not None:
+            calls = tuple(call.model_copy(update={"args": self.fit(call.args)}) for call in right.tool_calls)
+            right = right.model_copy(update={"content": self.fit(right.content), "tool_calls": calls})
         text = None if said.text is None else self.fit(said.text)
-        return said.model_copy(update={"text": text, "correction": correction})
+        return said.model_copy(update={"text": text, "correction": right, "by": self.user(said.by)})
 
     def user(self, name: str | None) -> str | None:
         """Return the name under which a user is stored: with a key, an HMAC-SHA-256 that only its owner can match."""

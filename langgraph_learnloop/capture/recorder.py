@@ -126,7 +126,8 @@ class Recorder(GraphCallbackHandler):
     ) -> None:
         """Note what a model answered."""
         self._streaming.discard(run_id)
-        said = tuple(getattr(one, "message", None) or one.text for one in response.generations[0])
+        answers = response.generations[0] if response.generations else ()
+        said = tuple(getattr(one, "message", None) or one.text for one in answers)
         self._end("end", run_id, parent_run_id, Answered(said, response.llm_output))
 
     def on_tool_end(self, output: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
@@ -171,7 +172,7 @@ class Recorder(GraphCallbackHandler):
             if self._only_wanted:
                 details["only_wanted"] = True
         elif kind != "chain":
-            details["config"] = var_child_runnable_config.get()
+            details["checkpoints"] = _configurable().get("checkpoint_map")
         self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), time.time(), payload, details, self))
 
     def _end(self, kind: Kind, run_id: UUID, parent_id: UUID | None, payload: Any) -> None:
@@ -186,6 +187,10 @@ class Recorder(GraphCallbackHandler):
                 known.pop(next(iter(known)), None)
         if len(self._streaming) > _REMEMBERED:
             self._streaming.clear()
+
+
+def _configurable() -> dict[str, Any]:
+    return (var_child_runnable_config.get() or {}).get("configurable") or {}
 
 
 def _here() -> UUID | None:

@@ -101,6 +101,7 @@ class Writer:
         self._trackers: dict[object, Tracker] = {}
         self._told: OrderedDict[str, None] = OrderedDict()
         self._held: OrderedDict[str, Entry] = OrderedDict()
+        self._holding = threading.Lock()
         self._sampled_out = 0
         self._dropped: Counter[str] = Counter()
         self._spool = Spool(self._sink, self._dropped, self._spill, self._on_runs)
@@ -132,11 +133,12 @@ class Writer:
         if self._policy.rate >= 1:
             return
         self.flush()
-        for found, entry in reversed(list(self._held.items())):
-            if found == run_id or (thread_id is not None and entry.recorded.run.thread_id == thread_id):
-                self._held.pop(found, None)
-                self._spool.add(entry)
-                return
+        with self._holding:
+            for found, entry in reversed(self._held.items()):
+                if found == run_id or (thread_id is not None and entry.recorded.run.thread_id == thread_id):
+                    del self._held[found]
+                    self._spool.add(entry)
+                    return
 
     def close(self, timeout: float = 5.0) -> None:
         """Flush with a deadline and end the threads; later events are dropped."""
@@ -265,9 +267,10 @@ class Writer:
             self._spool.add(entry)
             return
         self._sampled_out += 1
-        self._held[run.run_id] = entry
-        if len(self._held) > _HELD_RUNS:
-            self._held.popitem(last=False)
+        with self._holding:
+            self._held[run.run_id] = entry
+            if len(self._held) > _HELD_RUNS:
+                self._held.popitem(last=False)
 
 
 class _Mark:

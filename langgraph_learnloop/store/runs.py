@@ -163,11 +163,14 @@ class Runs:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=place.parent, suffix=".tmp")
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(name, place)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(name, place)
+            finally:
+                Path(name).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
                 f"The blob {digest!r} could not be written to {str(self._blobs)!r}: {error.strerror or error}. "

@@ -145,11 +145,14 @@ def test_feedback_is_masked_like_the_run(scripted: Any, tmp_path: Path) -> None:
         loop.watch(create_agent(scripted(answer=lambda told: AIMessage("no")), [])).invoke(
             {"messages": [("user", "x")]}, {"configurable": {"thread_id": "t"}}
         )
+        called = loop.feedback(thread="t", correction={"tool": "mail", "args": {"to": [MAIL]}})
+        assert called.correction is not None
+        assert called.correction.tool_calls[0].args == {"to": ["[email]"]}
         said = loop.feedback(thread="t", text=f"ask {MAIL}", correction=f"write to {MAIL}")
         assert said.text == "ask [email]"
         assert said.correction is not None
         assert said.correction.content == "write to [email]"
-        assert loop.store.runs.feedback(said.run_id) == (said,)
+        assert loop.store.runs.feedback(said.run_id) == (called, said)
 
 
 def test_a_streaming_model_has_a_first_token(scripted: Any, keep: Any, sink: Any) -> None:
