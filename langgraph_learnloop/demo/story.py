@@ -20,8 +20,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph_learnloop.curation.dataset import build
 from langgraph_learnloop.demo.figures import figures, share
 from langgraph_learnloop.demo.telling import Step, Telling
-from langgraph_learnloop.demo.users import THREADS, Crowd, Seen, give_feedback, mixed_threads
-from langgraph_learnloop.demo.worlds import Request, World
+from langgraph_learnloop.demo.users import Crowd, Seen, give_feedback, mixed_threads
+from langgraph_learnloop.demo.worlds import THREADS, Request, World
 from langgraph_learnloop.errors import EngineError, StoreError
 from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
 from langgraph_learnloop.evaluation.replay import GraphReplay
@@ -304,7 +304,8 @@ class Story:
     def _exam(self, release: Release, title: str) -> Chapter:
         cases = [exam_case(request) for request in self.world.exam]
         with self.tell.bar(title, len(cases)) as step:
-            results = GraphReplay(self.agent, ToolCallMatch()).run(release.release_id, cases, on_progress=step.progress)
+            replay = GraphReplay(self.agent, ToolCallMatch(), threads=THREADS)
+            results = replay.run(release.release_id, cases, on_progress=step.progress)
         by_id = {r.case_id: r for r in results}
         slices = {name: [by_id[c.case_id] for c in cases if c.suite == suite] for name, suite in SLICES}
         tools = sorted({c.category for c in cases if c.suite == "retention"})

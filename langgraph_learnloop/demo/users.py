@@ -17,13 +17,11 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
-from langgraph_learnloop.demo.worlds import Request
+from langgraph_learnloop.demo.worlds import THREADS, Request
 from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import ToolCall, content_hash
 
-THREADS = 16
-"""Conversations at the same time."""
 TURNS = 3
 """Requests in one conversation."""
 PEOPLE = 40
@@ -138,10 +136,10 @@ def give_feedback(loop: LearnLoop, seen: Sequence[Seen], seed: int = 0) -> Count
 
     The feedback ids are made of the run, so that doing it again after a crash changes nothing.
     """
-    rng = random.Random(f"people {seed}")
     done: Counter[str] = Counter()
     calls = [one.request.call for one in seen]
-    for one in seen:
+    for number, one in enumerate(seen):
+        rng = random.Random(f"people {seed} {number}")  # one request's luck must not turn on how another went
         person = rng.randrange(PEOPLE)
         speaks, lie = rng.random() < CORRECTED, rng.choice(calls)
         if not speaks or (one.fully_right and person >= LIARS and rng.random() < 0.5):

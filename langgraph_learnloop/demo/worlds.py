@@ -72,7 +72,7 @@ def sample_world(seed: int = 0) -> World:
         tools=tools,
         day1=_requests(traffic(DAY, seed=1000 + seed)),
         swap=_requests(traffic(120, seed=2000 + seed)),
-        day2=_requests(traffic(DAY // 3, seed=3000 + seed)),
+        day2=_requests(traffic(DAY // 4, seed=3000 + seed)),
         exam=_requests([*target_rows(200, seed=4000 + seed), *base_rows(300, seed=5000 + seed)]),
         past=_past(base_rows(1440, seed=6000 + seed), base_rows(480, seed=7000 + seed), tools),
         config=SAMPLE_CONFIG,
@@ -80,25 +80,29 @@ def sample_world(seed: int = 0) -> World:
     )
 
 
-DAY = 480
+DAY = 640
 """Requests of one day with the sample data."""
+THREADS = 32
+"""Conversations, and cases of an examination, at the same time: as many as the engine answers together."""
 SAMPLE_CONFIG = LoopConfig(
     agent="assistant",
-    recipe=Recipe(rank=16, alpha=32, learning_rate=2e-3, steps=250, batch=24, replay=28.0, max_length=160),
+    recipe=Recipe(rank=16, alpha=32, learning_rate=2e-3, steps=250, batch=24, replay=18.0, max_length=160),
     heldout=0.25,
     variations=8,
     retention_cases=50,
     sampling=Sampling(max_tokens=40),
+    eval_threads=THREADS,
 )
 FILE_CONFIG = LoopConfig(
     agent="assistant",
     recipe=Recipe(
         rank=32, alpha=64, learning_rate=2.5e-3, steps=750, batch=48, replay=12.0, strength=0.98, max_length=200
     ),
-    heldout=0.2,
+    heldout=0.1,
     variations=6,
     retention_cases=200,
     sampling=Sampling(max_tokens=64),
+    eval_threads=THREADS,
 )
 
 

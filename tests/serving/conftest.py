@@ -47,8 +47,16 @@ def make_release(base: str, folder: Path, seed: int) -> Release:
     return Release(base_model=base, adapter=str(adapter), adapter_sha256=digest, made_at=NOW)
 
 
+@pytest.fixture(params=["merged", "beside"])
+def adapters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Say how adapters are held: merged into copies of a small base, or beside the weights of a large one."""
+    if request.param == "beside":
+        monkeypatch.setattr("langgraph_learnloop.serving.local_engine._SMALL", 0)
+    return request.param
+
+
 @pytest.fixture
-def engine(models: Models) -> Iterator[LocalEngine]:
+def engine(models: Models, adapters: str) -> Iterator[LocalEngine]:
     """Give an engine that holds all three releases."""
     made = LocalEngine(models.base.base_model)
     for release in models:

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,12 @@ def request(release: Release, text: str, tokens: int = 12, **more: object) -> Ge
 
 def ask(engine: LocalEngine, release: Release, text: str, **more: object) -> Generated:
     return engine.generate(request(release, text, **more))
+
+
+def serving(engine: LocalEngine, release: Release) -> Any:
+    """Return the model that answers for a release."""
+    with engine._serving(release.release_id):
+        return engine._model
 
 
 def test_releases_answer_differently_and_always_the_same(engine, models):
@@ -65,7 +72,7 @@ def test_batched_answers_equal_single_ones(engine, models):
     assert together == alone
 
 
-def test_newcomers_join_a_batch_and_change_nothing(models):
+def test_newcomers_join_a_batch_and_change_nothing(models, adapters):
     """While one long answer is written, others come and go; each gets what it gets alone, and nobody waits for it."""
     engine = LocalEngine(models.base.base_model)
     engine.load(models.one)
@@ -73,13 +80,14 @@ def test_newcomers_join_a_batch_and_change_nothing(models):
     long_alone = ask(engine, models.one, "weather in oslo", tokens=60)
     order: list[str] = []
     begun = threading.Event()
-    forward = engine._model.forward
+    model = serving(engine, models.one)
+    forward = model.forward
 
     def watched(*given, **named):
         begun.set()
         return forward(*given, **named)
 
-    engine._model.forward = watched
+    model.forward = watched
     joined: list[Message] = []
     with ThreadPoolExecutor(2) as pool:
         long = pool.submit(lambda: (ask(engine, models.one, "weather in oslo", tokens=60), order.append("long"))[0])
@@ -93,13 +101,14 @@ def test_newcomers_join_a_batch_and_change_nothing(models):
     assert order[0] == "short"
 
 
-def test_a_flow_of_requests_grows_neither_cache_nor_batch(models):
+def test_a_flow_of_requests_grows_neither_cache_nor_batch(models, adapters):
     """However long requests keep joining, what is kept is as long as the longest conversation, not as the flow."""
     engine = LocalEngine(models.base.base_model, max_batch=4)
     engine.load(models.one)
     widths: list[int] = []
     sizes: list[int] = []
-    forward, admit = engine._model.forward, engine._admit
+    model = serving(engine, models.one)
+    forward, admit = model.forward, engine._admit
 
     def watched(*given, **named):
         out = forward(*given, **named)
@@ -110,7 +119,7 @@ def test_a_flow_of_requests_grows_neither_cache_nor_batch(models):
         admit(rows, batch)
         sizes.append(len(batch))
 
-    engine._model.forward, engine._admit = watched, counted
+    model.forward, engine._admit = watched, counted
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: ask(engine, models.one, QUESTIONS[number % 8], tokens=5 + number % 9), range(120)))
     engine.close()
@@ -132,7 +141,7 @@ def test_releases_never_mix_under_load(engine, models):
     assert wrong == []
 
 
-def test_a_swap_under_traffic(models):
+def test_a_swap_under_traffic(models, adapters):
     """Eight threads keep asking while a release is loaded and flipped to: no error, no answer of neither release."""
     engine = LocalEngine(models.base.base_model)
     for release in (models.base, models.one):
@@ -236,7 +245,7 @@ def test_a_changed_adapter_is_refused(engine, models, tmp_path: Path):
         engine.load(changed)
 
 
-def test_an_adapter_that_does_not_fit_leaves_the_engine_as_it_was(models, tmp_path: Path):
+def test_an_adapter_that_does_not_fit_leaves_the_engine_as_it_was(models, adapters, tmp_path: Path):
     """An adapter of a larger model is refused, as the first one and as the second, and answers stay the same."""
     from tests.improvement.tiny_base import make_base
     from tests.serving.conftest import make_release

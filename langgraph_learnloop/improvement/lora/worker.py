@@ -30,6 +30,7 @@ Tell = Callable[[Progress], None]
 
 def main(argv: list[str]) -> int:
     """Run the job that a file describes and return the exit code."""
+    sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]  # transformers would load it, for nothing
     tell = _private_stdout()
     _die_with_parent()
     try:
