@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -27,6 +27,11 @@ class FairQueue(Generic[Item]):
         self._expected = 1
         self._closed = False
         self._changed = threading.Condition()
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the queue takes no more."""
+        return self._closed
 
     def put(self, key: str, item: Item) -> bool:
         """Add an item and return True, or False when the queue is closed."""
@@ -58,11 +63,18 @@ class FairQueue(Generic[Item]):
             return self._next_batch(most)
 
     def take_more(self, key: str, most: int) -> list[Item]:
-        """Return up to `most` further items of a key that is being served, at once; none while others wait."""
+        """Return up to `most` further items of a key that is being served, at once; none while a task waits."""
         with self._changed:
-            if self._tasks or self._closed or set(self._waiting) != {key}:
+            if self._tasks or self._closed or key not in self._waiting or most < 1:
                 return []
             return self._pop(key, most)
+
+    def take_others(self, busy: Collection[str], most: int) -> list[list[Item]]:
+        """Return up to `most` items of each key that is not being served, at once; none while a task waits."""
+        with self._changed:
+            if self._tasks or self._closed:
+                return []
+            return [self._pop(key, most) for key in list(self._waiting) if key not in busy]
 
     def close(self) -> list[Item]:
         """Refuse further work and return the items that nobody will take."""

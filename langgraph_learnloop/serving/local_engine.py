@@ -2,15 +2,13 @@
 
 PEFT is not thread-safe: two threads that generate on one model with different adapters get each other's words. So one
 worker thread owns the model; callers queue, and the worker answers those who ask for the same release in one batch,
-which newcomers join as long as nobody waits for another release.
+which newcomers join. Batches of several releases take turns of a few tokens, so that nobody waits for another's answer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -19,22 +17,21 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch.nn.functional import pad
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicLayer
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.records import Generated, Generation, Message, Release
 from langgraph_learnloop.serving.batching import FairQueue
 from langgraph_learnloop.serving.toolcalls import parse_answer
+from langgraph_learnloop.serving.weights import checked_adapter, end_tokens, fill, load_base, same_model, wrapped
 
-_WEIGHTS = "adapter_model.safetensors"
 _SMALL = 50_000_000
 """Parameters below which one thread is best (several wait for each other, ten times as long when the cores are busy),
 and a copy of the base with the adapter merged into it: added up at each layer, an adapter costs a quarter of a step."""
-_ADMIT = 4
-"""Steps after which newcomers join those who are being answered: reading their prompts costs as much as a step."""
+_TURN = 4
+"""Tokens after which another release has its turn, and newcomers join: reading their prompts costs a step."""
 _Result = TypeVar("_Result")
 
 
@@ -62,6 +59,7 @@ class _Waiting:
 class _Rows:
     """Requests that are being answered together, one row each; what is shorter is padded on the left."""
 
+    release_id: str
     waiting: list[_Waiting]
     ids: torch.Tensor
     """What the model reads next: rows x tokens."""
@@ -75,11 +73,18 @@ class _Rows:
     """Without a mask a step is an eighth faster."""
 
     @classmethod
-    def of(cls, waiting: list[_Waiting], prompts: list[list[int]], device: torch.device) -> _Rows:
+    def of(cls, release_id: str, waiting: list[_Waiting], prompts: list[list[int]], device: torch.device) -> _Rows:
         """Begin with whole prompts."""
         ids, mask = _pad_left(prompts, device)
         warmth = torch.tensor([one.request.sampling.temperature for one in waiting], device=device)
-        return cls(waiting, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), warmth, padded=not bool(mask.all()))
+        return cls(
+            release_id, waiting, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), warmth, padded=not bool(mask.all())
+        )
+
+    @property
+    def done(self) -> bool:
+        """Tell whether every answer is written."""
+        return all(one.written.done() for one in self.waiting)
 
     def advance(self, drawn: torch.Tensor) -> None:
         """Go on with one drawn token a row."""
@@ -138,12 +143,14 @@ class LocalEngine:
     ) -> None:
         self.base_model = str(base)
         self._max_batch = max_batch
-        self._tokenizer, self._model = _load_base(self.base_model, dtype)
-        self._ends = _end_tokens(self._tokenizer, self._model)
+        self._tokenizer, self._model = load_base(self.base_model, dtype)
+        self._ends = end_tokens(self._tokenizer, self._model)
         self._limit = int(getattr(self._model.config, "max_position_embeddings", 0) or 2**31)
         self._random = torch.Generator(self._model.device).manual_seed(seed)
         self._adapters: dict[str, bool] = {}
         self._small = self._model.num_parameters() < _SMALL
+        self._base = self._model
+        """What small releases are copied from; `_model` is whatever answers now."""
         self._merged: dict[str, Any] = {}
         self._loading = threading.Lock()
         self._queue: FairQueue[_Waiting] = FairQueue()
@@ -153,6 +160,8 @@ class LocalEngine:
     def load(self, release: Release) -> None:
         """Make a release servable beside the others; raise EngineError when it is not what it says it is."""
         release_id = release.release_id
+        if self._queue.closed:
+            raise EngineError(f"The engine of {self.base_model!r} is closed; make a new one.")
         if release_id in self._adapters:  # asked before every answer: it must not wait while another release is loaded
             return
         with self._loading:
@@ -160,8 +169,11 @@ class LocalEngine:
                 return
             self._check_base(release)
             if release.adapter is not None:
-                folder = _checked_adapter(release)
-                self._in_worker(lambda: self._add_adapter(folder, release_id))
+                folder = checked_adapter(release)
+                if self._small:
+                    self._merged[release_id] = self._merged_copy(folder, release_id)
+                else:
+                    self._in_worker(lambda: self._add_adapter(folder, release_id))
             self._adapters[release_id] = release.adapter is not None
 
     def unload(self, release_id: str) -> None:
@@ -219,28 +231,35 @@ class LocalEngine:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _check_base(self, release: Release) -> None:
-        if not _same_model(release.base_model, self.base_model):
+        if not same_model(release.base_model, self.base_model):
             raise EngineError(
                 f"Release {release.release_id!r} belongs to the base model {release.base_model!r}, "
                 f"but this engine holds {self.base_model!r}: make an engine for that base."
             )
 
+    def _merged_copy(self, folder: str, release_id: str) -> Any:
+        """Return a copy of the base with an adapter merged into it; nobody who is being answered waits for that."""
+        with self._must_fit(folder, release_id):
+            model = wrapped(copy.deepcopy(self._base), folder, release_id)
+            fill(model, folder, release_id)
+            return model.merge_and_unload()
+
     def _add_adapter(self, folder: str, release_id: str) -> None:
-        """Load an adapter under the release's id; runs in the worker."""
+        """Put an adapter beside the others; runs in the worker."""
         try:
-            model = copy.deepcopy(self._model) if self._small else self._model
-            if not isinstance(model, PeftModel):
-                model = get_peft_model(model, _lora_config(folder), adapter_name=release_id)
-                self._model = self._model if self._small else model
-            loaded = model.load_adapter(folder, adapter_name=release_id)
-            if strange := [*loaded.missing_keys, *loaded.unexpected_keys]:
-                raise EngineError(f"{len(strange)} weights do not match, for instance {strange[0]!r}")
-            if self._small:
-                self._merged[release_id] = model.merge_and_unload()
-        except (
-            Exception
-        ) as error:  # damaged and foreign adapters fail in many ways, all of them one sentence to the user
+            with self._must_fit(folder, release_id):
+                self._model = wrapped(self._model, folder, release_id)
+                fill(self._model, folder, release_id)
+        except EngineError:
             self._drop_adapter(release_id)
+            raise
+
+    @contextlib.contextmanager
+    def _must_fit(self, folder: str, release_id: str) -> Iterator[None]:
+        """Make one sentence of the many ways in which damaged and foreign adapters fail."""
+        try:
+            yield
+        except Exception as error:
             raise EngineError(
                 f"The adapter of release {release_id!r} in {folder!r} does not fit {self.base_model!r}: {error}."
             ) from error
@@ -269,19 +288,60 @@ class LocalEngine:
         while (work := self._queue.take(self._max_batch)) is not None:
             if callable(work):
                 work()
-                continue
-            try:
+            else:
                 self._answer(work)
-            except Exception as error:  # noqa: BLE001 - whatever broke, it breaks these requests and no others
-                _fail(work, f"The model broke while it answered: {type(error).__name__}: {error}.")
 
     def _answer(self, batch: list[_Waiting]) -> None:
+        """Answer a batch, and with it all who come meanwhile; the releases that are asked for take turns."""
+        active: list[_Rows] = self._begin(batch)
+        while active:
+            active = [rows for rows in active if self._turn(rows)]
+            busy = [rows.release_id for rows in active]
+            for others in self._queue.take_others(busy, self._max_batch):
+                active += self._begin(others)
+
+    def _begin(self, batch: list[_Waiting]) -> list[_Rows]:
+        """Read the prompts of those who ask for a release that nobody is being answered by; none if that fails."""
         release_id = batch[0].request.release_id
         if release_id not in self._adapters:
             _fail(batch, f"Release {release_id!r} was unloaded while this request waited.")
-            return
-        with self._serving(release_id), torch.inference_mode():
-            self._write(batch)
+            return []
+        try:
+            with self._serving(release_id) as model:
+                rows = self._read_prompts(release_id, model, batch)
+                return [] if rows.done else [rows]
+        except Exception as error:  # noqa: BLE001 - whatever broke, it breaks these requests and no others
+            _fail(batch, _broke(error))
+            return []
+
+    def _turn(self, rows: _Rows) -> bool:
+        """Write a few tokens of each answer, and let those join who ask for the same release; False when all is said.
+
+        A loop of our own: `generate` costs several times as much for each step of a small model, and it would hold
+        short answers, and all who come later, back until the longest of the batch is written.
+        """
+        try:
+            with self._serving(rows.release_id) as model:
+                for _ in range(_TURN):
+                    self._step(rows, model)
+                    if rows.done:
+                        return False
+                rows.shed()
+                self._join(rows, model)
+        except Exception as error:  # noqa: BLE001 - as above
+            _fail(rows.waiting, _broke(error))
+        return not rows.done
+
+    def _join(self, rows: _Rows, model: Any) -> None:
+        """Let those join who ask for the same release."""
+        room = self._max_batch - len(rows.waiting)
+        newcomers = self._queue.take_more(rows.release_id, room) if rows.joinable else []
+        try:
+            if newcomers and (more := self._read_prompts(rows.release_id, model, newcomers)).waiting:
+                rows.join(more)
+        except Exception as error:
+            _fail(newcomers, _broke(error))
+            raise
 
     def _fits(self, waiting: _Waiting, tokens: int) -> bool:
         waiting.prompt_tokens = tokens
@@ -291,57 +351,32 @@ class LocalEngine:
         return waiting.room > 0
 
     @contextlib.contextmanager
-    def _serving(self, release_id: str) -> Iterator[None]:
-        """Make one release the active one, in the worker's thread only."""
-        if release_id in self._merged:
-            base, self._model = self._model, self._merged[release_id]
-            try:
-                yield
-            finally:
-                self._model = base
-        elif not isinstance(self._model, PeftModel):
-            yield
-        elif self._adapters[release_id]:
-            self._model.set_adapter(release_id)
-            yield
-        else:
-            with self._model.disable_adapter():
-                yield
+    def _serving(self, release_id: str) -> Iterator[Any]:
+        """Give the model of a release, in the worker's thread only."""
+        with torch.inference_mode():
+            if release_id in self._merged:
+                yield self._merged[release_id]
+            elif not isinstance(self._model, PeftModel):
+                yield self._model
+            elif release_id in self._model.peft_config:
+                self._model.set_adapter(release_id)
+                yield self._model
+            else:
+                with self._model.disable_adapter():
+                    yield self._model
 
-    def _write(self, batch: list[_Waiting]) -> None:
-        """Generate token by token with the key-value cache; who asks for the same release meanwhile joins in.
-
-        A loop of our own: `generate` costs several times as much for each step of a small model, and it would hold
-        short answers, and all who come later, back until the longest of the batch is written.
-        """
-        rows = self._read_prompts(batch)
-        for step in itertools.count(1):
-            if all(waiting.written.done() for waiting in rows.waiting):
-                return
-            if step % _ADMIT == 0:
-                rows.shed()
-                self._admit(rows, batch)
-            self._step(rows)
-
-    def _admit(self, rows: _Rows, batch: list[_Waiting]) -> None:
-        """Let those join who ask for the same release; `batch` becomes everybody who is to hear of a failure."""
-        room = self._max_batch - len(rows.waiting)
-        newcomers = self._queue.take_more(batch[0].request.release_id, room) if rows.joinable else []
-        batch[:] = [*rows.waiting, *newcomers]  # without those who are done: in steady traffic a batch never ends
-        if newcomers and (more := self._read_prompts(newcomers)).waiting:
-            rows.join(more)
-
-    def _read_prompts(self, batch: list[_Waiting]) -> _Rows:
+    def _read_prompts(self, release_id: str, model: Any, batch: list[_Waiting]) -> _Rows:
         """Read the prompts that are not too long, and draw the first token of their answers."""
         prompts = self._tokenizer([waiting.prompt for waiting in batch], add_special_tokens=False)["input_ids"]
         fitting = [(one, ids) for one, ids in zip(batch, prompts, strict=True) if self._fits(one, len(ids))]
-        rows = _Rows.of([one for one, _ in fitting], [ids for _, ids in fitting] or [[]], self._model.device)
+        waiting, read = [one for one, _ in fitting], [ids for _, ids in fitting] or [[]]
+        rows = _Rows.of(release_id, waiting, read, model.device)
         if rows.waiting:
-            self._step(rows)
+            self._step(rows, model)
         return rows
 
-    def _step(self, rows: _Rows) -> None:
-        out = self._model(
+    def _step(self, rows: _Rows, model: Any) -> None:
+        out = model(
             input_ids=rows.ids,
             attention_mask=rows.mask if rows.padded else None,
             position_ids=rows.positions,
@@ -377,60 +412,6 @@ class LocalEngine:
             waiting.written.set_result(_Written(waiting.prompt_tokens, waiting.tokens, reason))
 
 
-def _load_base(base: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    local = Path(base).is_dir()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=local)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            base, local_files_only=local, use_safetensors=True, dtype=dtype
-        )
-    except Exception as error:  # four libraries, one sentence
-        raise EngineError(
-            f"The base model {base!r} cannot be loaded: {error}. "
-            "It must be a folder with config.json, a tokenizer and weights in safetensors, or a name on the hub."
-        ) from error
-    if not getattr(tokenizer, "chat_template", None):
-        raise EngineError(f"The tokenizer of {base!r} has no chat template: add chat_template.jinja to its folder.")
-    tokenizer("", padding=False, truncation=False)  # drops settings of the file now, while no other thread reads it
-    model.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-    return tokenizer, model
-
-
-def _lora_config(folder: str) -> Any:
-    config = PeftConfig.from_pretrained(folder)
-    config.inference_mode = True
-    return config
-
-
-def _end_tokens(tokenizer: Any, model: Any) -> frozenset[int]:
-    """Return the ids that end an answer: end tokens of model and tokenizer, and the padding token."""
-    configured = model.generation_config.eos_token_id
-    several = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in (*several, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None)
-
-
-def _checked_adapter(release: Release) -> str:
-    """Return the adapter's folder when its weights are the ones that the release names."""
-    file = Path(str(release.adapter)) / _WEIGHTS
-    try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise EngineError(
-            f"The adapter of release {release.release_id!r} cannot be read: {str(file)!r}, {error.strerror}."
-        ) from error
-    if found != release.adapter_sha256:
-        raise EngineError(
-            f"The adapter of release {release.release_id!r} in {str(file)!r} has SHA-256 {found[:12]}..., "
-            f"but the release names {str(release.adapter_sha256)[:12]}...: the file was changed; train it again."
-        )
-    return str(file.parent)
-
-
-def _same_model(one: str, other: str) -> bool:
-    return one == other or (Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other))
-
-
 def _pad_left(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and attention mask, batch x longest; what fills the left is masked, so its id does not matter."""
     width = max(len(row) for row in rows)
@@ -454,6 +435,10 @@ def _settle(done: Future[_Result], work: Callable[[], _Result]) -> None:
         done.set_result(work())
     except Exception as error:  # noqa: BLE001 - handed to whoever waits
         done.set_exception(error)
+
+
+def _broke(error: Exception) -> str:
+    return f"The model broke while it answered: {type(error).__name__}: {error}."
 
 
 def _fail(batch: Sequence[_Waiting], reason: str) -> None:

@@ -69,18 +69,18 @@ def test_a_lone_caller_never_waits():
         assert queue.take(8) == [("a", number)]
 
 
-def test_more_of_a_key_is_handed_out_only_while_nobody_else_waits():
-    """Newcomers may join a batch, but neither another key nor a piece of work waits for an endless flow of them."""
+def test_newcomers_are_handed_out_at_once_but_not_while_a_task_waits():
+    """More of a key joins its batch, other keys begin beside it, and a piece of work waits for no endless flow."""
     queue = queue_of(("a", 1), ("a", 2), ("a", 3))
     assert queue.take(1) == [("a", 1)]
     assert queue.take_more("b", 8) == []
+    assert queue.take_more("a", 0) == []
     assert queue.take_more("a", 1) == [("a", 2)]
     queue.put("b", ("b", 4))
-    assert queue.take_more("a", 8) == []
-    assert queue.take(8) == [("a", 3)]
-    assert queue.take(8) == [("b", 4)]
-    queue.put("a", ("a", 5))
+    queue.put("c", ("c", 5))
+    assert queue.take_others({"a"}, 8) == [[("b", 4)], [("c", 5)]]
     queue.put_task(lambda: None)
-    assert queue.take_more("a", 8) == []
+    queue.put("b", ("b", 6))
+    assert (queue.take_more("a", 8), queue.take_others((), 8)) == ([], [])
     queue.close()
-    assert queue.take_more("a", 8) == []
+    assert (queue.take_more("a", 8), queue.take_others((), 8)) == ([], [])

@@ -31,8 +31,8 @@ def ask(engine: LocalEngine, release: Release, text: str, **more: object) -> Gen
 
 def serving(engine: LocalEngine, release: Release) -> Any:
     """Return the model that answers for a release."""
-    with engine._serving(release.release_id):
-        return engine._model
+    with engine._serving(release.release_id) as model:
+        return model
 
 
 def test_releases_answer_differently_and_always_the_same(engine, models):
@@ -101,6 +101,35 @@ def test_newcomers_join_a_batch_and_change_nothing(models, adapters):
     assert order[0] == "short"
 
 
+def test_nobody_waits_for_another_releases_answer(models, adapters):
+    """While one release writes a long answer, another one's short answers come and go, and both are right."""
+    engine = LocalEngine(models.base.base_model)
+    for release in models:
+        engine.load(release)
+    alone = [ask(engine, models.two, text).message for text in QUESTIONS]
+    long_alone = ask(engine, models.one, "weather in oslo", tokens=200).message
+    order: list[str] = []
+    begun = threading.Event()
+    step = engine._step
+
+    def watched(rows, model):
+        begun.set()
+        step(rows, model)
+
+    engine._step = watched
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(lambda: (ask(engine, models.one, "weather in oslo", tokens=200), order.append("long"))[0])
+        assert begun.wait(30)
+        between = []
+        for text in QUESTIONS:
+            between.append(ask(engine, models.two, text).message)
+            order.append("short")
+    engine.close()
+    assert between == alone
+    assert long.result().message == long_alone
+    assert order[0] == "short"
+
+
 def test_a_flow_of_requests_grows_neither_cache_nor_batch(models, adapters):
     """However long requests keep joining, what is kept is as long as the longest conversation, not as the flow."""
     engine = LocalEngine(models.base.base_model, max_batch=4)
@@ -108,18 +137,18 @@ def test_a_flow_of_requests_grows_neither_cache_nor_batch(models, adapters):
     widths: list[int] = []
     sizes: list[int] = []
     model = serving(engine, models.one)
-    forward, admit = model.forward, engine._admit
+    forward, join = model.forward, engine._join
 
     def watched(*given, **named):
         out = forward(*given, **named)
         widths.append(out.past_key_values.get_seq_length())
         return out
 
-    def counted(rows, batch):
-        admit(rows, batch)
-        sizes.append(len(batch))
+    def counted(rows, model):
+        join(rows, model)
+        sizes.append(len(rows.waiting))
 
-    model.forward, engine._admit = watched, counted
+    model.forward, engine._join = watched, counted
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: ask(engine, models.one, QUESTIONS[number % 8], tokens=5 + number % 9), range(120)))
     engine.close()
@@ -292,15 +321,15 @@ def test_a_conversation_that_is_too_long_is_refused_alone(engine, models):
 
 def test_a_crash_fails_its_batch_and_no_other(engine, models, monkeypatch: pytest.MonkeyPatch):
     """A model that breaks once is an EngineError once, and the worker goes on."""
-    write = engine._write
+    step = engine._step
     crashes = iter([RuntimeError("out of memory")])
 
-    def broken(batch):
+    def broken(rows, model):
         for crash in crashes:
             raise crash
-        write(batch)
+        step(rows, model)
 
-    monkeypatch.setattr(engine, "_write", broken)
+    monkeypatch.setattr(engine, "_step", broken)
     with pytest.raises(EngineError, match="RuntimeError: out of memory"):
         ask(engine, models.base, "weather in oslo")
     assert ask(engine, models.base, "weather in oslo").output_tokens > 0

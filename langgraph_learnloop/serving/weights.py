@@ -1,0 +1,86 @@
+"""Load base models and adapters, and refuse what is damaged, foreign or changed; heavy, for the in-process engine."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.records import Release
+
+_WEIGHTS = "adapter_model.safetensors"
+
+
+def load_base(base: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return a base's tokenizer and model, on the GPU if there is one; raise EngineError when it cannot serve."""
+    local = Path(base).is_dir()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=local)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            base, local_files_only=local, use_safetensors=True, dtype=dtype
+        )
+    except Exception as error:  # four libraries, one sentence
+        raise EngineError(
+            f"The base model {base!r} cannot be loaded: {error}. "
+            "It must be a folder with config.json, a tokenizer and weights in safetensors, or a name on the hub."
+        ) from error
+    if not getattr(tokenizer, "chat_template", None):
+        raise EngineError(f"The tokenizer of {base!r} has no chat template: add chat_template.jinja to its folder.")
+    tokenizer("", padding=False, truncation=False)  # drops settings of the file now, while no other thread reads it
+    model.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    return tokenizer, model
+
+
+def end_tokens(tokenizer: Any, model: Any) -> frozenset[int]:
+    """Return the ids that end an answer: end tokens of model and tokenizer, and the padding token."""
+    configured = model.generation_config.eos_token_id
+    several = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in (*several, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None)
+
+
+def checked_adapter(release: Release) -> str:
+    """Return the adapter's folder when its weights are the ones that the release names."""
+    file = Path(str(release.adapter)) / _WEIGHTS
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise EngineError(
+            f"The adapter of release {release.release_id!r} cannot be read: {str(file)!r}, {error.strerror}."
+        ) from error
+    if found != release.adapter_sha256:
+        raise EngineError(
+            f"The adapter of release {release.release_id!r} in {str(file)!r} has SHA-256 {found[:12]}..., "
+            f"but the release names {str(release.adapter_sha256)[:12]}...: the file was changed; train it again."
+        )
+    return str(file.parent)
+
+
+def wrapped(model: Any, folder: str, release_id: str) -> Any:
+    """Return a model that takes adapters; its layers are replaced in place."""
+    if isinstance(model, PeftModel):
+        return model
+    return get_peft_model(model, _lora_config(folder), adapter_name=release_id)
+
+
+def fill(model: Any, folder: str, release_id: str) -> None:
+    """Load an adapter's weights, every one of which must find its place."""
+    loaded = model.load_adapter(folder, adapter_name=release_id)
+    if strange := [*loaded.missing_keys, *loaded.unexpected_keys]:
+        raise EngineError(f"{len(strange)} weights do not match, for instance {strange[0]!r}")
+
+
+def _lora_config(folder: str) -> Any:
+    config = PeftConfig.from_pretrained(folder)
+    config.inference_mode = True
+    return config
+
+
+def same_model(one: str, other: str) -> bool:
+    """Tell whether two names are of one model: folders may be reached by several paths."""
+    return one == other or (Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other))
