@@ -24,8 +24,8 @@ from langgraph_learnloop.records import Record, Recorded, Run
 
 _log = logging.getLogger(__name__)
 
-_LINGER = 0.02
-"""Seconds that events may gather before they are worked on, so that a busy agent is not woken for each."""
+_LINGER = 0.25
+"""Seconds that events may gather before they are worked on: the agent that makes them needs the interpreter now."""
 _BATCH_EVENTS = 2_000
 """Events between two looks at the clock, at most."""
 _LOST_EVENTS = 100_000
@@ -110,12 +110,15 @@ class Writer:
         """Queue an event and return at once; a full queue loses it, and its run is counted as dropped."""
         if self._thread is None and not self._closed:
             self._start()
+        waiting = self._queue.qsize()
         if self._closed:
             self._dropped["events after the recorder was closed"] += 1
-        elif self._overflowing or self._queue.qsize() >= self._size:
+        elif self._overflowing or waiting >= self._size:
             self._lose(event)
         else:
             self._queue.put(event)
+            if waiting > self._size // 4:
+                self._hurry.set()
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until every run that has ended is committed; return False if that takes longer or the store refuses."""

@@ -86,7 +86,9 @@ THREADS = 32
 """Conversations, and cases of an examination, at the same time: as many as the engine answers together."""
 SAMPLE_CONFIG = LoopConfig(
     agent="assistant",
-    recipe=Recipe(rank=16, alpha=32, learning_rate=2e-3, steps=250, batch=24, replay=28.0, max_length=160),
+    recipe=Recipe(
+        rank=16, alpha=32, learning_rate=2e-3, steps=250, batch=24, replay=28.0, strength=0.85, max_length=160
+    ),
     heldout=0.25,
     variations=8,
     retention_cases=50,
