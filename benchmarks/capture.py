@@ -1,6 +1,6 @@
 """Measure what recording costs an agent, beside Langfuse's handler and LangSmith's tracer.
 
-    python benchmarks/capture.py [--json FILE] [--quick]
+    python benchmarks/capture.py [--json FILE] [--quick] [--memory] [--postgres URL]
 
 One run is an agent with six tool turns and 2 kB of random words in each result; the model is scripted. Every tracer
 sends to a sink on this machine that answers at once; ours writes to SQLite, durably. Rounds are interleaved, and what
@@ -42,6 +42,7 @@ from rich.console import Console
 from rich.table import Table
 
 from langgraph_learnloop import LearnLoop, LoopConfig
+from langgraph_learnloop.errors import StoreError
 
 TURNS = 6
 """Tool turns in a run."""
@@ -328,6 +329,36 @@ def _small_run(recorder: Any, thread_id: str, number: int) -> None:
     recorder.on_chain_end({"messages": [asked, told]}, run_id=root)
 
 
+def memory(folder: Path, runs: int) -> dict[str, list[float]]:
+    """Return the process's resident megabytes after each tenth of so many runs, the store answering and refusing."""
+    found: dict[str, list[float]] = {}
+    for name in ("store answers", "store refuses"):
+        with LearnLoop(folder / f"memory-{name[6:]}.db", config=LoopConfig(agent="bench")) as loop:
+            if name == "store refuses":
+                loop._writer._spool._sink = _Refusing()
+            found[name] = []
+            for number in range(runs):
+                _small_run(loop.recorder, f"t{number % 100}", number)
+                if number % 500 == 499:
+                    loop.flush(60)
+                if (number + 1) % (runs // 10) == 0:
+                    gc.collect()
+                    found[name].append(_resident())
+    return found
+
+
+class _Refusing:
+    """A store that takes nothing."""
+
+    def add_runs(self, recorded: Any) -> None:
+        raise StoreError("The store is gone.")
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 # -- the tables --------------------------------------------------------------------------------------------------------
 
 
@@ -337,12 +368,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--quick", action="store_true", help="a smoke run: few runs, one round")
     parser.add_argument("--postgres", metavar="URL", help="ingest into this database as well; it must be empty")
+    parser.add_argument("--memory", action="store_true", help="100,000 runs, to see that memory stays flat (Linux)")
     args = parser.parse_args()
     logging.disable(logging.ERROR)  # the sink's answers are not what the tracers' services say
     os.environ.pop("LANGSMITH_TRACING", None)
     folder = Path(tempfile.mkdtemp())
     try:
         figures = measure(folder, args.quick, args.postgres)
+        if args.memory:
+            figures["memory"] = memory(folder, 1_000 if args.quick else 100_000)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     console = Console()
@@ -403,6 +437,8 @@ def show(console: Console, figures: dict[str, Any]) -> None:
     console.print(f"CPU added to a turn: {more['early']:.2f} ms at turn 5, {more['late']:.2f} ms at the last.")
     for name, rate in figures["ingest"].items():
         console.print(f"Ingest into {name}: {rate['per_cpu_second']:,.0f} small runs per second of CPU.")
+    for name, sizes in figures.get("memory", {}).items():
+        console.print(f"Resident MB while {name}, after each tenth: {', '.join(f'{size:.0f}' for size in sizes)}.")
 
 
 if __name__ == "__main__":

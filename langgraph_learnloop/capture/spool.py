@@ -81,6 +81,9 @@ class Spool:
         self._orphans = folder is not None and any(folder.glob(f"*{_SUFFIX}"))
         self._retry_at = 0.0
         self._pause = _FIRST_PAUSE
+        self._attempts = 0
+        self._refused = 0
+        """The last attempt that the store refused."""
         self._thread: threading.Thread | None = None
         self.recorded = 0
         self.spilled = 0
@@ -111,8 +114,8 @@ class Spool:
             if self.waiting:
                 self._hurry = True
                 self._wake()
-            refusals = self.failed_writes
-            while self.waiting and self.failed_writes == refusals:
+            before = self._attempts  # one that is under way may be refused for what is mended by now
+            while self.waiting and self._refused <= before:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break
@@ -154,6 +157,7 @@ class Spool:
                 if self._ending:
                     return
                 self._hurry = False
+                self._attempts += 1
                 batch = list(islice(self._pending, _BATCH))
             if self._orphans:
                 self._orphans = False
@@ -200,17 +204,18 @@ class Spool:
         if not batch:
             return
         self._sink.add_runs([entry.recorded for entry in batch])
+        self._announce([entry.recorded.run for entry in batch])
         for entry in batch:
             entry.confirm()
         self.recorded += len(batch)
         self.problem, self._retry_at, self._pause = None, 0.0, _FIRST_PAUSE
-        self._announce([entry.recorded.run for entry in batch])
 
     def _back_off(self, error: StoreError) -> None:
         if self.problem is None:
             _log.warning("The recorder keeps its runs and tries again: %s", error)
         with self._changed:
             self.failed_writes += 1
+            self._refused = self._attempts
             self.problem = str(error)
             self._retry_at = time.monotonic() + self._pause
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
@@ -221,6 +226,8 @@ class Spool:
             return
         try:
             self._on_runs(runs)
+        except StoreError:
+            raise  # what was to be written of these runs is not: all of it is done again, and twice changes nothing
         except Exception:  # noqa: BLE001 - logged and counted; the caller's code must not end the thread
             self._dropped["calls of on_runs that failed"] += 1
             _log.exception("on_runs failed for %d recorded runs", len(runs))

@@ -29,7 +29,7 @@ from langgraph_learnloop.serving.weights import checked_adapter, end_tokens, fil
 
 _SMALL = 50_000_000
 """Parameters below which one thread is best (several wait for each other, ten times as long when the cores are busy),
-and a copy of the base with the adapter merged into it: added up at each layer, an adapter costs a quarter of a step."""
+and a copy of the base with an adapter merged into it: one beside the weights costs up to a quarter of a step."""
 _TURN = 4
 """Tokens after which another release has its turn, and newcomers join: reading their prompts costs a step."""
 _Result = TypeVar("_Result")

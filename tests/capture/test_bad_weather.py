@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import os
 import random
@@ -15,6 +16,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,10 +25,12 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
 from langgraph_learnloop import LearnLoop, LoopConfig
+from langgraph_learnloop.capture import spool
+from langgraph_learnloop.errors import StoreError
 from langgraph_learnloop.records import Run
 
 _AGENT = """
@@ -387,3 +391,44 @@ def test_ten_thousand_runs_are_all_there(tmp_path: Path, way: str) -> None:
             stored.update((said, step.name) for step in run.steps)
         assert stored == did
         assert len(did) == 2 * _RUNS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+@pytest.mark.parametrize("store", ["answers", "refuses"])
+def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
+    """After 20,000 runs all that is remembered is full; 20,000 more cost no memory, with the store or without."""
+    monkeypatch.setattr(spool, "_FIRST_PAUSE", 0.01)
+    with LearnLoop(tmp_path / "learnloop.db", agent="support") as loop:
+        if store == "refuses":
+            monkeypatch.setattr(loop.store.runs, "add_runs", _refuse)
+        sizes = []
+        for number in range(40_000):
+            _tell(loop, number)
+            if number % 500 == 499:
+                loop.flush(30)
+            if number in (20_000, 39_999):
+                gc.collect()
+                sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
+        health = loop.health()
+        assert health.dropped == {}
+        assert (health.recorded or health.pending) == 40_000
+        monkeypatch.undo()
+    assert sizes[1] - sizes[0] < 20
+
+
+def _refuse(recorded: Any) -> None:
+    raise StoreError("The store is gone.")
+
+
+def _tell(loop: LearnLoop, number: int) -> None:
+    """Call the recorder as LangGraph does for a graph of one node."""
+    root, node = uuid.uuid4(), uuid.uuid4()
+    asked, told = HumanMessage(f"question {number}", id=f"q{number}"), AIMessage(f"answer {number}", id=f"a{number}")
+    metadata = {"thread_id": f"t{number % 100}", "langgraph_node": "say", "langgraph_checkpoint_ns": f"say:{node}"}
+    recorder = loop.recorder
+    recorder.on_chain_start({}, {"messages": [asked]}, run_id=root, name="graph", metadata=metadata, tags=[])
+    recorder.on_chain_start({}, {}, run_id=node, parent_run_id=root, name="say", metadata=metadata, tags=[])
+    recorder.on_chain_end({"messages": [told]}, run_id=node, parent_run_id=root)
+    recorder.on_chain_end({"messages": [asked, told]}, run_id=root)

@@ -240,6 +240,24 @@ def test_on_runs_is_told_after_the_commit(sink: Any) -> None:
     assert writer.health().dropped == {"calls of on_runs that failed": 2}
 
 
+def test_who_could_not_write_about_a_run_is_told_of_it_again(sink: Any) -> None:
+    """A store that takes the runs and then refuses what is written of them (their flags) gets both once more."""
+    told: list[str] = []
+
+    def tell(runs: Sequence[Run]) -> None:
+        told.extend(str(run.thread_id) for run in runs)
+        if len(told) == 1:
+            raise StoreError("the disk is full")
+
+    writer = Writer(sink, on_runs=tell)
+    _speaker(writer)("1")
+    assert not writer.flush()
+    assert writer.flush()
+    writer.close()
+    assert told == ["1", "1"]
+    assert (writer.health().recorded, writer.health().dropped) == (1, {})
+
+
 def test_flush_gives_up_in_time() -> None:
     """A store that hangs costs the caller of flush no more than the deadline."""
     sink = _GatedSink()
