@@ -3,8 +3,8 @@
     python benchmarks/capture.py [--json FILE] [--quick] [--memory] [--postgres URL]
 
 One run is an agent with six tool turns and 2 kB of random words in each result; the model is scripted. Every tracer
-sends to a sink on this machine that answers at once; ours writes to SQLite, durably. Rounds are interleaved, and what
-is shown are medians of what a tracer adds to the same run without one. "Inline" is how much longer the caller waits;
+sends to a sink on this machine that answers at once; ours writes to SQLite, durably. Runs are interleaved, and what is
+shown are medians of what a tracer adds to the same run without one. "Inline" is how much longer the caller waits;
 "CPU" is the whole process's, background threads and the final flush included.
 """
 
@@ -53,13 +53,25 @@ LENGTHS = (1, 10, 25, 50, 100)
 GOALS = {"inline": 1 / 20, "cpu": 1 / 5, "runs_per_second": 2_000, "growth": 1.5}
 
 rng = random.Random(0)
+_texts: dict[int, list[str]] = {}
 
 
 def words(count: int) -> str:
-    """Return random words of `count` characters in all: nothing that compression could find twice."""
+    """Return random words of `count` characters in all, each text once: nothing that compression could find twice."""
+    if not _texts.get(count):
+        prepare(count, 200)
+    return _texts[count].pop()
+
+
+def prepare(count: int, times: int) -> None:
+    """Make texts beforehand: writing one takes as long as what is measured."""
     letters = "abcdefghijklmnopqrstuvwxyz"
-    text = " ".join("".join(rng.choices(letters, k=rng.randint(3, 9))) for _ in range(count // 4))
-    return text[:count]
+
+    def one() -> str:
+        return " ".join("".join(rng.choices(letters, k=rng.randint(3, 9))) for _ in range(count // 4))[:count]
+
+    known = _texts.setdefault(count, [])
+    known += [one() for _ in range(times - len(known))]
 
 
 def look_up(topic: str) -> str:
@@ -160,8 +172,9 @@ def langfuse_side(url: str) -> Side:
     from langfuse import Langfuse
     from langfuse.langchain import CallbackHandler
 
-    client = Langfuse(public_key="pk-lf-1", secret_key="sk-lf-1", host=url, tracing_enabled=True)
-    return Side([CallbackHandler(public_key="pk-lf-1")], client.flush)
+    key = f"pk-lf-{uuid.uuid4().hex}"  # there is one client for each key, with the address it was first made with
+    client = Langfuse(public_key=key, secret_key="sk-lf-1", host=url, tracing_enabled=True)
+    return Side([CallbackHandler(public_key=key)], client.flush)
 
 
 def langsmith_side(url: str) -> Side:
@@ -194,40 +207,39 @@ def sides(loop: LearnLoop, url: str) -> dict[str, Side]:
 # -- what is measured --------------------------------------------------------------------------------------------------
 
 
-def overhead(all_sides: dict[str, Side], rounds: int, runs: int) -> dict[str, dict[str, float]]:
-    """Return inline and CPU milliseconds that each side adds to a run."""
+def overhead(all_sides: dict[str, Side], rounds: int) -> dict[str, dict[str, float]]:
+    """Return inline and CPU milliseconds that each side adds to a run: medians of its difference to the untraced run.
+
+    In every round each side has one run, in random order, so that a slow moment of the machine meets all alike.
+    """
     agent = create_agent(Scripted(), [look_up])
-    inline: dict[str, list[float]] = {name: [] for name in all_sides}
-    cpu: dict[str, list[float]] = {name: [] for name in all_sides}
-    for number in range(rounds + 1):
-        for name, side in all_sides.items():
-            gc.collect()
-            waited, burnt = _round(agent, side, runs)
-            if number:  # the first round warms up
-                inline[name].append(waited)
-                cpu[name].append(burnt)
-    base = {key: statistics.median(found["untraced"]) for key, found in (("inline", inline), ("cpu", cpu))}
+    costs: dict[str, list[tuple[float, float]]] = {name: [] for name in all_sides}
+    for number in range(rounds + 3):
+        for count, times in ((PAYLOAD, TURNS), (100, 2), (20, TURNS + 1)):
+            prepare(count, times * len(all_sides))
+        gc.collect()
+        for name in rng.sample(sorted(all_sides), len(all_sides)):
+            cost = _run(agent, all_sides[name])
+            if number >= 3:  # the first rounds warm up
+                costs[name].append(cost)
     return {
         name: {
-            "inline": 1000 * (statistics.median(inline[name]) - base["inline"]),
-            "cpu": 1000 * (statistics.median(cpu[name]) - base["cpu"]),
-            "total_cpu": 1000 * statistics.median(cpu[name]),
+            key: 1000 * statistics.median(one[at] - bare[at] for one, bare in zip(some, costs["untraced"], strict=True))
+            for at, key in enumerate(("inline", "cpu"))
         }
-        for name in all_sides
+        | {"total_cpu": 1000 * statistics.median(cpu for _, cpu in some)}
+        for name, some in costs.items()
     }
 
 
-def _round(agent: Any, side: Side, runs: int) -> tuple[float, float]:
-    """Return seconds that the caller waited for a run, and CPU seconds that it took in all: medians."""
-    waited, burnt = [], []
-    for _ in range(runs):
-        config = {"callbacks": list(side.callbacks), "configurable": {"thread_id": uuid.uuid4().hex}}
-        began, cpu = time.perf_counter(), time.process_time()
-        agent.invoke({"messages": [HumanMessage(words(100))]}, config)
-        waited.append(time.perf_counter() - began)
-        side.flush()
-        burnt.append(time.process_time() - cpu)
-    return statistics.median(waited), statistics.median(burnt)
+def _run(agent: Any, side: Side) -> tuple[float, float]:
+    """Return seconds that the caller waited for a run, and CPU seconds that it took in all, with the flush."""
+    config: Any = {"callbacks": list(side.callbacks), "configurable": {"thread_id": uuid.uuid4().hex}}
+    began, cpu = time.perf_counter(), time.process_time()
+    agent.invoke({"messages": [HumanMessage(words(100))]}, config)
+    waited = time.perf_counter() - began
+    side.flush()
+    return waited, time.process_time() - cpu
 
 
 def storage(lengths: tuple[int, ...], folder: Path) -> dict[str, dict[int, int]]:
@@ -269,64 +281,83 @@ def _file_bytes(path: Path) -> int:
     return path.stat().st_size
 
 
-def growth(folder: Path, turns: int, early: int) -> dict[str, float]:
-    """Return CPU milliseconds that recording adds to a turn, early in a thread and at its end: medians over threads."""
+def growth(folder: Path, turns: int, early: int, threads: int) -> dict[str, float]:
+    """Return CPU milliseconds that recording adds to a turn, early in a thread and at its end.
+
+    A recorded and an unrecorded thread take their turns side by side; what is returned are medians of the differences
+    in five turns of every pair of threads.
+    """
     added: dict[int, list[float]] = {early: [], turns: []}
-    for number in range(5):
-        costs = {}
-        for name in ("untraced", "learnloop"):
-            with LearnLoop(folder / f"growth-{number}-{name}.db", config=LoopConfig(agent="bench")) as loop:
-                side = Side([loop.recorder], loop.flush) if name == "learnloop" else Side([], lambda: None)
-                costs[name] = _turns(side, turns)
-        for at in added:
-            window = slice(at - 3, at + 2 if at < turns else at)
-            cost = statistics.median(costs["learnloop"][window]) - statistics.median(costs["untraced"][window])
-            added[at].append(1000 * cost)
+    for number in range(threads):
+        with LearnLoop(folder / f"growth-{number}.db", config=LoopConfig(agent="bench")) as loop:
+            turn = {True: _turns(Side([loop.recorder], loop.flush)), False: _turns(Side([], lambda: None))}
+            for count in (PAYLOAD, 200, 100, 20):
+                prepare(count, 4 * turns)
+            for at in range(1, turns + 1):
+                costs = {recorded: next(turn[recorded]) for recorded in rng.sample([True, False], 2)}
+                for wanted, found in added.items():
+                    if wanted - 4 <= at <= wanted:
+                        found.append(1000 * (costs[True] - costs[False]))
     medians = {at: statistics.median(some) for at, some in added.items()}
     return {"early": medians[early], "late": medians[turns], "times": medians[turns] / medians[early]}
 
 
-def _turns(side: Side, turns: int) -> list[float]:
+def _turns(side: Side) -> Iterator[float]:
+    """Yield the CPU seconds of one turn of a conversation after the other."""
     agent = create_agent(Scripted(turns=1), [look_up], checkpointer=InMemorySaver())
     config: Any = {"callbacks": list(side.callbacks), "configurable": {"thread_id": "t"}}
-    costs = []
-    for _ in range(turns):
+    while True:
         began = time.process_time()
         agent.invoke({"messages": [HumanMessage(words(200))]}, config)
         side.flush()
-        costs.append(time.process_time() - began)
-    return costs
+        yield time.process_time() - began
 
 
-def ingest(url: str | Path, runs: int) -> dict[str, float]:
-    """Return small runs a second of CPU that the recorder takes in and stores; the events alone come from us."""
-    with LearnLoop(url, config=LoopConfig(agent="bench", queue_size=10_000_000)) as loop:
-        began, cpu = time.perf_counter(), time.process_time()
-        for number in range(runs):
-            _small_run(loop.recorder, f"t{number % 100}", number)
-        loop.flush(600)
-        burnt, took = time.process_time() - cpu, time.perf_counter() - began
+def ingest(url: str | Path, runs: int, at_once: int = 1_000) -> dict[str, float]:
+    """Return small runs a second, of CPU and of time, that are recorded and stored; a flush every so many."""
+    burnt = took = 0.0
+    with LearnLoop(url, config=LoopConfig(agent="bench")) as loop:
+        for first in range(0, runs, at_once):
+            prepared = [_SmallRun(number) for number in range(first, first + at_once)]
+            gc.collect()
+            began, cpu = time.perf_counter(), time.process_time()
+            for run in prepared:
+                run.tell(loop.recorder)
+            loop.flush(600)
+            burnt, took = burnt + time.process_time() - cpu, took + time.perf_counter() - began
         stored = loop.store.runs.count()
     if stored != runs:
         raise SystemExit(f"{runs} runs were recorded, and {stored} are stored.")
     return {"per_cpu_second": runs / burnt, "per_second": runs / took}
 
 
-def _small_run(recorder: Any, thread_id: str, number: int) -> None:
-    """Call the recorder as LangGraph does for a graph of one node with one model call."""
-    from langchain_core.outputs import LLMResult
+class _SmallRun:
+    """A run of a graph of one node with one model call: what LangGraph hands to callbacks, made beforehand."""
 
-    root, node, model = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
-    metadata = {"thread_id": thread_id}
-    inner = {**metadata, "langgraph_node": "say", "langgraph_step": 1, "langgraph_checkpoint_ns": f"say:{node}"}
-    asked = HumanMessage(f"question {number}", id=uuid.uuid4().hex)
-    told = AIMessage(f"answer {number}", id=uuid.uuid4().hex)
-    recorder.on_chain_start(None, {"messages": [asked]}, run_id=root, name="graph", metadata=metadata, tags=[])
-    recorder.on_chain_start(None, {}, run_id=node, parent_run_id=root, name="say", metadata=inner, tags=[])
-    recorder.on_chat_model_start({"name": "m"}, [[asked]], run_id=model, parent_run_id=node, metadata=inner, tags=[])
-    recorder.on_llm_end(LLMResult(generations=[[ChatGeneration(message=told)]]), run_id=model, parent_run_id=node)
-    recorder.on_chain_end({"messages": [told]}, run_id=node, parent_run_id=root)
-    recorder.on_chain_end({"messages": [asked, told]}, run_id=root)
+    def __init__(self, number: int) -> None:
+        from langchain_core.outputs import LLMResult
+
+        self.root, self.node, self.model = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+        self.metadata = {"thread_id": f"t{number % 100}"}
+        namespace = f"say:{self.node}"
+        inner = {"langgraph_node": "say", "langgraph_step": 1, "langgraph_checkpoint_ns": namespace}
+        self.inner = {**self.metadata, **inner}
+        self.asked = HumanMessage(f"question {number}", id=uuid.uuid4().hex)
+        self.told = AIMessage(f"answer {number}", id=uuid.uuid4().hex)
+        self.result = LLMResult(generations=[[ChatGeneration(message=self.told)]])
+
+    def tell(self, recorder: Any) -> None:
+        """Call the recorder as LangGraph does."""
+        root, node, model, inner = self.root, self.node, self.model, self.inner
+        given: dict[str, Any] = {"name": "graph", "metadata": self.metadata, "tags": []}
+        recorder.on_chain_start(None, {"messages": [self.asked]}, run_id=root, **given)
+        recorder.on_chain_start(None, {}, run_id=node, parent_run_id=root, name="say", metadata=inner, tags=[])
+        recorder.on_chat_model_start(
+            {"name": "m"}, [[self.asked]], run_id=model, parent_run_id=node, metadata=inner, tags=[]
+        )
+        recorder.on_llm_end(self.result, run_id=model, parent_run_id=node)
+        recorder.on_chain_end({"messages": [self.told]}, run_id=node, parent_run_id=root)
+        recorder.on_chain_end({"messages": [self.asked, self.told]}, run_id=root)
 
 
 def memory(folder: Path, runs: int) -> dict[str, list[float]]:
@@ -338,7 +369,7 @@ def memory(folder: Path, runs: int) -> dict[str, list[float]]:
                 loop._writer._spool._sink = _Refusing()
             found[name] = []
             for number in range(runs):
-                _small_run(loop.recorder, f"t{number % 100}", number)
+                _SmallRun(number).tell(loop.recorder)
                 if number % 500 == 499:
                     loop.flush(60)
                 if (number + 1) % (runs // 10) == 0:
@@ -389,15 +420,15 @@ def main() -> None:
 def measure(folder: Path, quick: bool, postgres: str | None) -> dict[str, Any]:
     """Return every figure."""
     with sink() as (url, _), LearnLoop(folder / "bench.db", config=LoopConfig(agent="bench")) as loop:
-        added = overhead(sides(loop, url), *((1, 3) if quick else (9, 15)))
+        added = overhead(sides(loop, url), 3 if quick else 200)
     figures: dict[str, Any] = {
         "added": added,
         "bytes": storage((1, 2) if quick else LENGTHS, folder),
-        "growth": growth(folder, *((8, 5) if quick else (50, 5))),
-        "ingest": {"sqlite": ingest(folder / "ingest.db", 500 if quick else 20_000)},
+        "growth": growth(folder, *((8, 5, 1) if quick else (50, 5, 9))),
+        "ingest": {"sqlite": ingest(folder / "ingest.db", 1_000 if quick else 20_000)},
     }
     if postgres:
-        figures["ingest"]["postgresql"] = ingest(postgres, 500 if quick else 20_000)
+        figures["ingest"]["postgresql"] = ingest(postgres, 1_000 if quick else 20_000)
     return figures
 
 

@@ -78,7 +78,9 @@ class Interner:
 
     def all(self, messages: Iterable[BaseMessage]) -> tuple[str, ...]:
         """Return the hashes of messages, in order."""
-        return tuple(self.message(message) for message in messages)
+        known = self._objects  # asked here, for most of a long conversation was seen a moment ago
+        found = [(message, known.get(id(message))) for message in messages]
+        return tuple(self.message(message) if item is None else item[1].key for message, item in found)
 
     def conversation(self, messages: Sequence[BaseMessage]) -> str | None:
         """Return the hash of a list of messages; None for no messages."""

@@ -11,18 +11,16 @@ from typing import Any, Literal
 
 import orjson
 import zstandard
-from pydantic import TypeAdapter
 from sqlalchemy import Row, Select, func, literal, select, tuple_
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
-from langgraph_learnloop.records import Feedback, Message, Recorded, Run, Step, ToolCall
+from langgraph_learnloop.records import Feedback, Message, Recorded, Run, ToolCall
 from langgraph_learnloop.references import referenced, whole
 from langgraph_learnloop.store.database import Database
 from langgraph_learnloop.store.tables import lists as lists_table
 from langgraph_learnloop.store.tables import messages as messages_table
 from langgraph_learnloop.store.tables import runs as runs_table
 
-_STEPS = TypeAdapter(tuple[Step, ...])
 _CHUNK = 500
 """Values in one IN (...); databases limit them."""
 
@@ -41,7 +39,8 @@ class Runs:
 
     def add_runs(self, recorded: Sequence[Recorded]) -> None:
         """Store runs and what they refer to in one transaction; what is there already stays."""
-        rows = [_row(run) for run, _ in recorded]
+        pack = zstandard.ZstdCompressor()  # making one costs three times what it does to a run
+        rows = [_row(run, pack) for run, _ in recorded]
         bodies = {key: {"hash": key, "body": body} for _, more in recorded for key, body in more.bodies.items()}
         lists = {
             key: {"hash": key, "parent": parent, "items": ",".join(items)}
@@ -255,7 +254,7 @@ def _is_text(block: Any) -> bool:
     return isinstance(block, str) or (isinstance(block, dict) and block.get("type", "text") == "text")
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: Run, pack: zstandard.ZstdCompressor) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "thread_id": run.thread_id,
@@ -264,14 +263,12 @@ def _row(run: Run) -> dict[str, Any]:
         "user": run.user,
         "outcome": run.outcome,
         "started_at": run.started_at.timestamp(),
-        "body": run.model_dump_json(exclude={"steps"}),
-        "steps": zstandard.ZstdCompressor().compress(_STEPS.dump_json(run.steps)),
+        "body": pack.compress(run.model_dump_json(exclude_defaults=True).encode()),
     }
 
 
 def _run(row: Row[Any]) -> Run:
-    steps = zstandard.ZstdDecompressor().decompress(row.steps)
-    return Run.model_validate_json(row.body).model_copy(update={"steps": _STEPS.validate_json(steps)})
+    return Run.model_validate_json(zstandard.ZstdDecompressor().decompress(row.body))
 
 
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -1,6 +1,7 @@
 """The tables: columns exist for what is filtered or joined on, the rest of a record is its JSON body.
 
-Times are seconds since the epoch (UTC); `seq` numbers rows in the order in which they came.
+A body that is binary is compressed (zstd). Times are seconds since the epoch (UTC); `seq` numbers rows in the order in
+which they came.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ runs = Table(
     Column("user", Text),
     Column("outcome", Text, nullable=False),
     Column("started_at", Float, nullable=False),
-    Column("body", Text, nullable=False),
-    Column("steps", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
     Index("runs_by_time", "started_at"),
     Index("runs_by_thread", "thread_id", "started_at"),
     Index("runs_by_agent", "agent", "started_at"),
@@ -45,6 +45,7 @@ lists = Table(
     Column("hash", Text, primary_key=True),
     Column("parent", Text),
     Column("items", Text, nullable=False),
+    sqlite_with_rowid=False,
 )
 """Lists of messages: the list that one continues, and the hashes of what comes after, with commas."""
 

@@ -24,8 +24,7 @@ def _recording() -> None:
         sa.Column("user", sa.Text),
         sa.Column("outcome", sa.Text, nullable=False),
         sa.Column("started_at", sa.Float, nullable=False),
-        sa.Column("body", sa.Text, nullable=False),
-        sa.Column("steps", sa.LargeBinary, nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
     )
     op.create_index("runs_by_time", "runs", ["started_at"])
     op.create_index("runs_by_thread", "runs", ["thread_id", "started_at"])
@@ -40,6 +39,7 @@ def _recording() -> None:
         sa.Column("hash", sa.Text, primary_key=True),
         sa.Column("parent", sa.Text),
         sa.Column("items", sa.Text, nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "feedback",
