@@ -49,7 +49,7 @@ def assemble(trace: Trace, interner: Interner, policy: Policy) -> Run:
     conversation = _conversation(trace)
     question, answer = _question_and_answer(conversation)
     shown = [work for work in trace.works if _is_step(work) and policy.shows(_metadata(work).get("langgraph_node"))]
-    steps = _joined([_step(work, interner, policy) for work in shown])
+    steps = tuple(Step(**fields) for fields in _joined([_step(work, interner, policy) for work in shown]))
     user = next((metadata[key] for key in ("user", "user_id", "langfuse_user_id") if metadata.get(key)), None)
     costs = [step.usd for step in steps if step.usd is not None]
     return Run(
@@ -74,22 +74,23 @@ def assemble(trace: Trace, interner: Interner, policy: Policy) -> Run:
     )
 
 
-def _joined(steps: list[Step]) -> tuple[Step, ...]:
+Fields = dict[str, Any]
+"""What a Step is made of."""
+
+
+def _joined(steps: list[Fields]) -> list[Fields]:
     """Say of each tool call which model step asked for it, and of each node which attempt and checkpoint it is."""
-    asked = {call.id: step.step_id for step in steps if step.kind == "model" for call in step.tool_calls if call.id}
-    began = {step.namespace: step.checkpoint_id for step in reversed(steps) if step.checkpoint_id}
-    tried: Counter[tuple[str | None, int | None]] = Counter()
-    joined = []
+    asked = {call.id: step["step_id"] for step in steps if step["kind"] == "model" for call in step["tool_calls"]}
+    began = {step["namespace"]: step["checkpoint_id"] for step in reversed(steps) if step["checkpoint_id"]}
+    tried: Counter[tuple[str, int | None]] = Counter()
     for step in steps:
-        update: dict[str, Any] = {}
-        if step.kind == "tool" and step.tool_calls and step.tool_calls[0].id in asked:
-            update["asked_by"] = asked[step.tool_calls[0].id]
-        if step.kind == "node" and step.namespace is not None:
-            tried[step.namespace, step.superstep] += 1
-            update["attempt"] = tried[step.namespace, step.superstep]
-            update["checkpoint_id"] = began.get(step.namespace)
-        joined.append(step.model_copy(update=update) if update else step)
-    return tuple(joined)
+        if step["kind"] == "tool" and step["tool_calls"] and step["tool_calls"][0].id is not None:
+            step["asked_by"] = asked.get(step["tool_calls"][0].id)
+        if step["kind"] == "node" and step["namespace"] is not None:
+            tried[step["namespace"], step["superstep"]] += 1
+            step["attempt"] = tried[step["namespace"], step["superstep"]]
+            step["checkpoint_id"] = began.get(step["namespace"])
+    return steps
 
 
 class _Known(NamedTuple):
@@ -100,24 +101,24 @@ class _Known(NamedTuple):
     more: dict[str, Any]
 
 
-def _step(work: Work, interner: Interner, policy: Policy) -> Step:
+def _step(work: Work, interner: Interner, policy: Policy) -> Fields:
     known = {"model": _model, "tool": _tool, "chain": _node}[work.start.kind](work, interner, policy)
     metadata = _metadata(work)
     error = policy.text("error", known.more.pop("error", None) or _error(work.end))
-    return Step(
-        step_id=str(work.start.run_id),
-        parent_id=_parent_id(work),
-        kind=known.kind,
-        name=clean(known.name),
-        node=_text(metadata.get("langgraph_node")),
-        superstep=metadata.get("langgraph_step"),
-        namespace=_text(metadata.get(_NAMESPACE)),
-        checkpoint_id=_checkpoint(work),
-        started_at=_date(work.start),
-        seconds=_seconds(work),
-        error=error,
+    return {
+        "step_id": str(work.start.run_id),
+        "parent_id": _parent_id(work),
+        "kind": known.kind,
+        "name": clean(known.name),
+        "node": _text(metadata.get("langgraph_node")),
+        "superstep": metadata.get("langgraph_step"),
+        "namespace": _text(metadata.get(_NAMESPACE)),
+        "checkpoint_id": _checkpoint(work),
+        "started_at": _date(work.start),
+        "seconds": _seconds(work),
+        "error": error,
         **known.more,
-    )
+    }
 
 
 def _model(work: Work, interner: Interner, policy: Policy) -> _Known:

@@ -15,28 +15,12 @@ from typing import Any
 from langgraph_learnloop.capture.messages import plain
 
 _EMAIL = re.compile(r"[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}\b")
-_SECRET_MARKS = (
-    "earer ",
-    "EARER ",
-    "sk-",
-    "sk_",
-    "pk-",
-    "pk_",
-    "rk_",
-    "ghp_",
-    "gho_",
-    "ghs_",
-    "github_pat_",
-    "glpat-",
-    "xox",
-    "AKIA",
-    "ASIA",
-    "AIza",
-    "hf_",
-    "npm_",
-    "eyJ",
-    "PRIVATE KEY",
+_SECRET_MARKS = ("earer ", "EARER ", "AKIA", "ASIA", "AIza", "eyJ")
+_JOINED_MARKS = (
+    *("sk-", "sk_", "pk-", "pk_", "rk_", "ghp_", "gho_", "ghs_", "ghu_", "ghr_", "github_pat_", "glpat-", "xox"),
+    *("hf_", "npm_", "PRIVATE KEY"),
 )
+"""Marks of secrets that have a hyphen or an underscore in them."""
 _SECRET = re.compile(
     r"""
     (?P<bearer>\b[Bb](?:earer|EARER)\s+)[\w.~+/-]{16,}=*   # an Authorization header
@@ -79,7 +63,8 @@ def mask(text: str) -> str:
         return text
     if "@" in text:
         text = _EMAIL.sub("[email]", text)
-    if any(map(text.__contains__, _SECRET_MARKS)):
+    joined = "-" in text or "_" in text
+    if any(map(text.__contains__, _SECRET_MARKS)) or (joined and any(map(text.__contains__, _JOINED_MARKS))):
         text = _SECRET.sub(lambda found: f"{found['bearer'] or ''}[secret]", text)
     if ":" in text:
         text = _IPV6.sub(_ip, text)

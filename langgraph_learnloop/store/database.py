@@ -59,6 +59,7 @@ class Database:
         if self.path:
             _check_file(self.path)
         self.engine = _engine(self.url, self.where)
+        self._inserts: dict[Table, Insert] = {}
         _databases.add(self)
         try:
             with self._sentences():
@@ -80,7 +81,12 @@ class Database:
             yield connection
 
     def insert_new(self, into: Table) -> Insert:
-        """Return an INSERT that leaves rows alone which are there already."""
+        """Return an INSERT that leaves rows alone which are there already; made once, so that it is compiled once."""
+        if into not in self._inserts:
+            self._inserts[into] = self._insert_new(into)
+        return self._inserts[into]
+
+    def _insert_new(self, into: Table) -> Insert:
         if self.engine.dialect.name == "postgresql":
             return postgresql.insert(into).on_conflict_do_nothing()
         return sqlite.insert(into).on_conflict_do_nothing()
