@@ -113,13 +113,13 @@ class _Rows:
 
     def join(self, others: _Rows) -> None:
         """Add rows whose prompts were read meanwhile."""
+        self.waiting = [*self.waiting, *others.waiting]  # first: should the rest fail, they must hear of it
         width = max(self.mask.shape[1], others.mask.shape[1])
         for mine, theirs in zip(self.cache.layers, others.cache.layers, strict=True):
             mine.keys = _stacked(mine.keys, theirs.keys, width - 1)
             mine.values = _stacked(mine.values, theirs.values, width - 1)
         masks = [pad(mask, (width - mask.shape[1], 0)) for mask in (self.mask, others.mask)]
         self.mask, self.padded = torch.cat(masks), True
-        self.waiting = [*self.waiting, *others.waiting]
         self.ids, self.positions = torch.cat([self.ids, others.ids]), torch.cat([self.positions, others.positions])
         self.temperatures = torch.cat([self.temperatures, others.temperatures])
 
@@ -150,7 +150,7 @@ class LocalEngine:
         self._adapters: dict[str, bool] = {}
         self._small = self._model.num_parameters() < _SMALL
         self._base = self._model
-        """What small releases are copied from; `_model` is whatever answers now."""
+        """What small releases are copied from; larger ones are adapters beside its weights, in `_model`."""
         self._merged: dict[str, Any] = {}
         self._loading = threading.Lock()
         self._queue: FairQueue[_Waiting] = FairQueue()
@@ -336,12 +336,15 @@ class LocalEngine:
         """Let those join who ask for the same release."""
         room = self._max_batch - len(rows.waiting)
         newcomers = self._queue.take_more(rows.release_id, room) if rows.joinable else []
+        if not newcomers:
+            return
         try:
-            if newcomers and (more := self._read_prompts(rows.release_id, model, newcomers)).waiting:
-                rows.join(more)
-        except Exception as error:
+            more = self._read_prompts(rows.release_id, model, newcomers)
+        except Exception as error:  # noqa: BLE001 - as above: those who are being answered go on
             _fail(newcomers, _broke(error))
-            raise
+            return
+        if more.waiting:
+            rows.join(more)
 
     def _fits(self, waiting: _Waiting, tokens: int) -> bool:
         waiting.prompt_tokens = tokens

@@ -335,6 +335,30 @@ def test_a_crash_fails_its_batch_and_no_other(engine, models, monkeypatch: pytes
     assert ask(engine, models.base, "weather in oslo").output_tokens > 0
 
 
+def test_a_newcomer_that_breaks_breaks_nobody_else(engine, models, monkeypatch: pytest.MonkeyPatch):
+    """Who cannot be read gets an EngineError; whom they wanted to join is answered."""
+    alone = ask(engine, models.one, "weather in oslo", tokens=100).message
+    read, step, begun = engine._read_prompts, engine._step, threading.Event()
+
+    def watched(rows, model):
+        begun.set()
+        step(rows, model)
+
+    def broken(release_id, model, batch):
+        if batch[0].request.messages[0].content == "break":
+            raise RuntimeError("cannot be read")
+        return read(release_id, model, batch)
+
+    monkeypatch.setattr(engine, "_step", watched)
+    monkeypatch.setattr(engine, "_read_prompts", broken)
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(ask, engine, models.one, "weather in oslo", tokens=100)
+        assert begun.wait(30)
+        with pytest.raises(EngineError, match="cannot be read"):
+            ask(engine, models.one, "break")
+        assert long.result().message == alone
+
+
 def test_a_closed_engine_says_so(models):
     """After close nothing is answered and nothing hangs; closing twice is harmless."""
     engine = LocalEngine(models.base.base_model)
