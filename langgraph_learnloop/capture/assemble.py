@@ -67,9 +67,9 @@ def assemble(trace: Trace, interner: Interner, policy: Policy) -> Run:
         started_at=_date(root),
         seconds=_seconds(trace.root),
         usd=sum(costs) if costs else None,
-        tags=tuple(clean(tag) for tag in root.details.get("tags") or () if not _is_inner_tag(tag)),
+        tags=tuple(policy.fit(clean(tag)) for tag in root.details.get("tags") or () if not _is_inner_tag(tag)),
         metadata=policy.value("metadata", plain(_own_metadata(metadata))) or {},
-        flagged=tuple(clean(reason) for reason in trace.reasons),
+        flagged=tuple(policy.fit(clean(reason)) for reason in trace.reasons),
         resumes=_text(trace.resumes),
     )
 

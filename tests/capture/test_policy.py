@@ -155,6 +155,21 @@ def test_feedback_is_masked_like_the_run(scripted: Any, tmp_path: Path) -> None:
         assert loop.store.runs.feedback(said.run_id) == (called, said)
 
 
+def test_tags_and_reasons_of_flags_are_masked_too(scripted: Any, tmp_path: Path) -> None:
+    """A tool may name a person when it says what went wrong, and a caller may tag a run with one."""
+    with LearnLoop(tmp_path / "learnloop.db", agent="a") as loop:
+
+        def answer(told: Any) -> AIMessage:
+            loop.flag(f"no order of {MAIL}")
+            return AIMessage("no")
+
+        agent = loop.watch(create_agent(scripted(answer=answer), []))
+        agent.invoke({"messages": [("user", "x")]}, {"tags": [f"for {MAIL}"]})
+        (run,) = loop.runs()
+        assert (run.flagged, run.tags) == (("no order of [email]",), ("for [email]",))
+        assert loop.flagged()[0].reasons == ("no order of [email]",)
+
+
 def test_a_streaming_model_has_a_first_token(scripted: Any, keep: Any, sink: Any) -> None:
     """The time to the first token is known where tokens came, and None where they did not."""
 
