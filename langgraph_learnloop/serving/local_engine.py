@@ -161,7 +161,7 @@ class LocalEngine:
         """Make a release servable beside the others; raise EngineError when it is not what it says it is."""
         release_id = release.release_id
         if self._queue.closed:
-            raise EngineError(f"The engine of {self.base_model!r} is closed; make a new one.")
+            raise self._is_closed()
         if release_id in self._adapters:  # asked before every answer: it must not wait while another release is loaded
             return
         with self._loading:
@@ -191,7 +191,7 @@ class LocalEngine:
             )
         waiting = _Waiting(request, self._prompt(request))
         if not self._queue.put(request.release_id, waiting):
-            raise EngineError(f"The engine of {self.base_model!r} is closed; make a new one.")
+            raise self._is_closed()
         return self._read(request, waiting.written.result())
 
     def close(self) -> None:
@@ -200,6 +200,9 @@ class LocalEngine:
             waiting.written.set_exception(EngineError(f"The engine of {self.base_model!r} was closed."))
         if threading.current_thread() is not self._worker:
             self._worker.join()
+
+    def _is_closed(self) -> EngineError:
+        return EngineError(f"The engine of {self.base_model!r} is closed; make a new one.")
 
     def _prompt(self, request: Generation) -> str:
         try:
@@ -277,7 +280,7 @@ class LocalEngine:
         """Run work in the thread that owns the model, and wait for it."""
         done: Future[_Result] = Future()
         if not self._queue.put_task(lambda: _settle(done, work)):
-            raise EngineError(f"The engine of {self.base_model!r} is closed; make a new one.")
+            raise self._is_closed()
         return done.result()
 
     def _work(self, threads: int | None) -> None:
