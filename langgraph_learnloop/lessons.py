@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import MissingExtraError, NotFoundError
 from langgraph_learnloop.records import Case, Dataset, Example, FlagState, Proposal, Verdict
+from langgraph_learnloop.store.decisions import Entry
 from langgraph_learnloop.store.opened import Store
 
 if TYPE_CHECKING:
@@ -58,9 +59,13 @@ class Lessons:
         from langgraph_learnloop.curation.graph import resume
 
         waiting = resume(self.graph, thread, verdicts)
-        for verdict in verdicts:
-            why = verdict.because or f"{verdict.by} looked at it."
-            self._decide(f"review:{verdict.action}", verdict.proposal_id, why, thread, verdict.by)
+        self._store.decisions.append_all(
+            (
+                Entry(f"review:{v.action}", v.proposal_id, v.because or f"{v.by} looked at it.", v.by, thread)
+                for v in verdicts
+            ),
+            self._now(),
+        )
         return waiting
 
     def decided(self, thread: str) -> tuple[tuple[Proposal, Verdict], ...]:
@@ -135,9 +140,8 @@ class Lessons:
 
     def _settle(self, ends: Mapping[str, FlagState]) -> None:
         queued = {f.run_id for f in self._store.flags.list("queued", self._agent)}
-        for run_id, end in ends.items():
-            if run_id in queued:
-                self._store.flags.move([run_id], end)
+        for end in sorted(set(ends.values())):
+            self._store.flags.move([run_id for run_id in ends if run_id in queued and ends[run_id] == end], end)
 
     def _parent(self, thread: str) -> Dataset | None:
         """Return the dataset of the cycle before: this one's own, if it was built before a crash, is not its parent."""
@@ -160,15 +164,10 @@ class Lessons:
             return self._store.datasets.get(dataset.version)
         except NotFoundError:
             self._store.datasets.add(dataset)
-            self._decide(action, dataset.version, because, cycle_id)
+            self._store.decisions.append(
+                action=action, subject=dataset.version, because=because, cycle_id=cycle_id, now=self._now()
+            )
             return dataset
-
-    def _decide(
-        self, action: str, subject: str, because: str, cycle_id: str | None = None, actor: str = "learnloop"
-    ) -> None:
-        self._store.decisions.append(
-            action=action, subject=subject, because=because, actor=actor, cycle_id=cycle_id, now=self._now()
-        )
 
 
 @lru_cache(maxsize=4)  # a dataset's file is named by its content, and reading a large one takes seconds

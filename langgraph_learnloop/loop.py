@@ -227,9 +227,10 @@ class LearnLoop:
 
         thread = cycle_id or self._new_id()
         self.flush()
-        if waiting := self.lessons.start(thread):
-            self.review((reviewer or self._reviewer or ApproveChecked()).review(waiting), thread)
-        return None if self.pending(thread) else self.lessons.dataset(thread)
+        waiting = self.lessons.start(thread)
+        if waiting:
+            waiting = self.review((reviewer or self._reviewer or ApproveChecked()).review(waiting), thread)
+        return None if waiting else self.lessons.dataset(thread)
 
     def pending(self, cycle_id: str | None = None) -> tuple[Proposal, ...]:
         """Return the proposals that wait for review in a cycle (default: the open one)."""

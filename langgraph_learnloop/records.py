@@ -167,6 +167,10 @@ class Run(Record):
     """The interrupted run that this one goes on with."""
 
 
+COMPRESSION = 1
+"""Zstandard's level for what is stored: for messages of a few kilobytes 3 takes twice as long and saves nothing."""
+
+
 class Interned(NamedTuple):
     """What a store must have, besides a run, to read the run's messages. All keys are hashes of content."""
 

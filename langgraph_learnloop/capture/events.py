@@ -37,7 +37,10 @@ class Event(NamedTuple):
     wall: float
     """time.time() at the callback, for dates; 0.0 where no piece of work begins."""
     payload: Any
-    """What was given or came out: messages, arguments, an Answered, an exception; never copied deeply."""
+    """What was given or came out: messages, arguments, an Answered, an exception; never copied deeply.
+
+    None of a graph's inner nodes: what they pass around is seen where models and tools read and write it.
+    """
     details: dict[str, Any]
     """The callback's other keyword arguments."""
     source: Any = None

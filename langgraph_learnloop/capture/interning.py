@@ -17,7 +17,7 @@ from langchain_core.messages import BaseMessage
 
 from langgraph_learnloop.capture.messages import cut, encode, plain, raw_text
 from langgraph_learnloop.capture.redaction import redacted
-from langgraph_learnloop.records import Interned
+from langgraph_learnloop.records import COMPRESSION, Interned
 from langgraph_learnloop.references import Blobs, with_references
 
 Redact = Callable[[str], str]
@@ -29,6 +29,8 @@ _REMEMBERED_BYTES = 32_000_000
 """Compressed bytes of messages that are remembered, so that they need not be serialised again."""
 _REMEMBERED = 20_000
 """Messages, lists and values that are remembered at most, of each."""
+_MAY_BE_EMPTY = frozenset({type(None), list, dict})
+"""Types of fields that say nothing when they are empty."""
 _NEVER_REDACTED = frozenset({"id", "type", "tool_call_id", "model_name", "model_provider", "finish_reason"})
 
 
@@ -44,7 +46,7 @@ class Interner:
         self._redact = redact
         self._longest_text = longest_text
         self._blobs = Blobs(largest_blob)
-        self._compressor = zstandard.ZstdCompressor()
+        self._compressor = zstandard.ZstdCompressor(COMPRESSION)
         self._objects: dict[int, tuple[BaseMessage, _Item]] = {}
         self._messages: OrderedDict[Any, tuple[dict[str, Any], _Item]] = OrderedDict()
         self._values: OrderedDict[str, _Item] = OrderedDict()
@@ -135,7 +137,7 @@ class Interner:
         fields = {
             name: value
             for name, value in message.__dict__.items()
-            if value is not None and name != "example" and not (isinstance(value, list | dict) and not value)
+            if name != "example" and (type(value) not in _MAY_BE_EMPTY or value)
         }
         try:
             if not isinstance(fields.get("content", ""), str):

@@ -50,7 +50,7 @@ def cut(value: Any, longest: int) -> Any:
 
 def clean(text: str) -> str:
     """Return text without lone surrogates, which no database takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def as_messages(value: Any) -> tuple[BaseMessage, ...]:

@@ -14,6 +14,7 @@ from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent, Graph
 from langgraph_learnloop.capture.events import Answered, Event, Kind
 from langgraph_learnloop.capture.writer import Writer
 
+_NO_DETAILS: dict[str, Any] = {}
 _REMEMBERED = 100_000
 """Pieces of work that may be open at once."""
 
@@ -51,14 +52,14 @@ class Recorder(GraphCallbackHandler):
     def want(self) -> None:
         """Say inside a run that it is to be recorded."""
         if (here := _here()) is not None:
-            self._end("want", here, None, None)
+            self._note("want", here, None, None)
 
     def flag(self, reason: str) -> None:
         """Say inside a run that it went wrong."""
         root = self.current_run()
         if root is not None:
             self._flagged[root] = None
-            self._end("flag", root, None, reason)
+            self._note("flag", root, None, reason)
 
     def is_flagged(self) -> bool:
         """Return whether the run that the calling node belongs to was flagged by `flag`."""
@@ -115,11 +116,12 @@ class Recorder(GraphCallbackHandler):
         """Note when a model wrote its first token."""
         if run_id not in self._streaming:
             self._streaming.add(run_id)
-            self._end("token", run_id, None, None)
+            self._note("token", run_id, None, None)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
         """Note that a graph, a node or a runnable came to its end."""
-        self._end("end", run_id, parent_run_id, outputs)
+        is_root = self._roots.pop(run_id, None) == run_id
+        self._note("end", run_id, parent_run_id, outputs if is_root else None)
 
     def on_llm_end(
         self, response: LLMResult, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
@@ -156,12 +158,12 @@ class Recorder(GraphCallbackHandler):
     def on_interrupt(self, event: GraphInterruptEvent) -> None:
         """Note that the graph paused for somebody."""
         if event.run_id is not None:
-            self._end("interrupt", event.run_id, None, None)
+            self._note("interrupt", event.run_id, None, None)
 
     def on_resume(self, event: GraphResumeEvent) -> None:
         """Note that the graph goes on after a pause."""
         if event.run_id is not None:
-            self._end("resume", event.run_id, None, None)
+            self._note("resume", event.run_id, None, None)
 
     def _start(self, kind: Kind, run_id: UUID, parent_id: UUID | None, payload: Any, details: dict[str, Any]) -> None:
         roots = self._roots
@@ -171,14 +173,18 @@ class Recorder(GraphCallbackHandler):
             self._forget_the_oldest()
             if self._only_wanted:
                 details["only_wanted"] = True
-        elif kind != "chain":
+        elif kind == "chain":
+            payload = None  # a node's state is not told, and would be kept from being freed
+        else:
             details["checkpoints"] = _configurable().get("checkpoint_map")
         self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), time.time(), payload, details, self))
 
     def _end(self, kind: Kind, run_id: UUID, parent_id: UUID | None, payload: Any) -> None:
-        if kind == "end" or kind == "error":
-            self._roots.pop(run_id, None)
-        self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), 0.0, payload, {}, self))
+        self._roots.pop(run_id, None)
+        self._note(kind, run_id, parent_id, payload)
+
+    def _note(self, kind: Kind, run_id: UUID, parent_id: UUID | None, payload: Any) -> None:
+        self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), 0.0, payload, _NO_DETAILS, self))
 
     def _forget_the_oldest(self) -> None:
         """Keep what is remembered of runs that never ended within bounds."""

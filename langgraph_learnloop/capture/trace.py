@@ -85,8 +85,7 @@ class Tracker:
         if event.kind not in ("end", "error"):
             self._note(event, work)
             return None
-        keeps = event.kind == "error" or work.start.kind != "chain" or work is work.trace.root
-        work.end = event if keeps else event._replace(payload=None)
+        work.end = event
         return self._finish(work.trace) if work is work.trace.root else None
 
     def _begin(self, event: Event, lost: bool) -> None:
@@ -97,7 +96,7 @@ class Tracker:
             return
         trace = parent.trace if parent else self._begin_trace(event)
         trace.torn |= lost
-        work = Work(_kept(event, parent, trace), parent, trace)
+        work = Work(event._replace(payload=None, details={}) if trace.ignored else event, parent, trace)
         trace.works.append(work)
         self._open[event.run_id] = work
 
@@ -153,13 +152,6 @@ def thread_of(trace: Trace) -> str | None:
     """Return the conversation's id as the caller gave it."""
     thread_id = (trace.root.start.details.get("metadata") or {}).get("thread_id")
     return None if thread_id is None else str(thread_id)
-
-
-def _kept(event: Event, parent: Work | None, trace: Trace) -> Event:
-    """Return what is needed of an event until its trace ends: a node's state is not, and would pile up."""
-    if trace.ignored:
-        return event._replace(payload=None, details={})
-    return event._replace(payload=None) if parent and event.kind == "chain" else event
 
 
 def _is_evaluation(event: Event) -> bool:

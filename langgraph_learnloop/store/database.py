@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     URL,
     Connection,
+    Dialect,
     Engine,
     Insert,
     Table,
@@ -26,6 +27,7 @@ from sqlalchemy import (
     table,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from langgraph_learnloop.errors import MissingExtraError, NewerStoreError, StoreError
@@ -59,7 +61,9 @@ class Database:
         if self.path:
             _check_file(self.path)
         self.engine = _engine(self.url, self.where)
+        self._writers = self.engine.execution_options(learnloop_writes=True)
         self._inserts: dict[Table, Insert] = {}
+        self._driver_inserts: dict[Table, str] = {}
         _databases.add(self)
         try:
             with self._sentences():
@@ -77,7 +81,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Give a connection inside a transaction that is alone in writing, for every process, until it ends."""
-        with self._sentences(), self._writer() as connection:
+        with self._sentences(), self._writers.begin() as connection:
             yield connection
 
     def insert_new(self, into: Table) -> Insert:
@@ -86,19 +90,29 @@ class Database:
             self._inserts[into] = self._insert_new(into)
         return self._inserts[into]
 
+    def insert_new_rows(self, connection: Connection, into: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows, tuples of all columns in order, except those that are there already.
+
+        The statement goes to the driver as it is: what SQLAlchemy does for each execution costs as much as SQLite.
+        """
+        if into not in self._driver_inserts:
+            self._driver_inserts[into] = str(self.insert_new(into).compile(dialect=self._positional))
+        connection.exec_driver_sql(self._driver_inserts[into], list(rows))
+
     def _insert_new(self, into: Table) -> Insert:
         if self.engine.dialect.name == "postgresql":
             return postgresql.insert(into).on_conflict_do_nothing()
         return sqlite.insert(into).on_conflict_do_nothing()
 
+    @property
+    def _positional(self) -> Dialect:
+        """Return the database's dialect with parameters by position."""
+        named: type[DefaultDialect] = type(self.engine.dialect)  # type: ignore[assignment]  # as all that come with it
+        return named(paramstyle="qmark" if self.engine.dialect.name == "sqlite" else "format")
+
     def close(self) -> None:
         """Close the connections."""
         self.engine.dispose()
-
-    @contextmanager
-    def _writer(self) -> Iterator[Connection]:
-        with self.engine.connect().execution_options(learnloop_writes=True) as connection, connection.begin():
-            yield connection
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:
@@ -117,7 +131,7 @@ class Database:
             return
         if self.path:
             self._write_ahead()
-        with self._writer() as connection:
+        with self._writers.begin() as connection:
             found = _version(connection)
             self._refuse_newer(found)
             if found != VERSION:

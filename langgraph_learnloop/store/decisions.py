@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select
 
@@ -13,6 +15,16 @@ from langgraph_learnloop.store.tables import decisions as decisions_table
 
 FIRST = "0" * 32
 """What the first entry names as the one before it."""
+
+
+class Entry(NamedTuple):
+    """What is to be written into the log."""
+
+    action: str
+    subject: str
+    because: str
+    actor: str = "learnloop"
+    cycle_id: str | None = None
 
 
 class Decisions:
@@ -33,27 +45,22 @@ class Decisions:
         now: datetime | None = None,
     ) -> Decision:
         """Append an entry that names the hash of the one before it; safe for several processes."""
+        return self.append_all([Entry(action, subject, because, actor, cycle_id)], now)[0]
+
+    def append_all(self, entries: Iterable[Entry], now: datetime | None = None) -> tuple[Decision, ...]:
+        """Append entries in one transaction, as `append` does with one."""
         at = now or datetime.now(UTC)
         last = select(decisions_table.c.hash).order_by(decisions_table.c.seq.desc()).limit(1)
+        written: list[Decision] = []
         with self._database.writing() as connection:
             previous = connection.execute(last).scalar() or FIRST
-            open_entry = Decision(
-                at=at,
-                actor=actor,
-                action=action,
-                subject=subject,
-                because=because,
-                cycle_id=cycle_id,
-                previous=previous,
-                hash="",
-            )
-            entry = open_entry.model_copy(update={"hash": _hash(open_entry)})
-            connection.execute(
-                insert(decisions_table).values(
-                    subject=subject, cycle_id=cycle_id, previous=previous, hash=entry.hash, body=entry.model_dump_json()
-                )
-            )
-        return entry
+            for entry in entries:
+                open_one = Decision(at=at, previous=previous, hash="", **entry._asdict())
+                written.append(open_one.model_copy(update={"hash": _hash(open_one)}))
+                previous = written[-1].hash
+            if written:
+                connection.execute(insert(decisions_table), [_row(one) for one in written])
+        return tuple(written)
 
     def all(self, limit: int | None = None) -> tuple[Decision, ...]:
         """Return the entries, oldest first; with a limit, the newest so many of them."""
@@ -76,6 +83,11 @@ class Decisions:
                     "Compare with a copy of the store."
                 )
             previous = entry.hash
+
+
+def _row(entry: Decision) -> dict[str, Any]:
+    columns = entry.model_dump(include={"subject", "cycle_id", "previous", "hash"})
+    return columns | {"body": entry.model_dump_json()}
 
 
 def _hash(entry: Decision) -> str:

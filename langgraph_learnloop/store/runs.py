@@ -14,7 +14,7 @@ import zstandard
 from sqlalchemy import Row, Select, func, literal, select, tuple_
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
-from langgraph_learnloop.records import Feedback, Message, Recorded, Run, ToolCall
+from langgraph_learnloop.records import COMPRESSION, Feedback, Message, Recorded, Run, ToolCall
 from langgraph_learnloop.references import referenced, whole
 from langgraph_learnloop.store.database import Database
 from langgraph_learnloop.store.tables import lists as lists_table
@@ -39,21 +39,17 @@ class Runs:
 
     def add_runs(self, recorded: Sequence[Recorded]) -> None:
         """Store runs and what they refer to in one transaction; what is there already stays."""
-        pack = zstandard.ZstdCompressor()  # making one costs three times what it does to a run
+        pack = zstandard.ZstdCompressor(COMPRESSION)
         rows = [_row(run, pack) for run, _ in recorded]
-        bodies = {key: {"hash": key, "body": body} for _, more in recorded for key, body in more.bodies.items()}
-        lists = {
-            key: {"hash": key, "parent": parent, "items": ",".join(items)}
-            for _, more in recorded
-            for key, (parent, items) in more.lists.items()
-        }
+        bodies = [row for _, more in recorded for row in more.bodies.items()]
+        lists = [(key, parent, ",".join(items)) for _, more in recorded for key, (parent, items) in more.lists.items()]
         for _, more in recorded:  # first: a run that is there must be whole
             for digest, data in more.blobs.items():
                 self._keep_blob(digest, data)
         with self._database.writing() as connection:
-            for table, new in ((messages_table, bodies.values()), (lists_table, lists.values()), (runs_table, rows)):
+            for table, new in ((messages_table, bodies), (lists_table, lists), (runs_table, rows)):
                 if new:
-                    connection.execute(self._database.insert_new(table), list(new))
+                    self._database.insert_new_rows(connection, table, new)
 
     def run(self, run_id: str) -> Run:
         """Return a run, or raise NotFoundError."""
@@ -254,17 +250,17 @@ def _is_text(block: Any) -> bool:
     return isinstance(block, str) or (isinstance(block, dict) and block.get("type", "text") == "text")
 
 
-def _row(run: Run, pack: zstandard.ZstdCompressor) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "thread_id": run.thread_id,
-        "agent": run.agent,
-        "release": run.release,
-        "user": run.user,
-        "outcome": run.outcome,
-        "started_at": run.started_at.timestamp(),
-        "body": pack.compress(run.model_dump_json(exclude_defaults=True).encode()),
-    }
+def _row(run: Run, pack: zstandard.ZstdCompressor) -> tuple[Any, ...]:
+    return (
+        run.run_id,
+        run.thread_id,
+        run.agent,
+        run.release,
+        run.user,
+        run.outcome,
+        run.started_at.timestamp(),
+        pack.compress(run.model_dump_json(exclude_defaults=True).encode()),
+    )
 
 
 def _run(row: Row[Any]) -> Run:

@@ -3,6 +3,7 @@
 import asyncio
 import operator
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -18,6 +19,8 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, RetryPolicy, Send, interrupt
 
 from langgraph_learnloop.capture.attach import watch
+from langgraph_learnloop.capture.events import Event
+from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.errors import ConfigError
 from langgraph_learnloop.records import Run, ToolCall
 
@@ -421,3 +424,13 @@ def test_a_thread_stores_each_message_once(scripted: Any, recorder: Any, writer:
     assert len(sink.bodies) == 60
     assert len(sink.items(list(sink.runs.values())[-1].messages)) == 60
     assert sum(len(items) for _, items in sink.lists.values()) == 60
+
+
+def test_what_nodes_pass_around_is_not_held() -> None:
+    """A state may be large: only what the root took and left waits in the queue, not what each node did."""
+    put: list[Event] = []
+    recorder = Recorder(SimpleNamespace(put=put.append), "support")  # type: ignore[arg-type]
+    _one_node(lambda state: {"messages": [AIMessage("yes")]}).invoke(QUESTION, {"callbacks": [recorder]})
+    root = put[0].run_id
+    assert {event.run_id == root for event in put} == {True, False}
+    assert all((event.payload is not None) == (event.run_id == root) for event in put)

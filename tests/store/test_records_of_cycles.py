@@ -7,6 +7,7 @@ from sqlalchemy import delete, update
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
 from langgraph_learnloop.records import CaseResult, CycleReport, Dataset, Decision, Gate, Scorecard
+from langgraph_learnloop.store.decisions import Entry
 from langgraph_learnloop.store.opened import Store
 from langgraph_learnloop.store.tables import decisions
 
@@ -95,6 +96,16 @@ def test_decisions_are_chained(store: Store, noon: datetime) -> None:
     assert [entry.previous for entry in entries[1:]] == [entry.hash for entry in entries[:2]]
     assert store.decisions.all() == tuple(entries)
     assert store.decisions.all(limit=2) == tuple(entries[1:])
+    store.decisions.verify()
+
+
+def test_many_decisions_are_written_at_once(store: Store, noon: datetime) -> None:
+    """They are chained to what was there and to each other; none of them is none."""
+    _log(store, 1, noon)
+    made = store.decisions.append_all([Entry("review:approve", f"p{i}", "b", "ann", "c") for i in range(3)], noon)
+    assert store.decisions.append_all([]) == ()
+    assert store.decisions.all(limit=3) == made
+    assert [(entry.actor, entry.subject) for entry in made] == [("ann", "p0"), ("ann", "p1"), ("ann", "p2")]
     store.decisions.verify()
 
 
