@@ -98,7 +98,7 @@ SAMPLE_CONFIG = LoopConfig(
 FILE_CONFIG = LoopConfig(
     agent="assistant",
     recipe=Recipe(
-        rank=32, alpha=64, learning_rate=2.5e-3, steps=750, batch=48, replay=12.0, strength=0.98, max_length=200
+        rank=32, alpha=64, learning_rate=2.5e-3, steps=850, batch=48, replay=9.0, strength=0.98, max_length=200
     ),
     heldout=0.1,
     variations=6,
@@ -118,7 +118,7 @@ def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = N
     rng = random.Random(f"file {seed}")
     new, old, known = (_shuffled(part, rng) for part in (rows.target_train, rows.base_fresh, rows.base_train))
     kept, old = old[: len(old) * 5 // 7], old[len(old) * 5 // 7 :]
-    busy = min(3000, len(new) * 4 // 5)
+    busy = min(3400, max(len(new) - 150, len(new) * 4 // 5))
     day1 = [*new[:busy], *old[:200]]
     rng.shuffle(day1)
     swap, day2 = [*new[busy : busy + 50], *old[200:250]], [*new[busy + 50 : busy + 150], *old[250:350]]
