@@ -258,7 +258,7 @@ class LearnLoop:
         job = make_job(champion.base_model, dataset.path, recipe or self.config.recipe, self.lessons.folder("jobs"))
         result = self.trainer.train(job, on_progress or _ignore)
         candidate = Release(
-            base_model=champion.base_model,
+            base_model=result.model or champion.base_model,
             adapter=result.adapter,
             adapter_sha256=result.adapter_sha256,
             instructions=champion.instructions,

@@ -334,14 +334,34 @@ class Dataset(Record):
 class Recipe(Record):
     """How a LoRA adapter is trained."""
 
-    method: Literal["sft"] = "sft"
-    """The loss: supervised, on the assistant's tokens only."""
+    method: Literal["sft", "dpo", "kto"] = "sft"
+    """What is learned: the right answer alone ("sft"), that it is preferred to the one that was given ("dpo"), or which
+    answers are good and which are not, in no pairs ("kto"). The assistant's last tokens only, in each."""
     rank: int = Field(default=16, ge=1)
     """LoRA rank."""
     alpha: int = Field(default=32, ge=1)
     """LoRA scale numerator: the update is multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """Names of the layers that get an adapter, such as "q_proj"; none named is every linear layer."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023)."""
+    dora: bool = False
+    """Learn the weights' magnitude apart from their direction (Liu et al. 2024)."""
+    four_bit: bool = False
+    """Hold the base in four bits (QLoRA, Dettmers et al. 2023); needs bitsandbytes."""
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate; small from-scratch models want 3e-3."""
+    continued_rate: float = Field(default=0.1, gt=0, le=1)
+    """Share of the learning rate for a job that goes on from an adapter: what it learned is to stay."""
+    beta: float = Field(default=0.1, gt=0)
+    """How closely "dpo" and "kto" hold on to the model they began with."""
+    ewc: float = Field(default=0.0, ge=0)
+    """Weight of elastic weight consolidation: moving what replayed examples depend on costs (Kirkpatrick et al.
+    2017)."""
+    kl: float = Field(default=0.0, ge=0)
+    """Weight of the divergence from the parent on replayed examples: KL(parent || model), a token's mean."""
+    packing: bool = False
+    """Lay a step's examples end to end, apart in attention, instead of padding them; what is learned is the same."""
     steps: int = Field(default=200, ge=1)
     """Optimizer steps."""
     batch: int = Field(default=16, ge=1)
@@ -357,6 +377,13 @@ class Recipe(Record):
     """Tokens after which an example is left out, and counted."""
     seed: int = 0
     """Seed of everything random in the job."""
+
+    @model_validator(mode="after")
+    def _fits_its_method(self) -> Self:
+        """Refuse what a method has no use for."""
+        if self.method != "sft" and (self.kl or self.packing):
+            raise ValueError(f'"kl" and "packing" are for the method "sft"; {self.method!r} holds on by "beta"')
+        return self
 
 
 class Sampling(Record):
@@ -413,15 +440,21 @@ class Job(Record):
     """Folder for the adapter; written whole or not at all."""
     engine: Literal["auto", "unsloth", "peft"] = "auto"
     """"auto" takes Unsloth where there is a GPU and it is installed, else TRL + PEFT."""
+    gpu: bool = False
+    """Refuse to train where there is no GPU."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Wall time after which the job stops, with a checkpoint to go on from; None is no cap."""
 
 
 class TrainingResult(Record):
     """What a finished job left behind."""
 
-    adapter: str
-    """Folder with adapter_model.safetensors and adapter_config.json."""
-    adapter_sha256: str
+    adapter: str | None
+    """Folder with adapter_model.safetensors and adapter_config.json; None where a provider keeps what was learned."""
+    adapter_sha256: str | None
     """Hash of the safetensors file."""
+    model: str | None = None
+    """Name of the model that a provider trained; it is served in place of the base."""
     engine: str
     """Which engine trained it, and why that one."""
     examples: int
@@ -433,7 +466,17 @@ class TrainingResult(Record):
     tokens: int
     """Tokens read."""
     seconds: float
-    """Wall time of training, imports left out."""
+    """Wall time of training, imports left out; of the last attempt, if the job was resumed."""
+    left_out: int = 0
+    """Examples that were too long."""
+    resumed_at: int | None = None
+    """The step of the checkpoint that the job went on from; None when it went through in one go."""
+    hashes: dict[str, str] = Field(default_factory=dict)
+    """Content hashes of what the adapter was made of: base, dataset, parent."""
+    recipe: Recipe | None = None
+    """How it was trained."""
+    libraries: dict[str, str] = Field(default_factory=dict)
+    """Versions of this package and of the libraries that trained."""
 
 
 class Progress(Record):
@@ -447,6 +490,10 @@ class Progress(Record):
     """Units in all."""
     loss: float | None = None
     """Training loss, where there is one."""
+    tokens_per_second: float | None = None
+    """Tokens that training reads in a second."""
+    seconds_left: float | None = None
+    """How long the rest will take if it goes on like this."""
     note: str | None = None
     """A plain sentence."""
 

@@ -10,12 +10,12 @@ import pytest
 
 from langgraph_learnloop.errors import DataError, TrainingError
 from langgraph_learnloop.improvement.lora.draw import draw, read_examples
-from langgraph_learnloop.improvement.lora.job import WEIGHTS, LocalTrainer, file_sha256, make_job
-from langgraph_learnloop.improvement.lora.loop import collate, load, tokenise, train
-from langgraph_learnloop.records import Example, Job, Message, Progress, Recipe, ToolCall, TrainingResult
+from langgraph_learnloop.improvement.lora.job import WEIGHTS, LocalTrainer, file_sha256
+from langgraph_learnloop.improvement.lora.loop import load, train
+from langgraph_learnloop.improvement.lora.rows import collate, tokenise
+from langgraph_learnloop.records import Example, Message, Progress, Recipe, ToolCall
+from tests.improvement.jobs import RECIPE, in_process, job_of
 from tests.improvement.tiny_base import weather_examples, write_dataset
-
-RECIPE = Recipe(rank=8, alpha=16, learning_rate=5e-3, steps=79, batch=8, replay=0, max_length=64)
 
 
 def example(tool: str | None, text: str = "hi", origin: str = "replay", **more: object) -> Example:
@@ -24,17 +24,6 @@ def example(tool: str | None, text: str = "hi", origin: str = "replay", **more: 
     )
     asked = (Message(role="user", content=text),)
     return Example(messages=asked, chosen=answer, origin=origin, split="train", **more)  # type: ignore[arg-type]
-
-
-def job_of(base: Path, folder: Path, examples: list[Example], recipe: Recipe = RECIPE, **more: object) -> Job:
-    dataset = write_dataset(folder / "data.jsonl", examples)
-    return make_job(base, dataset, recipe, folder / "jobs", engine="peft", **more)  # type: ignore[arg-type]
-
-
-def in_process(job: Job) -> TrainingResult:
-    return train(
-        job, draw(read_examples(job.dataset), job.recipe), *load(job), engine="peft: a test.", tell=lambda _: None
-    )
 
 
 # -- what is drawn -----------------------------------------------------------------------------------------------------
@@ -159,13 +148,13 @@ def test_the_cheap_loss_is_the_loss(base: Path, tmp_path: Path):
     import torch
     from trl import SFTConfig
 
-    from langgraph_learnloop.improvement.lora.loop import _CpuTrainer
+    from langgraph_learnloop.improvement.lora.trainers import CpuLoss
 
     model, tokenizer = load(job_of(base, tmp_path, weather_examples()))
     batch = collate(tokenise(weather_examples()[:3], tokenizer), pad=0)
     with torch.no_grad():
         expected = model(**batch).loss
-        got = _CpuTrainer.compute_loss(object.__new__(_CpuTrainer), model, batch)
+        got = CpuLoss.compute_loss(object.__new__(CpuLoss), model, batch)
     assert torch.allclose(got, expected, atol=1e-5)
     assert SFTConfig  # the trainer class is TRL's own, this package only changes its loss on a CPU
 
@@ -175,9 +164,9 @@ def test_two_halves_have_the_gradient_of_the_whole(base: Path, tmp_path: Path):
     import torch
     from transformers import set_seed
 
-    from langgraph_learnloop.improvement.lora.loop import _CpuTrainer
+    from langgraph_learnloop.improvement.lora.trainers import CpuLoss, _TwoLanes
 
-    class Bare(_CpuTrainer):
+    class Bare(_TwoLanes, CpuLoss):
         def __init__(self) -> None:
             self.accelerator = self
 
@@ -340,11 +329,11 @@ def test_a_full_disk_leaves_no_half_adapter(base: Path, tmp_path: Path, monkeypa
     job = job_of(base, tmp_path, weather_examples(), RECIPE.model_copy(update={"steps": 1}))
     model, tokenizer = load(job)
 
-    def full(folder: Path) -> None:
+    def full(folder: Path, **_: object) -> None:
         (Path(folder) / "adapter_model.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(model, "save_pretrained", full)
     with pytest.raises(OSError, match="No space left"):
         train(job, weather_examples(), model, tokenizer, engine="peft", tell=lambda _: None)
-    assert list((tmp_path / "jobs").iterdir()) == []
+    assert not Path(job.output).exists()

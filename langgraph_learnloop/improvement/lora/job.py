@@ -26,6 +26,8 @@ WORKER = "langgraph_learnloop.improvement.lora.worker"
 WEIGHTS = "adapter_model.safetensors"
 RESULT = "result.json"
 
+_TAIL = 20
+"""Lines of a failed job's log that go with its error."""
 _BASE_FILES = ("*.safetensors", "*.json", "*.jinja")
 
 
@@ -36,30 +38,44 @@ def make_job(
     folder: str | Path,
     parent_adapter: str | Path | None = None,
     engine: Literal["auto", "unsloth", "peft"] = "auto",
+    *,
+    gpu: bool = False,
+    minutes: float | None = None,
 ) -> Job:
     """Return the job whose id is the content hash of base, dataset, recipe and parent adapter.
 
     The adapter will lie in `folder`/<job_id>. Raise TrainingError when one of the files cannot be read.
     """
-    try:
-        identity = {
-            "base": _base_hash(base_model),
-            "dataset": file_sha256(dataset_path),
-            "recipe": recipe.model_dump(mode="json"),
-            "parent": None if parent_adapter is None else file_sha256(Path(parent_adapter) / WEIGHTS),
-        }
-    except OSError as error:
-        raise TrainingError(f"The job cannot be made: {error.filename!r} cannot be read ({error.strerror}).") from error
-    job_id = content_hash(identity)[:16]
-    return Job(
-        job_id=job_id,
+    job = Job(
+        job_id="",
         base_model=str(base_model),
         parent_adapter=None if parent_adapter is None else str(parent_adapter),
         dataset=str(dataset_path),
         recipe=recipe,
-        output=str(Path(folder) / job_id),
+        output="",
         engine=engine,
+        gpu=gpu,
+        minutes=minutes,
     )
+    try:
+        identity = hashes(job) | {"recipe": recipe.model_dump(mode="json")}
+    except OSError as error:
+        raise TrainingError(f"The job cannot be made: {error.filename!r} cannot be read ({error.strerror}).") from error
+    job_id = content_hash(identity)[:16]
+    return job.model_copy(update={"job_id": job_id, "output": str(Path(folder) / job_id)})
+
+
+def hashes(job: Job) -> dict[str, str]:
+    """Return the content hashes of what a job learns from: base, dataset and, if there is one, parent adapter."""
+    found = {"base": _base_hash(job.base_model), "dataset": file_sha256(job.dataset)}
+    if job.parent_adapter is not None:
+        found["parent"] = file_sha256(Path(job.parent_adapter) / WEIGHTS)
+    return found
+
+
+def workplace(job: Job) -> Path:
+    """Return the folder of a job's checkpoints, beside its output; it is there only while the job is not done."""
+    return Path(f"{job.output}.checkpoints")
 
 
 def file_sha256(path: str | Path) -> str:
@@ -87,9 +103,22 @@ class LocalTrainer:
 
     def __init__(self, python: str | None = None) -> None:
         self._python = python or sys.executable
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the job that is under way, from any thread; `train` raises TrainingError there. Without one, nothing."""
+        worker = self._worker
+        if worker is not None:
+            self._cancelled = True
+            _end(worker)
 
     def train(self, job: Job, on_progress: OnProgress) -> TrainingResult:
-        """Train, or return what the same job left earlier; raise TrainingError with the reason."""
+        """Train, or return what the same job left earlier; raise TrainingError with the reason.
+
+        A job that was cut off goes on from its checkpoint. The end of the worker's log is a note of the error.
+        """
+        self._cancelled = False
         if (done := finished(job)) is not None:
             return done
         log = Path(f"{job.output}.log")
@@ -102,9 +131,17 @@ class LocalTrainer:
             ) from error
         if code == 0 and (done := finished(job)) is not None:
             return done
-        raise TrainingError(
-            f"Job {job.job_id!r} ended without an adapter ({_ending(code)}): {_last_line(log)} See {str(log)!r}."
+        if self._cancelled:
+            raise TrainingError(
+                f"Job {job.job_id!r} was cancelled. Run again, it goes on from its last checkpoint, if there is one."
+            )
+        tail = _tail(log)
+        reason = tail[-1] if tail else "it said nothing."
+        failure = TrainingError(
+            f"Job {job.job_id!r} ended without an adapter ({_ending(code)}): {reason} See {str(log)!r}."
         )
+        failure.add_note("The end of its log:\n" + "\n".join(tail))
+        raise failure
 
     def _run(self, job: Job, log: Path, on_progress: OnProgress) -> int:
         described = Path(f"{job.output}.json")
@@ -119,6 +156,7 @@ class LocalTrainer:
                 start_new_session=True,  # ctrl-C reaches the parent alone, which then ends the worker below
                 env=_environment(job),
             )
+            self._worker = worker
             with worker:
                 try:
                     for progress in _lines(worker.stdout):
@@ -126,12 +164,14 @@ class LocalTrainer:
                     return worker.wait()
                 finally:
                     _end(worker)
+                    self._worker = None
 
 
 def _environment(job: Job) -> dict[str, str]:
     """Return the worker's environment: threads that wait must not spin, for the agent needs the cores as well."""
     offline = {"HF_HUB_OFFLINE": "1"} if Path(job.base_model).is_dir() else {}
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **offline}
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}  # nobody is told that you train
+    return {"OMP_WAIT_POLICY": "PASSIVE", **quiet, **os.environ, **offline}
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[Progress]:
@@ -162,7 +202,7 @@ def _ending(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _last_line(log: Path) -> str:
-    """Return the last line of the log that says something: the worker ends with its reason."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "it said nothing.")
+def _tail(log: Path) -> list[str]:
+    """Return the last lines of the log that say something: the worker ends with its reason."""
+    lines = (line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines())
+    return [line for line in lines if line][-_TAIL:]

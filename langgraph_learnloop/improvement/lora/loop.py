@@ -1,45 +1,39 @@
-"""Train a LoRA adapter with TRL's SFTTrainer; heavy, imported by the worker process alone.
-
-The data path is ours: examples are templated and tokenised here, so that the trainer sees nothing but token ids
-and labels (-100 outside the assistant's words) and no column merging can change a tool's arguments.
-"""
+"""Train a LoRA adapter with TRL, from whatever checkpoint there is; heavy, imported by the worker process alone."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import math
-import random
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # trl imports lazily, mypy cannot see it
 
 from langgraph_learnloop.errors import TrainingError
-from langgraph_learnloop.improvement.lora.job import RESULT, WEIGHTS, file_sha256
+from langgraph_learnloop.improvement.lora.ewc import PARENT, Consolidation, divergence
+from langgraph_learnloop.improvement.lora.job import RESULT, WEIGHTS, file_sha256, hashes, workplace
+from langgraph_learnloop.improvement.lora.rows import Row, in_order, length, rows_of, tokenise
+from langgraph_learnloop.improvement.lora.trainers import SETTINGS, Penalty, trainer_for
 from langgraph_learnloop.records import Example, Job, Progress, Recipe, TrainingResult
 
 Tell = Callable[[Progress], None]
-Row = dict[str, list[int]]
-"""One example for the trainer: input_ids and labels, equally long."""
 
-_IGNORE = -100
-_SORTED = 8
-"""Batches that are sorted by length together."""
 _LOGS = 40
 """Lines of progress in a whole job."""
-_SHORT = 256
-"""Tokens up to which plain attention beats PyTorch's fused one on a CPU (at 40 tokens a step takes 3/4 of the time)."""
+_CHECKPOINTS = 10
+"""Checkpoints of a whole job; the newest two are kept while it runs."""
+_LIBRARIES = ("langgraph-learnloop", "torch", "transformers", "peft", "trl", "unsloth")
+_TRAINED = "default"
+"""Name of the adapter that is trained."""
 
 
 def load(job: Job) -> tuple[Any, Any]:
@@ -49,7 +43,7 @@ def load(job: Job) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(job.base_model, local_files_only=local)
         base = AutoModelForCausalLM.from_pretrained(
-            job.base_model, local_files_only=local, use_safetensors=True, dtype=torch.float32
+            job.base_model, local_files_only=local, use_safetensors=True, **_precision(job.recipe)
         )
         if job.parent_adapter is not None:
             return PeftModel.from_pretrained(base, job.parent_adapter, is_trainable=True), tokenizer
@@ -61,162 +55,163 @@ def load(job: Job) -> tuple[Any, Any]:
     return get_peft_model(base, _lora(job.recipe)), tokenizer
 
 
+def _precision(recipe: Recipe) -> dict[str, Any]:
+    if not recipe.four_bit:
+        return {"dtype": torch.float32}
+    from transformers import BitsAndBytesConfig
+
+    settings: Any = BitsAndBytesConfig
+    return {"quantization_config": settings(load_in_4bit=True, bnb_4bit_quant_type="nf4")}
+
+
 def _lora(recipe: Recipe) -> LoraConfig:
     return LoraConfig(
-        r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=0.0,
+        target_modules=list(recipe.targets) or "all-linear",
+        use_rslora=recipe.rslora,
+        use_dora=recipe.dora,
+        task_type="CAUSAL_LM",
     )
 
 
 def train(
     job: Job, examples: Sequence[Example], model: Any, tokenizer: Any, *, engine: str, tell: Tell
 ) -> TrainingResult:
-    """Train on the examples and write the adapter, whole or not at all."""
-    rows = [row for row in tokenise(examples, tokenizer) if len(row["input_ids"]) <= job.recipe.max_length]
+    """Train on the examples and write the adapter, whole or not at all; go on from the job's checkpoint if it has one.
+
+    The checkpoint stays when the job fails, and goes when the adapter is written.
+    """
+    recipe = job.recipe
+    found = rows_of(examples, tokenizer, recipe)
+    rows = [row for row in found if length(row) <= recipe.max_length]
     if not rows:
         raise TrainingError(
-            f"All {len(examples)} examples exceed {job.recipe.max_length} tokens: raise the recipe's max_length."
+            f"All {len(found)} examples exceed {recipe.max_length} tokens: raise the recipe's max_length."
         )
-    left_out = len(examples) - len(rows)
+    left_out = len(found) - len(rows)
     note = f"{len(rows)} examples" + (f", {left_out} left out as too long." if left_out else ".")
-    tell(Progress(stage="train", done=0, total=job.recipe.steps, note=note))
+    tell(Progress(stage="train", done=0, total=recipe.steps, note=note))
     started = time.monotonic()
-    log = _fit(job.recipe, model, tokenizer, rows, tell)
+    log = _Log(job, tell)
+    resumed_at = _fit(job, model, tokenizer, examples, rows, log)
     if job.parent_adapter is None:
-        _weaken(model, job.recipe.strength)
-    return _write(
+        _weaken(model, recipe.strength)
+    result = _write(
         model,
         Path(job.output),
         engine=engine,
         examples=len(rows),
-        steps=job.recipe.steps,
+        left_out=left_out,
+        steps=recipe.steps,
         loss=log.loss,
         tokens=log.tokens,
         seconds=time.monotonic() - started,
+        resumed_at=resumed_at,
+        hashes=hashes(job),
+        recipe=recipe,
+        libraries=_versions(),
     )
+    shutil.rmtree(workplace(job), ignore_errors=True)
+    return result
 
 
-def tokenise(examples: Sequence[Example], tokenizer: Any) -> list[Row]:
-    """Return token ids and labels; only what follows the prompt of the last answer is learned.
-
-    Earlier answers of a conversation may be the very mistakes that are being corrected, so they are read, not learned.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise TrainingError("The base model's tokenizer has no chat template: add chat_template.jinja to its folder.")
-    prompts = [_render(tokenizer, example, prompt=True) for example in examples]
-    wholes = [_render(tokenizer, example, prompt=False) for example in examples]
-    ids = tokenizer(prompts + wholes, add_special_tokens=False)["input_ids"]
-    return [_row(prompt, whole) for prompt, whole in zip(ids[: len(prompts)], ids[len(prompts) :], strict=True)]
-
-
-def _render(tokenizer: Any, example: Example, prompt: bool) -> str:
-    messages = [m.openai() for m in (example.messages if prompt else (*example.messages, example.chosen))]
-    tools = list(example.tools) or None
-    text: str = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt)
-    return text
-
-
-def _row(prompt: list[int], whole: list[int]) -> Row:
-    """Mask the part that both token lists share: a token may straddle the end of the prompt."""
-    shared = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
-    return {"input_ids": whole, "labels": [_IGNORE] * shared + whole[shared:]}
-
-
-def _fit(recipe: Recipe, model: Any, tokenizer: Any, rows: list[Row], tell: Tell) -> _Log:
-    log = _Log(recipe.steps, tell)
+def _fit(job: Job, model: Any, tokenizer: Any, examples: Sequence[Example], rows: list[Row], log: _Log) -> int | None:
+    """Train, with smaller parts of a batch whenever memory runs out; return the step it went on from, if any."""
+    recipe = job.recipe
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = _trainer_class(rows, model)(
-            model=model,
-            args=_settings(recipe, scratch),
-            train_dataset=_in_order(rows, recipe),
-            data_collator=lambda batch: collate(batch, pad),
-            processing_class=tokenizer,
-            callbacks=[log],
+    penalty = _penalty(job, model, tokenizer, examples, pad)
+    fresh = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+    make = trainer_for(recipe, rows, model, penalty, pad)
+    data = in_order(rows, recipe)
+    first = _checkpoint(workplace(job))
+    part = recipe.batch
+    while True:
+        at = _checkpoint(workplace(job))
+        if at is not None:
+            log.say(f"Going on from step {_step_of(at)}.")
+        trainer = make(
+            model=model, args=_settings(job, part), train_dataset=data, processing_class=tokenizer, callbacks=[log]
         )
-        trainer.train()
-    return log
+        try:
+            trainer.train(resume_from_checkpoint=None if at is None else str(at))
+        except Exception as error:  # noqa: BLE001 - what is no lack of memory is raised again
+            part = _smaller(part, recipe.batch, error)
+        else:
+            log.check_the_cap()
+            return None if first is None else _step_of(first)
+        log.say(f"Memory ran out: going on with {part} of a batch's {recipe.batch} examples at a time.")
+        del trainer
+        if _checkpoint(workplace(job)) is None:
+            _put_back(model, fresh)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-def _in_order(rows: Sequence[Row], recipe: Recipe) -> Dataset:
-    """Lay out every batch of the job beforehand: shuffled passes, sorted by length within a few batches only.
-
-    Sorting saves padding; sorting the whole set, as `group_by_length` does to one this small, would make batches of
-    one kind of example, and what is learned from one is forgotten at the next.
-    """
-    rng = random.Random(recipe.seed)
-    order: list[Row] = []
-    while len(order) < recipe.steps * recipe.batch:
-        order += rng.sample(rows, len(rows))
-    window = _SORTED * recipe.batch
-    laid: list[Row] = []
-    for start in range(0, recipe.steps * recipe.batch, window):
-        part = sorted(order[start : start + window], key=lambda row: len(row["input_ids"]))
-        batches = [part[i : i + recipe.batch] for i in range(0, len(part), recipe.batch)]
-        laid += [row for batch in rng.sample(batches, len(batches)) for row in batch]
-    laid = laid[: recipe.steps * recipe.batch]
-    return Dataset.from_dict({name: [row[name] for row in laid] for name in ("input_ids", "labels")})
+def _smaller(part: int, batch: int, error: Exception) -> int:
+    """Return the next smaller part that a batch divides into; raise what happened if it was not memory, or none is."""
+    text = str(error).lower()
+    short = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+    if not short:
+        raise error
+    smaller = [n for n in range(1, part // 2 + 1) if batch % n == 0]
+    if not smaller:
+        raise TrainingError(
+            "There is not enough memory for a single example: take a smaller max_length or rank, or four_bit."
+        ) from error
+    return smaller[-1]
 
 
-def _trainer_class(rows: Sequence[Row], model: Any) -> type[SFTTrainer]:
-    """Return TRL's trainer on a GPU; on a CPU the same with a cheaper loss, and cheaper attention for short rows."""
-    if torch.cuda.is_available() or "unsloth" in sys.modules:  # Unsloth has put its own in TRL's place
-        return SFTTrainer
-    if max(len(row["input_ids"]) for row in rows) <= _SHORT and hasattr(model, "get_base_model"):
-        model.get_base_model().set_attn_implementation("eager")
-    return _CpuTrainer
+def _put_back(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name in weights:
+                value.copy_(weights[name])
 
 
-class _CpuTrainer(SFTTrainer):
-    """Compute the plain cross-entropy, and only where there is something to learn; half a batch beside the other.
-
-    TRL's fused loss is made for GPUs; on a CPU it takes as long as the rest of the step, for metrics we do not use.
-    And for small tensors two threads with half a batch each are a third faster than two threads inside each product.
-    """
-
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Add the gradients of both halves and return the mean loss; who comes first makes no difference to a sum."""
-        model.train()
-        inputs = self._prepare_inputs(inputs)
-        asked = (inputs["labels"][:, 1:] != _IGNORE).sum()
-
-        def learn(part: dict[str, Any]) -> torch.Tensor:
-            share = (part["labels"][:, 1:] != _IGNORE).sum() / asked
-            loss: torch.Tensor = self.compute_loss(model, part) * share
-            self.accelerator.backward(loss)
-            return loss.detach()
-
-        halves = [{name: value[lane::2] for name, value in inputs.items()} for lane in (0, 1)]
-        losses = self._lanes.map(learn, [half for half in halves if (half["labels"][:, 1:] != _IGNORE).any()])
-        return torch.stack(list(losses)).sum()
-
-    @cached_property
-    def _lanes(self) -> ThreadPoolExecutor:
-        threads = max(1, torch.get_num_threads() // 2)
-        return ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads,))
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Return the mean loss over the labels that are not masked."""
-        labels = inputs["labels"][:, 1:]
-        learned = (labels != _IGNORE).any(0).nonzero()[:, 0]  # positions where some row of the batch has a label
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            logits_to_keep=learned,
-            use_cache=False,
+def _penalty(job: Job, model: Any, tokenizer: Any, examples: Sequence[Example], pad: int) -> Penalty | None:
+    """Return what the recipe adds to the loss for forgetting; None if nothing."""
+    recipe = job.recipe
+    if not recipe.ewc and not recipe.kl:
+        return None
+    replayed = [example for example in examples if example.origin == "replay"]
+    if not replayed:
+        raise TrainingError(
+            "The recipe's ewc or kl holds on to replayed examples, and there are none: set replay above 0, "
+            "or both of them to 0."
         )
-        loss = cross_entropy(outputs.logits.flatten(0, 1).float(), labels[:, learned].flatten(), ignore_index=_IGNORE)
-        return (loss, outputs) if return_outputs else loss
+    if recipe.kl and job.parent_adapter is not None:
+        model.load_adapter(job.parent_adapter, adapter_name=PARENT, is_trainable=False)
+        model.set_adapter(_TRAINED)
+    known = [row for row in tokenise(replayed, tokenizer) if length(row) <= recipe.max_length]
+    hold = Consolidation(model, known, recipe.ewc, pad) if recipe.ewc else None
+
+    def penalty(now: Any, batch: Any, old: torch.Tensor | None) -> torch.Tensor:
+        cost = hold(now) if hold is not None else torch.zeros(())
+        return cost + recipe.kl * divergence(now, batch, old) if recipe.kl and old is not None else cost
+
+    return penalty
 
 
-def _settings(recipe: Recipe, scratch: str) -> SFTConfig:
+def _settings(job: Job, part: int) -> Any:
+    """Return the trainer's settings; a step reads the recipe's batch, `part` examples at a time."""
+    recipe = job.recipe
     gpu = torch.cuda.is_available()
-    return SFTConfig(
-        output_dir=scratch,
+    log_steps = max(1, recipe.steps // _LOGS)
+    own: dict[str, dict[str, Any]] = {
+        "sft": {"packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}},
+        "dpo": {"beta": recipe.beta},
+        "kto": {"beta": recipe.beta},
+    }
+    return SETTINGS[recipe.method](
+        output_dir=str(workplace(job)),
         max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch,
-        learning_rate=recipe.learning_rate,
+        per_device_train_batch_size=part,
+        gradient_accumulation_steps=recipe.batch // part,
+        learning_rate=recipe.learning_rate * (1 if job.parent_adapter is None else recipe.continued_rate),
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={"num_decay_steps": math.ceil(recipe.steps * 0.7), "decay_type": "linear"},
         warmup_steps=math.ceil(recipe.steps * 0.05),
@@ -227,15 +222,18 @@ def _settings(recipe: Recipe, scratch: str) -> SFTConfig:
         bf16=_bf16(gpu),
         gradient_checkpointing=gpu,
         train_sampling_strategy="sequential",
-        packing=False,
+        remove_unused_columns=False,
         max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        logging_steps=max(1, recipe.steps // _LOGS),
+        logging_steps=log_steps,
         logging_nan_inf_filter=False,
         include_num_input_tokens_seen="non_padding",
-        save_strategy="no",
+        save_strategy="steps",
+        # Whole lines of the log, so that a job that was resumed tells the same losses.
+        save_steps=log_steps * max(1, math.ceil(recipe.steps / log_steps / _CHECKPOINTS)),
+        save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
+        **own[recipe.method],
     )
 
 
@@ -247,26 +245,55 @@ def _bf16(gpu: bool) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def collate(batch: Sequence[Row], pad: int, multiple: int = 8) -> dict[str, torch.Tensor]:
-    """Pad rows on the right to the longest, rounded up to `multiple` tokens: tensors of batch x tokens."""
-    width = math.ceil(max(len(row["input_ids"]) for row in batch) / multiple) * multiple
+def _checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that is whole: its state is written last."""
+    for path in sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True):
+        with suppress(OSError, ValueError):
+            json.loads((path / "trainer_state.json").read_bytes())
+            return path
+        shutil.rmtree(path, ignore_errors=True)  # cut off while it was written
+    return None
 
-    def padded(name: str, fill: int) -> torch.Tensor:
-        return torch.tensor([row[name] + [fill] * (width - len(row[name])) for row in batch])
 
-    lengths = torch.tensor([len(row["input_ids"]) for row in batch])
-    mask = (torch.arange(width) < lengths[:, None]).long()
-    return {"input_ids": padded("input_ids", pad), "attention_mask": mask, "labels": padded("labels", _IGNORE)}
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 class _Log(TrainerCallback):
-    """Pass the trainer's log on as progress, and stop a run whose loss is no number."""
+    """Pass the trainer's log on as progress; stop a run whose loss is no number, or whose time is up."""
 
-    def __init__(self, total: int, tell: Tell) -> None:
-        self._total = total
+    def __init__(self, job: Job, tell: Tell) -> None:
+        self._total = job.recipe.steps
+        self._minutes = job.minutes
         self._tell = tell
+        self._began = time.monotonic()
+        self._first: tuple[float, int, int] | None = None
+        self._capped_at: int | None = None
         self.loss: float | None = None
         self.tokens = 0
+
+    def say(self, note: str) -> None:
+        """Tell something that is no step."""
+        self._tell(Progress(stage="train", done=0, total=self._total, note=note))
+
+    def check_the_cap(self) -> None:
+        """Raise TrainingError if the time was up before the last step."""
+        if self._capped_at is not None:
+            raise TrainingError(
+                f"The job stopped at step {self._capped_at} of {self._total}, for its {self._minutes:g} minutes are "
+                "over. It goes on from there when it is run again with more minutes."
+            )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._first = (time.monotonic(), state.global_step, int(state.num_input_tokens_seen))
+        for line in state.log_history:  # of a checkpoint, which may be that of the last step
+            self.loss, self.tokens = line.get("loss", self.loss), self._first[2]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        over = self._minutes is not None and time.monotonic() - self._began > 60 * self._minutes
+        if over and state.global_step < self._total:
+            self._capped_at = state.global_step
+            control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
@@ -277,14 +304,25 @@ class _Log(TrainerCallback):
                 f"The loss became {self.loss} at step {state.global_step} of {self._total}: "
                 "lower the recipe's learning_rate, and look at the dataset for empty or broken examples."
             )
-        self._tell(Progress(stage="train", done=state.global_step, total=self._total, loss=self.loss))
+        began, step, tokens = self._first or (self._began, 0, 0)
+        took, steps = max(time.monotonic() - began, 1e-6), max(state.global_step - step, 1)
+        self._tell(
+            Progress(
+                stage="train",
+                done=state.global_step,
+                total=self._total,
+                loss=self.loss,
+                tokens_per_second=(self.tokens - tokens) / took,
+                seconds_left=took / steps * (self._total - state.global_step),
+            )
+        )
 
 
 def _weaken(model: Any, strength: float) -> None:
     """Multiply what the adapter adds by `strength`, in its weights, so that every server does the same."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name and f".{_TRAINED}." in name:
                 weight.mul_(strength)
 
 
@@ -293,7 +331,7 @@ def _write(model: Any, output: Path, **facts: Any) -> TrainingResult:
     output.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        model.save_pretrained(scratch)
+        model.save_pretrained(scratch, selected_adapters=[_TRAINED])
         (scratch / "README.md").unlink(missing_ok=True)  # a model card that says nothing
         result = TrainingResult(adapter=str(output), adapter_sha256=file_sha256(scratch / WEIGHTS), **facts)
         (scratch / RESULT).write_text(result.model_dump_json(indent=2), encoding="utf-8")
@@ -303,6 +341,14 @@ def _write(model: Any, output: Path, **facts: Any) -> TrainingResult:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return result
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in _LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _first_line(error: BaseException) -> str:

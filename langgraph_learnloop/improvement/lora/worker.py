@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from langgraph_learnloop.errors import DataError, LearnLoopError, MissingExtraError
+from langgraph_learnloop.errors import DataError, LearnLoopError, MissingExtraError, TrainingError
 from langgraph_learnloop.improvement.lora.draw import draw, read_examples
 from langgraph_learnloop.records import Job, Progress
 
@@ -49,6 +49,8 @@ def run(job: Job, tell: Tell) -> None:
     started = time.monotonic()
     examples = draw(read_examples(job.dataset), job.recipe)
     engine, because = choose_engine(job.engine)
+    if job.gpu and not _heavy("torch").cuda.is_available():
+        raise TrainingError("The job asks for a GPU and PyTorch sees none here: mend its driver, or set gpu to false.")
     tell(Progress(stage="start", done=0, total=job.recipe.steps, note=f"Training with {engine}: {because}"))
     if engine == "unsloth":  # before trl, transformers and peft, which it patches when it is imported
         model, tokenizer = importlib.import_module(UNSLOTH).load(job)
