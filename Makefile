@@ -6,9 +6,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+UNSLOTH ?= .venv-unsloth
+PIP_UNSLOTH := $(UNSLOTH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-unsloth.txt
 ARGS ?=
 
-.PHONY: demo test check venv format clean
+.PHONY: demo test check venv unsloth format clean
 
 demo: venv
 	$(BIN)/learnloop demo $(ARGS)
@@ -38,5 +40,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) --editable '.[all,dev]'
 	@touch $(STAMP)
 
+# An environment of the training worker's own, for `train_python`: Unsloth's versions need not be the agent's.
+# Unsloth itself goes last and alone: its list of requirements would bring a torch for GPUs.
+unsloth: $(UNSLOTH)/.installed
+
+$(UNSLOTH)/.installed: pyproject.toml constraints-unsloth.txt
+	@echo "Setting up $(UNSLOTH) (a minute or two, once) ..."
+	@$(PYTHON) -m venv $(UNSLOTH)
+	$(PIP_UNSLOTH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP_UNSLOTH) --editable . accelerate 'datasets<5' peft psutil transformers trl
+	$(PIP_UNSLOTH) --no-deps unsloth unsloth_zoo
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info learnloop-demo
+	rm -rf $(VENV) $(UNSLOTH) build dist *.egg-info learnloop-demo

@@ -24,10 +24,18 @@ def load(job: Job) -> tuple[Any, Any]:
     model, tokenizer = FastLanguageModel.from_pretrained(
         model_name=job.parent_adapter or job.base_model,  # a saved adapter brings its base along
         max_seq_length=recipe.max_length,
-        load_in_4bit=False,
+        load_in_4bit=recipe.four_bit,
     )
     if job.parent_adapter is None:
+        chosen = {"target_modules": list(recipe.targets)} if recipe.targets else {}  # Unsloth's own are the linear ones
         model = FastLanguageModel.get_peft_model(
-            model, r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, random_state=recipe.seed
+            model,
+            r=recipe.rank,
+            lora_alpha=recipe.alpha,
+            lora_dropout=0.0,
+            use_rslora=recipe.rslora,
+            use_dora=recipe.dora,
+            random_state=recipe.seed,
+            **chosen,
         )
     return FastLanguageModel.for_training(model) or model, tokenizer

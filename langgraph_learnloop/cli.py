@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from langgraph_learnloop.config import load_config
-from langgraph_learnloop.errors import ConfigError, LearnLoopError, MissingExtraError
+from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
 from langgraph_learnloop.loop import LearnLoop
-from langgraph_learnloop.records import FLAG_MOVES, FlagState, Progress
+from langgraph_learnloop.records import FLAG_MOVES, FlagState, Recipe
 
 _INTERRUPTED = 130
 """The shell's exit code for ctrl-C, which typer turns the interrupt into."""
@@ -144,19 +144,54 @@ def cycle(
     """Walk the loop once: curate, train, examine, and promote what passes."""
     from langgraph_learnloop.curation.review import TerminalReviewer
     from langgraph_learnloop.evaluation.report import table
+    from langgraph_learnloop.show import progress_bar
 
     loop = _load(app_name)
-    with Bar(console=console, transient=True) as bar:
-        task = bar.add_task("cycle", total=None)
-
-        def show(line: Progress) -> None:
-            bar.update(task, description=line.note or line.stage, completed=line.done, total=line.total or None)
-
+    with progress_bar(console) as show:
         report = loop.cycle(TerminalReviewer(console, _me()) if ask else None, show)
     if report.scorecard is not None:
         console.print(table(report.scorecard))
     console.print(f"{report.outcome}: {report.because}", markup=False, highlight=False)
     loop.close()
+
+
+@app.command()
+def train(
+    store: Store = "learnloop.db",
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would take, after a few steps.")] = False,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Its version, or the beginning (newest).")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="sft, dpo or kto, in place of the recipe's.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Stop then; run again to go on.")] = None,
+) -> None:
+    """Train a candidate from a dataset; what `cycle` does between curating and examining."""
+    from langgraph_learnloop.show import plan_table, progress_bar
+
+    with _opened(store) as opened:
+        known = [one for one in opened.store.datasets.all() if one.counts.keys() - {"replay"}]
+        found = [one for one in known if one.version.startswith(dataset or "")]
+    if not found:
+        what = f"no dataset whose version begins with {dataset!r}" if dataset else "no dataset"
+        raise NotFoundError(f"There is {what} in {store!r}: `learnloop cycle` makes one of the corrections.")
+    config = load_config(train_minutes=minutes)
+    try:
+        recipe = Recipe.model_validate({**config.recipe.model_dump(), **({"method": method} if method else {})})
+    except ValidationError as error:
+        raise ConfigError(f"The method {method!r} cannot be used: {error.errors()[0]['msg']}.") from error
+    with LearnLoop(store, config=config) as loop:
+        if plan:
+            planned = loop.plan(found[-1], recipe)
+            console.print(plan_table(planned))
+            if planned.problems:
+                raise DataError(" ".join(planned.problems))
+            return
+        with progress_bar(console) as show:
+            candidate = loop.train(found[-1], recipe, show)
+    console.print(
+        f"The candidate {candidate.release_id} lies in {candidate.adapter}. It serves nobody: hold it against the "
+        "champion with loop.evaluate(candidate), and promote what passes.",
+        markup=False,
+        highlight=False,
+    )
 
 
 @app.command()

@@ -66,6 +66,12 @@ class LoopConfig(Record):
     """Held-out cases of each tool that the gate asks to see that nothing old was lost."""
     variations: int = Field(default=8, ge=0)
     """Variations made of each training correction."""
+    least_corrections: int = Field(default=8, ge=1)
+    """Corrections to train on below which a cycle trains nothing."""
+    train_minutes: float | None = Field(default=None, gt=0)
+    """Wall time after which a training job stops, to be gone on with by the same cycle; None is no cap."""
+    train_python: str | None = None
+    """Interpreter of the training process, e.g. of an environment with Unsloth; None is the agent's own."""
     sampling: Sampling = Field(default_factory=Sampling)
     """How the first release draws tokens; its candidates do the same."""
     recipe: Recipe = Field(default_factory=Recipe)

@@ -37,6 +37,8 @@ from langgraph_learnloop.records import (
     Feedback,
     Flag,
     FlagState,
+    Job,
+    Plan,
     Proposal,
     Recipe,
     Release,
@@ -252,10 +254,8 @@ class LearnLoop:
         cycle_id: str | None = None,
     ) -> Release:
         """Train a LoRA adapter in a process of its own and return the candidate; TrainingError holds the reason."""
-        from langgraph_learnloop.improvement.lora.job import make_job
-
         champion = self.champion
-        job = make_job(champion.base_model, dataset.path, recipe or self.config.recipe, self.lessons.folder("jobs"))
+        job = self._job(dataset, recipe)
         result = self.trainer.train(job, on_progress or _ignore)
         candidate = Release(
             base_model=result.model or champion.base_model,
@@ -274,6 +274,14 @@ class LearnLoop:
         why = f"{result.examples} examples, {result.steps} steps, {result.seconds:.0f} s with {result.engine}."
         self._decide("train", candidate.release_id, why, cycle_id)
         return candidate
+
+    def plan(self, dataset: Dataset, recipe: Recipe | None = None) -> Plan:
+        """Say what training would take, after trying a few steps; TrainingError or DataError say why it cannot be."""
+        trainer = self.trainer
+        if not hasattr(trainer, "plan"):
+            raise ConfigError(f"{type(trainer).__name__} does not plan its jobs: train without a plan.")
+        plan: Plan = trainer.plan(self._job(dataset, recipe))
+        return plan.model_copy(update={"problems": self._problems(dataset, recipe)})
 
     def evaluate(
         self,
@@ -353,6 +361,8 @@ class LearnLoop:
         if not any(case.suite == "target" for case in self.lessons.cases(dataset)):
             few = "There are too few corrections to keep some for the gate, so nothing was trained: collect more."
             return self._report(cycle_id, "stopped", few, dataset=dataset.version)
+        if problems := self._problems(dataset):
+            return self._report(cycle_id, "stopped", " ".join(problems), dataset=dataset.version)
         candidate = self.train(dataset, None, on_progress, cycle_id)
         card = self.evaluate(candidate, dataset, on_progress, cycle_id)
         if card.passed:
@@ -385,7 +395,7 @@ class LearnLoop:
         """Return whoever trains."""
         from langgraph_learnloop.improvement.lora.job import LocalTrainer
 
-        return self._trainer or LocalTrainer()
+        return self._trainer or LocalTrainer(self.config.train_python)
 
     def runs(self, limit: int = 50) -> tuple[Run, ...]:
         """Return the latest runs, newest first."""
@@ -456,6 +466,23 @@ class LearnLoop:
         digest = next((step.tools for step in run.steps if step.tools is not None), None)
         tools: list[dict[str, Any]] = orjson.loads(self.store.runs.blob(digest)) if digest else []
         return tools
+
+    def _job(self, dataset: Dataset, recipe: Recipe | None) -> Job:
+        from langgraph_learnloop.improvement.lora.job import make_job
+
+        return make_job(
+            self.champion.base_model,
+            dataset.path,
+            recipe or self.config.recipe,
+            self.lessons.folder("jobs"),
+            minutes=self.config.train_minutes,
+        )
+
+    def _problems(self, dataset: Dataset, recipe: Recipe | None = None) -> tuple[str, ...]:
+        from langgraph_learnloop.improvement.lora.draw import problems, read_examples
+
+        examples = read_examples(dataset.path)
+        return problems(examples, recipe or self.config.recipe, self.config.least_corrections)
 
     def _examine(
         self, release: Release, cases: Sequence[Case], on_progress: OnProgress | None

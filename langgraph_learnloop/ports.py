@@ -16,6 +16,7 @@ from langgraph_learnloop.records import (
     Generation,
     Job,
     Message,
+    Plan,
     Progress,
     Proposal,
     Recorded,
@@ -87,6 +88,14 @@ class Trainer(Protocol):
 
     def train(self, job: Job, on_progress: OnProgress) -> TrainingResult:
         """Train, or raise TrainingError with the reason."""
+        ...
+
+
+class Planner(Protocol):
+    """Say what a job would take; a trainer may do that too."""
+
+    def plan(self, job: Job) -> Plan:
+        """Return the plan, or raise TrainingError or DataError with the reason why there is none."""
         ...
 
 

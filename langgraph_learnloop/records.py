@@ -479,6 +479,35 @@ class TrainingResult(Record):
     """Versions of this package and of the libraries that trained."""
 
 
+class Plan(Record):
+    """What a training job would learn from, do and take, before it is begun."""
+
+    job_id: str
+    """The job."""
+    engine: str
+    """Which engine would train, and why that one."""
+    examples: dict[str, int]
+    """Examples by origin."""
+    categories: dict[str, int]
+    """New examples (no replayed ones) by the tool they call, or "answer"."""
+    left_out: int
+    """Examples that are too long."""
+    steps: int
+    """Optimizer steps."""
+    passes: float
+    """How often each example is read."""
+    tokens: int
+    """Tokens that are read in all."""
+    minutes: float | None = None
+    """How long it would take here, by a few steps that were tried; None where none were."""
+    memory_mb: float | None = None
+    """The most memory that those steps took, in megabytes."""
+    usd: float | None = None
+    """What it would cost at a provider; None on one's own machine."""
+    problems: tuple[str, ...] = ()
+    """Why nothing good would come of it; a sentence each."""
+
+
 class Progress(Record):
     """One line of progress from a long piece of work."""
 

@@ -1,18 +1,72 @@
-"""Draw a run as a tree in the terminal: what the model thought, said and asked for, what the tools did."""
+"""Draw in the terminal: a run as a tree, the plan of a training job, and how far a long piece of work is."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from langgraph_learnloop.capture.export import ExportedRun, ExportedStep
 from langgraph_learnloop.curation.review import visible
+from langgraph_learnloop.ports import OnProgress
+from langgraph_learnloop.records import Plan, Progress
 
 _LONGEST = 600
 """Characters of a text that are shown."""
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[OnProgress]:
+    """Show lines of progress as one bar, which disappears at the end; notes stay on the screen."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[more]}"))
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, more="")
+
+        def show(line: Progress) -> None:
+            if line.note:
+                console.print(line.note, markup=False, highlight=False)
+            bar.update(task, description=line.stage, completed=line.done, total=line.total or None, more=_pace(line))
+
+        yield show
+
+
+def _pace(line: Progress) -> str:
+    parts = (
+        None if line.loss is None else f"loss {line.loss:.3f}",
+        None if line.tokens_per_second is None else f"{line.tokens_per_second:,.0f} tokens/s",
+        None if line.seconds_left is None else f"{_time(line.seconds_left)} left",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def plan_table(plan: Plan) -> Table:
+    """Return what a training job would learn from and take."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    left_out = f"; {plan.left_out} left out as too long" if plan.left_out else ""
+    facts = {
+        "trained with": plan.engine,
+        "examples": ", ".join(f"{count} {origin}" for origin, count in sorted(plan.examples.items())) + left_out,
+        "new ones by tool": ", ".join(f"{name} {count}" for name, count in sorted(plan.categories.items())),
+        "steps": f"{plan.steps:,}; each example is read {plan.passes:.1f} times, {plan.tokens:,} tokens in all",
+        "time": "not known" if plan.minutes is None else f"about {_time(60 * plan.minutes)}",
+        "memory": "not known" if plan.memory_mb is None else f"about {plan.memory_mb:,.0f} MB",
+        "cost": "none: it runs on your machine" if plan.usd is None else f"about {plan.usd:.2f} US dollars",
+    }
+    for name, fact in facts.items():
+        table.add_row(name, Text(visible(fact)))
+    return table
 
 
 def tree(run: ExportedRun) -> Tree:

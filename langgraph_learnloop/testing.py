@@ -11,6 +11,7 @@ import json
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +34,7 @@ from langgraph_learnloop.records import (
     Generation,
     Job,
     Message,
+    Plan,
     Progress,
     Proposal,
     Release,
@@ -119,6 +121,20 @@ class TinyTrainer:
             loss=0.0,
             tokens=sum(len(question.split()) for question, _ in memory),
             seconds=time.perf_counter() - began,
+        )
+
+    def plan(self, job: Job) -> Plan:
+        """Say what would be memorised."""
+        examples = [e for e in _examples(job.dataset) if e.split == "train" and _wanted(e, job)]
+        return Plan(
+            job_id=job.job_id,
+            engine="memory",
+            examples=dict(Counter(e.origin for e in examples)),
+            categories=dict(Counter(e.category for e in examples if e.origin != "replay")),
+            left_out=0,
+            steps=1,
+            passes=1.0,
+            tokens=sum(len(_question(e.messages).split()) for e in examples),
         )
 
 

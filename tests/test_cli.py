@@ -69,6 +69,20 @@ def test_captured_text_cannot_paint_the_terminal(
     assert "\x1b[31m" not in out
 
 
+def test_training_refuses_in_a_sentence(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dataset or a method that is not there is named, and nothing is trained."""
+    for words, sentence in (
+        (["--dataset", "zz"], "There is no dataset whose version begins with 'zz'"),
+        (["--method", "ppo"], "The method 'ppo' cannot be used"),
+        (["--minutes", "0"], "minutes"),
+    ):
+        code, _, err = _run(capsys, monkeypatch, "train", "--store", store, *words)
+        assert code == 2
+        assert sentence in err
+
+
 def test_rollback_twice_says_there_is_nothing_left(
     store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,43 @@ def test_a_failed_job_leaves_the_agent_alone(tmp_path: Path) -> None:
         assert shop.ask("x", "what are the opening hours on monday") == HOURS
 
 
+def test_a_plan_comes_before_the_job(shop: Shop) -> None:
+    """What a job would learn from is said without training; a dataset that teaches nothing good has problems."""
+    shop.bad_day()  # nothing is remembered: there is nothing to replay beside the one answer
+    dataset = shop.loop.curate()
+    assert dataset is not None
+    plan = shop.loop.plan(dataset)
+    assert plan.examples["correction"] == dataset.counts["correction"]["train"]
+    assert "give the very same answer, nothing is replayed" in plan.problems[0]
+    assert len(shop.loop.store.releases.all()) == 1
+
+
+def test_a_cycle_trains_nothing_on_too_little(shop: Shop) -> None:
+    """The report says what is missing, and nothing was spent."""
+    shop.remember()
+    shop.bad_day()
+    shop.loop.config = shop.loop.config.model_copy(update={"least_corrections": 1000})
+    report = shop.loop.cycle()
+    assert report.outcome == "stopped"
+    assert "fewer than 1000 teach little but themselves" in report.because
+    assert report.candidate is None
+
+
+def test_a_trainer_that_cannot_plan_says_so(tmp_path: Path) -> None:
+    """Planning is more than a trainer has to do."""
+
+    class Plain:
+        train = TinyTrainer().train
+
+    with (shop := Shop(tmp_path / "l.db", trainer=Plain())).loop:
+        shop.remember()
+        shop.bad_day()
+        dataset = shop.loop.curate()
+        assert dataset is not None
+        with pytest.raises(ConfigError, match="Plain does not plan its jobs"):
+            shop.loop.plan(dataset)
+
+
 def test_review_can_wait_for_a_person(shop: Shop) -> None:
     """A reviewer who decides on nothing leaves the cycle open; verdicts given later finish it."""
 

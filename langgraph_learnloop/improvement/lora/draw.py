@@ -6,6 +6,7 @@ Light: a broken row is found before anything heavy is imported.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from pydantic import ValidationError
 
 from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.records import Example, Recipe
+
+_ONE_ANSWER = 0.8
+"""Share of the corrections that may give one and the same answer."""
 
 
 def read_examples(path: str | Path) -> list[Example]:
@@ -48,6 +52,25 @@ def draw(examples: Sequence[Example], recipe: Recipe) -> list[Example]:
     if not new and not drawn:
         raise DataError("The dataset holds only replayed examples or variations, and the recipe takes none of them.")
     return new + drawn
+
+
+def problems(examples: Sequence[Example], recipe: Recipe, least: int = 8) -> tuple[str, ...]:
+    """Return why nothing good would come of learning from these by the recipe; a sentence each, none for good ones."""
+    new = [e for e in examples if e.origin not in ("replay", "variation")]
+    found: list[str] = []
+    if len(new) < least:
+        found.append(
+            f"There are {len(new)} corrections to train on, and fewer than {least} teach little but themselves: "
+            "collect more, or lower least_corrections."
+        )
+    answers = Counter(e.chosen.model_dump_json() for e in new)
+    alone = not recipe.replay or all(e.origin != "replay" for e in examples)
+    if alone and new and (most := max(answers.values())) > max(_ONE_ANSWER * len(new), 3):
+        found.append(
+            f"{most} of {len(new)} corrections give the very same answer, nothing is replayed beside them, and the "
+            "model would learn to give it always: correct other requests too, or remember what it does well."
+        )
+    return tuple(found)
 
 
 def _evenly(pool: dict[str, list[Example]], wanted: int, rng: random.Random) -> list[Example]:

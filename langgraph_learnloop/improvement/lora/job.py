@@ -11,16 +11,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.ports import OnProgress
-from langgraph_learnloop.records import Job, Progress, Recipe, TrainingResult, content_hash
+from langgraph_learnloop.records import Job, Plan, Progress, Recipe, TrainingResult, content_hash
 
 WORKER = "langgraph_learnloop.improvement.lora.worker"
 WEIGHTS = "adapter_model.safetensors"
@@ -122,34 +122,46 @@ class LocalTrainer:
         if (done := finished(job)) is not None:
             return done
         log = Path(f"{job.output}.log")
-        try:
-            code = self._run(job, log, on_progress)
-        except OSError as error:
-            raise TrainingError(
-                f"Job {job.job_id!r} could not be started with {self._python!r}: {error}. "
-                "Check that the interpreter exists and that the job's folder can be written."
-            ) from error
+
+        def tell(line: bytes) -> None:
+            with suppress(ValidationError):
+                on_progress(Progress.model_validate_json(line))
+
+        code = self._started(job, log, tell)
         if code == 0 and (done := finished(job)) is not None:
             return done
         if self._cancelled:
             raise TrainingError(
                 f"Job {job.job_id!r} was cancelled. Run again, it goes on from its last checkpoint, if there is one."
             )
-        tail = _tail(log)
-        reason = tail[-1] if tail else "it said nothing."
-        failure = TrainingError(
-            f"Job {job.job_id!r} ended without an adapter ({_ending(code)}): {reason} See {str(log)!r}."
-        )
-        failure.add_note("The end of its log:\n" + "\n".join(tail))
-        raise failure
+        raise _failure(job, code, log)
 
-    def _run(self, job: Job, log: Path, on_progress: OnProgress) -> int:
+    def plan(self, job: Job) -> Plan:
+        """Try a few steps, of which nothing is kept, and say what the whole job would take; raise TrainingError."""
+        lines: list[bytes] = []
+        log = Path(f"{job.output}.plan.log")
+        code = self._started(job, log, lines.append, "--plan")
+        for line in reversed(lines):
+            with suppress(ValidationError):
+                return Plan.model_validate_json(line)
+        raise _failure(job, code, log)
+
+    def _started(self, job: Job, log: Path, on_line: Callable[[bytes], object], *flags: str) -> int:
+        try:
+            return self._run(job, log, on_line, flags)
+        except OSError as error:
+            raise TrainingError(
+                f"Job {job.job_id!r} could not be started with {self._python!r}: {error}. "
+                "Check that the interpreter exists and that the job's folder can be written."
+            ) from error
+
+    def _run(self, job: Job, log: Path, on_line: Callable[[bytes], object], flags: Sequence[str]) -> int:
         described = Path(f"{job.output}.json")
         described.parent.mkdir(parents=True, exist_ok=True)
         described.write_text(job.model_dump_json(indent=2), encoding="utf-8")
         with log.open("wb") as errors:
             worker = subprocess.Popen(
-                [self._python, "-m", WORKER, str(described)],
+                [self._python, "-m", WORKER, str(described), *flags],
                 stdin=subprocess.PIPE,  # never written to: its end tells the worker that the parent is gone
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -159,8 +171,8 @@ class LocalTrainer:
             self._worker = worker
             with worker:
                 try:
-                    for progress in _lines(worker.stdout):
-                        on_progress(progress)
+                    for line in worker.stdout or ():
+                        on_line(line)
                     return worker.wait()
                 finally:
                     _end(worker)
@@ -172,12 +184,6 @@ def _environment(job: Job) -> dict[str, str]:
     offline = {"HF_HUB_OFFLINE": "1"} if Path(job.base_model).is_dir() else {}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}  # nobody is told that you train
     return {"OMP_WAIT_POLICY": "PASSIVE", **quiet, **os.environ, **offline}
-
-
-def _lines(stream: IO[bytes] | None) -> Iterator[Progress]:
-    for line in stream or ():
-        with suppress(ValidationError):
-            yield Progress.model_validate_json(line)
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
@@ -194,6 +200,17 @@ def _base_hash(base_model: str | Path) -> str:
         return str(base_model)
     files = sorted(file for pattern in _BASE_FILES for file in folder.glob(pattern))
     return content_hash({file.name: file_sha256(file) for file in files})
+
+
+def _failure(job: Job, code: int, log: Path) -> TrainingError:
+    """Return the error of a worker that ended without a result, with the end of its log as a note."""
+    tail = _tail(log)
+    reason = tail[-1] if tail else "it said nothing."
+    failure = TrainingError(
+        f"Job {job.job_id!r} ended without an adapter ({_ending(code)}): {reason} See {str(log)!r}."
+    )
+    failure.add_note("The end of its log:\n" + "\n".join(tail))
+    return failure
 
 
 def _ending(code: int) -> str:

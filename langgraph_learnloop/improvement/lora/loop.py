@@ -21,14 +21,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.improvement.lora.ewc import PARENT, Consolidation, divergence
 from langgraph_learnloop.improvement.lora.job import RESULT, WEIGHTS, file_sha256, hashes, workplace
-from langgraph_learnloop.improvement.lora.rows import Row, in_order, length, rows_of, tokenise
+from langgraph_learnloop.improvement.lora.rows import Row, batches, in_order, length, rows_of, tokenise
 from langgraph_learnloop.improvement.lora.trainers import SETTINGS, Penalty, trainer_for
 from langgraph_learnloop.records import Example, Job, Progress, Recipe, TrainingResult
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 Tell = Callable[[Progress], None]
 
 _LOGS = 40
 """Lines of progress in a whole job."""
+_TRIED = 4
+"""Steps of a rehearsal."""
 _CHECKPOINTS = 10
 """Checkpoints of a whole job; the newest two are kept while it runs."""
 _LIBRARIES = ("langgraph-learnloop", "torch", "transformers", "peft", "trl", "unsloth")
@@ -84,13 +91,7 @@ def train(
     The checkpoint stays when the job fails, and goes when the adapter is written.
     """
     recipe = job.recipe
-    found = rows_of(examples, tokenizer, recipe)
-    rows = [row for row in found if length(row) <= recipe.max_length]
-    if not rows:
-        raise TrainingError(
-            f"All {len(found)} examples exceed {recipe.max_length} tokens: raise the recipe's max_length."
-        )
-    left_out = len(found) - len(rows)
+    rows, left_out = _fitting(examples, tokenizer, recipe)
     note = f"{len(rows)} examples" + (f", {left_out} left out as too long." if left_out else ".")
     tell(Progress(stage="train", done=0, total=recipe.steps, note=note))
     started = time.monotonic()
@@ -117,7 +118,60 @@ def train(
     return result
 
 
-def _fit(job: Job, model: Any, tokenizer: Any, examples: Sequence[Example], rows: list[Row], log: _Log) -> int | None:
+def rehearse(job: Job, examples: Sequence[Example], model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Try a few steps; return the fields of the job's Plan that only this can tell."""
+    recipe = job.recipe
+    rows, left_out = _fitting(examples, tokenizer, recipe)
+    times: list[float] = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.monotonic())
+
+    with tempfile.TemporaryDirectory() as scratch:
+        few = {"recipe": recipe.model_copy(update={"steps": _TRIED}), "output": f"{scratch}/tried", "minutes": None}
+        short = job.model_copy(update=few)
+        _fit(short, model, tokenizer, examples, rows, _Log(short, lambda _: None), [Watch()])
+    per_step = (times[-1] - times[0]) / (len(times) - 1)  # the first step warms up
+    return {
+        "left_out": left_out,
+        "passes": recipe.steps * recipe.batch / len(rows),
+        "tokens": sum(length(row) for batch in batches(rows, recipe) for row in batch),
+        "minutes": recipe.steps * per_step / 60,
+        "memory_mb": _peak_memory(),
+    }
+
+
+def _peak_memory() -> float | None:
+    """Return the most memory that this process took, in megabytes: the GPU's where there is one. None on Windows."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / 1e6
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _fitting(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> tuple[list[Row], int]:
+    """Return the rows that are short enough, and how many are not; raise TrainingError when none is."""
+    found = rows_of(examples, tokenizer, recipe)
+    rows = [row for row in found if length(row) <= recipe.max_length]
+    if not rows:
+        raise TrainingError(
+            f"All {len(found)} examples exceed {recipe.max_length} tokens: raise the recipe's max_length."
+        )
+    return rows, len(found) - len(rows)
+
+
+def _fit(
+    job: Job,
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    rows: list[Row],
+    log: _Log,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> int | None:
     """Train, with smaller parts of a batch whenever memory runs out; return the step it went on from, if any."""
     recipe = job.recipe
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
@@ -132,7 +186,11 @@ def _fit(job: Job, model: Any, tokenizer: Any, examples: Sequence[Example], rows
         if at is not None:
             log.say(f"Going on from step {_step_of(at)}.")
         trainer = make(
-            model=model, args=_settings(job, part), train_dataset=data, processing_class=tokenizer, callbacks=[log]
+            model=model,
+            args=_settings(job, part),
+            train_dataset=data,
+            processing_class=tokenizer,
+            callbacks=[log, *callbacks],
         )
         try:
             trainer.train(resume_from_checkpoint=None if at is None else str(at))

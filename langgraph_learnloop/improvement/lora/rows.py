@@ -107,6 +107,13 @@ def _divided(prompt: list[int], whole: list[int]) -> tuple[list[int], list[int]]
 
 
 def in_order(rows: Sequence[Row], recipe: Recipe) -> Dataset:
+    """Return the rows of every step of the job, one after the other."""
+    made = batches(rows, recipe)
+    laid = [row for batch in (map(_mismatched, made) if recipe.method == "kto" else made) for row in batch]
+    return Dataset.from_dict({name: [row[name] for row in laid] for name in laid[0]})
+
+
+def batches(rows: Sequence[Row], recipe: Recipe) -> list[list[Row]]:
     """Lay out every batch of the job beforehand: shuffled passes, sorted by length within a few batches only.
 
     Sorting saves padding; sorting the whole set, as `group_by_length` does to one this small, would make batches of
@@ -117,16 +124,12 @@ def in_order(rows: Sequence[Row], recipe: Recipe) -> Dataset:
     while len(order) < recipe.steps * recipe.batch:
         order += rng.sample(rows, len(rows))
     window = _SORTED * recipe.batch
-    batches: list[list[Row]] = []
+    made: list[list[Row]] = []
     for start in range(0, recipe.steps * recipe.batch, window):
         part = sorted(order[start : start + window], key=length)
-        made = [part[i : i + recipe.batch] for i in range(0, len(part), recipe.batch)]
-        batches += rng.sample(made, len(made))
-    batches = batches[: recipe.steps]
-    if recipe.method == "kto":
-        batches = [_mismatched(batch) for batch in batches]
-    laid = [row for batch in batches for row in batch]
-    return Dataset.from_dict({name: [row[name] for row in laid] for name in laid[0]})
+        cut = [part[i : i + recipe.batch] for i in range(0, len(part), recipe.batch)]
+        made += rng.sample(cut, len(cut))
+    return made[: recipe.steps]
 
 
 def _mismatched(batch: list[Row]) -> list[Row]:

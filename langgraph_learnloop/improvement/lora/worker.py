@@ -1,7 +1,8 @@
-"""Run one training job: `python -m langgraph_learnloop.improvement.lora.worker job.json`.
+"""Run one training job: `python -m langgraph_learnloop.improvement.lora.worker job.json`; `--plan` only plans it.
 
-Standard output holds nothing but JSON lines of Progress; whatever libraries say goes to standard error, and so does, as
-the last line, the reason of a failure. Standard input is watched: when it ends, the parent is gone and so is the job.
+Standard output holds nothing but JSON lines of Progress, or one of a Plan; whatever libraries say goes to standard
+error, and so does, as the last line, the reason of a failure. Standard input is watched: when it ends, the parent is
+gone and so is the job.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,12 @@ from pydantic import ValidationError
 
 from langgraph_learnloop.errors import DataError, LearnLoopError, MissingExtraError, TrainingError
 from langgraph_learnloop.improvement.lora.draw import draw, read_examples
-from langgraph_learnloop.records import Job, Progress
+from langgraph_learnloop.records import Job, Plan, Progress
 
 UNSLOTH = "langgraph_learnloop.integrations.unsloth_trainer"
 LOOP = "langgraph_learnloop.improvement.lora.loop"
 
-Tell = Callable[[Progress], None]
+Tell = Callable[[Progress | Plan], None]
 
 
 def main(argv: list[str]) -> int:
@@ -34,7 +36,11 @@ def main(argv: list[str]) -> int:
     tell = _private_stdout()
     _die_with_parent()
     try:
-        run(_read_job(Path(argv[1])), tell)
+        job = _read_job(Path(argv[1]))
+        if "--plan" in argv[2:]:
+            tell(plan(job))
+        else:
+            run(job, tell)
     except LearnLoopError as error:
         return _fail(str(error))
     except OSError as error:
@@ -49,18 +55,38 @@ def run(job: Job, tell: Tell) -> None:
     started = time.monotonic()
     examples = draw(read_examples(job.dataset), job.recipe)
     engine, because = choose_engine(job.engine)
-    if job.gpu and not _heavy("torch").cuda.is_available():
-        raise TrainingError("The job asks for a GPU and PyTorch sees none here: mend its driver, or set gpu to false.")
     tell(Progress(stage="start", done=0, total=job.recipe.steps, note=f"Training with {engine}: {because}"))
-    if engine == "unsloth":  # before trl, transformers and peft, which it patches when it is imported
-        model, tokenizer = importlib.import_module(UNSLOTH).load(job)
-        loop = _heavy(LOOP)
-    else:
-        loop = _heavy(LOOP)
-        model, tokenizer = loop.load(job)
+    loop, model, tokenizer = _loaded(job, engine)
     note = f"Ready after {time.monotonic() - started:.1f} s."
     tell(Progress(stage="load", done=0, total=job.recipe.steps, note=note))
     loop.train(job, examples, model, tokenizer, engine=f"{engine}: {because}", tell=tell)
+
+
+def plan(job: Job) -> Plan:
+    """Say what the job would learn from and take, by loading the model and trying a few steps of it."""
+    examples = draw(read_examples(job.dataset), job.recipe)
+    engine, because = choose_engine(job.engine)
+    loop, model, tokenizer = _loaded(job, engine)
+    new = Counter(e.category for e in examples if e.origin != "replay")
+    return Plan(
+        job_id=job.job_id,
+        engine=f"{engine}: {because}",
+        examples=dict(Counter(e.origin for e in examples)),
+        categories=dict(new),
+        steps=job.recipe.steps,
+        **loop.rehearse(job, examples, model, tokenizer),
+    )
+
+
+def _loaded(job: Job, engine: str) -> tuple[Any, Any, Any]:
+    """Return the training loop, a model with an adapter on it, and its tokenizer."""
+    if job.gpu and not _heavy("torch").cuda.is_available():
+        raise TrainingError("The job asks for a GPU and PyTorch sees none here: mend its driver, or set gpu to false.")
+    if engine == "unsloth":  # before trl, transformers and peft, which it patches when it is imported
+        model, tokenizer = importlib.import_module(UNSLOTH).load(job)
+        return _heavy(LOOP), model, tokenizer
+    loop = _heavy(LOOP)
+    return loop, *loop.load(job)
 
 
 def choose_engine(wanted: str) -> tuple[str, str]:
@@ -96,8 +122,8 @@ def _private_stdout() -> Tell:
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
-    def tell(progress: Progress) -> None:
-        channel.write(progress.model_dump_json().encode() + b"\n")
+    def tell(line: Progress | Plan) -> None:
+        channel.write(line.model_dump_json().encode() + b"\n")
 
     return tell
 
