@@ -211,6 +211,17 @@ def releases(store: Store = "learnloop.db") -> None:
 
 
 @app.command()
+def remembered(release: Annotated[str | None, typer.Argument()] = None, store: Store = "learnloop.db") -> None:
+    """Say how a release (default: the one that serves) still does on every lesson that was learned before it."""
+    with _opened(store) as loop:
+        table = _table("dataset", "learned by", "cases", "right then", "right now")
+        for row in loop.remembered(release):
+            shares = ("-" if share is None else f"{100 * share:.1f}%" for share in (row.then, row.now))
+            table.add_row(*map(_cell, (row.dataset[:12], row.learned_by, row.cases, *shares)))
+        _show(table, "No lesson has been shipped yet: `learnloop cycle` walks to the first.")
+
+
+@app.command()
 def rollback(store: Store = "learnloop.db", because: str = "Asked for on the command line.") -> None:
     """Give new conversations the release that served before this one."""
     with _opened(store) as loop:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import MissingExtraError, NotFoundError
-from langgraph_learnloop.records import Case, Dataset, Example, FlagState, Proposal, Verdict
+from langgraph_learnloop.records import Case, Dataset, Example, FlagState, Proposal, Release, Remembered, Verdict
 from langgraph_learnloop.store.decisions import Entry
 from langgraph_learnloop.store.opened import Store
 
@@ -74,7 +74,7 @@ class Lessons:
 
         return decided(self.graph, thread)
 
-    def dataset(self, thread: str) -> Dataset | None:
+    def dataset(self, thread: str, replay: float) -> Dataset | None:
         """Build the dataset of a reviewed curation and settle its flags; doing it again changes nothing.
 
         None when review approved no correction.
@@ -94,7 +94,7 @@ class Lessons:
             parent=self._parent(thread),
             heldout=config.heldout,
             variations=config.variations,
-            replay_ratio=config.recipe.replay,
+            replay_ratio=replay,
             retention=config.retention_cases,
             seed=config.recipe.seed,
             now=self._now(),
@@ -112,6 +112,25 @@ class Lessons:
         from langgraph_learnloop.evaluation.suites import cases_from
 
         return (case for example in heldout(dataset.path) for case in cases_from([example]))
+
+    def remembered(self, release: Release, evaluator: str) -> tuple[Remembered, ...]:
+        """Return how a release does on each lesson that was shipped before it, by what it was asked already."""
+        from langgraph_learnloop.evaluation.ledger import Lesson, ledger
+
+        releases, known = self._store.releases, set[str]()
+        served = [releases.get(one) for one in dict.fromkeys(entry.release_id for entry in releases.history())]
+        shipped: list[Lesson] = []
+        for one in served:
+            if one.dataset is None or one.made_at > release.made_at:
+                continue
+            cases = self.cases(self._store.datasets.get(one.dataset))
+            new = [c.case_id for c in cases if c.suite == "target" and c.case_id not in known]
+            known.update(new)
+            shipped.append(Lesson(one.dataset, one.release_id, new))
+        asked = {
+            one.release_id: self._store.scorecards.results(one.release_id, evaluator) for one in (*served, release)
+        }
+        return ledger(shipped, asked, release.release_id)
 
     def folder(self, name: str) -> Path:
         """Return a folder for files of one kind, made if need be."""

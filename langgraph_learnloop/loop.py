@@ -42,6 +42,7 @@ from langgraph_learnloop.records import (
     Proposal,
     Recipe,
     Release,
+    Remembered,
     Run,
     Scorecard,
     Verdict,
@@ -232,7 +233,7 @@ class LearnLoop:
         waiting = self.lessons.start(thread)
         if waiting:
             waiting = self.review((reviewer or self._reviewer or ApproveChecked()).review(waiting), thread)
-        return None if waiting else self.lessons.dataset(thread)
+        return None if waiting else self.lessons.dataset(thread, self.recipe.replay)
 
     def pending(self, cycle_id: str | None = None) -> tuple[Proposal, ...]:
         """Return the proposals that wait for review in a cycle (default: the open one)."""
@@ -363,7 +364,7 @@ class LearnLoop:
             return self._report(cycle_id, "stopped", few, dataset=dataset.version)
         if problems := self._problems(dataset):
             return self._report(cycle_id, "stopped", " ".join(problems), dataset=dataset.version)
-        candidate = self.train(dataset, None, on_progress, cycle_id)
+        candidate = self.train(dataset, self.recipe, on_progress, cycle_id)
         card = self.evaluate(candidate, dataset, on_progress, cycle_id)
         if card.passed:
             self.promote(candidate.release_id, cycle_id)
@@ -382,6 +383,24 @@ class LearnLoop:
     def champion(self) -> Release:
         """Return the release that new threads get; raise NotFoundError before there is one."""
         return self.store.releases.get(self.store.releases.champion())
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return how the next cycle trains: as configured, with more replay after candidates that forgot."""
+        from langgraph_learnloop.improvement.replay import replay_ratio
+
+        configured = self.config.recipe
+        # Of cycles that have ended: a killed one must come to the same job when it is taken up again.
+        cards = [report.scorecard for report in self.store.cycles.all() if report.scorecard is not None]
+        ratio = replay_ratio(configured.replay, cards, self.config.retention_margin)
+        return configured.model_copy(update={"replay": ratio})
+
+    def remembered(self, release_id: str | None = None) -> tuple[Remembered, ...]:
+        """Return how a release (default: the champion) does on each lesson that was shipped before it, oldest first."""
+        from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
+
+        release = self.store.releases.get(release_id) if release_id else self.champion
+        return self.lessons.remembered(release, (self._evaluator or ToolCallMatch()).name)
 
     @property
     def engine(self) -> Engine:

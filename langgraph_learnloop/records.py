@@ -366,8 +366,9 @@ class Recipe(Record):
     """Optimizer steps."""
     batch: int = Field(default=16, ge=1)
     """Examples a step."""
-    replay: float = Field(default=3.0, ge=0)
-    """Replayed examples drawn for each new one (before variations); 0 trains without replay."""
+    replay: float = Field(default=2.0, ge=0)
+    """Replayed examples drawn for each new one (before variations); 0 trains without replay. A cycle draws more after
+    one that forgot."""
     variations: bool = True
     """Use the variations that curation made."""
     strength: float = Field(default=1.0, gt=0, le=1)
@@ -645,6 +646,21 @@ class Scorecard(Record):
         if not required:
             return "No required gate ran."
         return " ".join(g.because for g in required if self.passed or not g.passed)
+
+
+class Remembered(Record):
+    """How well a release still does what an earlier lesson taught."""
+
+    dataset: str
+    """Version of the dataset that taught it."""
+    learned_by: str
+    """The release that learned it."""
+    cases: int
+    """Held-out cases of that lesson that both releases were asked."""
+    then: float | None
+    """Share of them that was fully right when it was learned."""
+    now: float | None
+    """Share of them that is fully right now."""
 
 
 class Proposal(Record):

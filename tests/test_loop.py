@@ -136,6 +136,22 @@ def test_a_cycle_trains_nothing_on_too_little(shop: Shop) -> None:
     assert report.candidate is None
 
 
+def test_what_was_learned_is_looked_up_again(shop: Shop) -> None:
+    """The ledger has a line for each lesson that was shipped, with the cases that were asked then and now."""
+    assert shop.loop.remembered() == ()
+    shop.remember()
+    shop.bad_day()
+    report = shop.loop.cycle()
+    assert report.outcome == "promoted"
+    (row,) = shop.loop.remembered()
+    assert (row.dataset, row.learned_by) == (report.dataset, report.candidate)
+    assert row.cases > 5
+    assert row.then == row.now == 1.0
+    shop.loop.rollback("To show it.")
+    assert shop.loop.remembered() == ()  # the base learned nothing
+    assert shop.loop.remembered(report.candidate) == (row,)
+
+
 def test_a_trainer_that_cannot_plan_says_so(tmp_path: Path) -> None:
     """Planning is more than a trainer has to do."""
 
