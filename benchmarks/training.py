@@ -261,7 +261,7 @@ def main() -> None:
         world = sample_world()
         dataset = lesson(world, folder, 20 if args.quick else 100)
         if "overhead" in args.only:
-            figures["overhead"] = overhead(dataset, folder, *((10, 1) if args.quick else (250, 3)))
+            figures["overhead"] = overhead(dataset, folder, *((10, 1) if args.quick else (120, 3)))
         if "forgetting" in args.only:
             ways = ("nothing", "replay") if args.quick else tuple(HOLDS)
             figures["forgetting"] = forgetting(world, dataset, folder, ways, *((5, 10) if args.quick else (250, 300)))

@@ -468,6 +468,8 @@ class TrainingResult(Record):
     """Tokens read."""
     seconds: float
     """Wall time of training, imports left out; of the last attempt, if the job was resumed."""
+    memory_mb: float | None = None
+    """The most memory that the job took, in megabytes: the GPU's where there is one."""
     left_out: int = 0
     """Examples that were too long."""
     resumed_at: int | None = None

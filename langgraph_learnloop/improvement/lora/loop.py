@@ -64,7 +64,7 @@ def load(job: Job) -> tuple[Any, Any]:
 
 def _precision(recipe: Recipe) -> dict[str, Any]:
     if not recipe.four_bit:
-        return {"dtype": torch.float32}
+        return {"dtype": torch.bfloat16 if torch.cuda.is_available() and _bf16(True) else torch.float32}
     from transformers import BitsAndBytesConfig
 
     settings: Any = BitsAndBytesConfig
@@ -109,6 +109,7 @@ def train(
         loss=log.loss,
         tokens=log.tokens,
         seconds=time.monotonic() - started,
+        memory_mb=_peak_memory(),
         resumed_at=resumed_at,
         hashes=hashes(job),
         recipe=recipe,
