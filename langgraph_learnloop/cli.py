@@ -24,7 +24,7 @@ from rich.table import Table
 from langgraph_learnloop.config import load_config
 from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
 from langgraph_learnloop.loop import LearnLoop
-from langgraph_learnloop.records import FLAG_MOVES, FlagState, Recipe
+from langgraph_learnloop.records import FLAG_MOVES, Dataset, FlagState, Recipe, Trial
 
 _INTERRUPTED = 130
 """The shell's exit code for ctrl-C, which typer turns the interrupt into."""
@@ -166,12 +166,7 @@ def train(
     """Train a candidate from a dataset; what `cycle` does between curating and examining."""
     from langgraph_learnloop.show import plan_table, progress_bar
 
-    with _opened(store) as opened:
-        known = [one for one in opened.store.datasets.all() if one.counts.keys() - {"replay"}]
-        found = [one for one in known if one.version.startswith(dataset or "")]
-    if not found:
-        what = f"no dataset whose version begins with {dataset!r}" if dataset else "no dataset"
-        raise NotFoundError(f"There is {what} in {store!r}: `learnloop cycle` makes one of the corrections.")
+    found = _dataset(store, dataset)
     config = load_config(train_minutes=minutes)
     try:
         recipe = Recipe.model_validate({**config.recipe.model_dump(), **({"method": method} if method else {})})
@@ -179,16 +174,46 @@ def train(
         raise ConfigError(f"The method {method!r} cannot be used: {error.errors()[0]['msg']}.") from error
     with LearnLoop(store, config=config) as loop:
         if plan:
-            planned = loop.plan(found[-1], recipe)
+            planned = loop.plan(found, recipe)
             console.print(plan_table(planned))
             if planned.problems:
                 raise DataError(" ".join(planned.problems))
             return
         with progress_bar(console) as show:
-            candidate = loop.train(found[-1], recipe, show)
+            candidate = loop.train(found, recipe, show)
     console.print(
         f"The candidate {candidate.release_id} lies in {candidate.adapter}. It serves nobody: hold it against the "
         "champion with loop.evaluate(candidate), and promote what passes.",
+        markup=False,
+        highlight=False,
+    )
+
+
+@app.command()
+def search(
+    store: Store = "learnloop.db",
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Recipes to try, the configured one first.")] = 10,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Begin no trial after that.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Its version, or the beginning (newest).")] = None,
+) -> None:
+    """Look for a better recipe on a tenth of the training examples; prints what to put into learnloop.toml."""
+    found = _dataset(store, dataset)
+    table = _table("rank", "rate", "steps", "replay", "loss: new", "old", "seconds")
+
+    def add(trial: Trial) -> None:
+        recipe = trial.recipe
+        known = ("failed" if n is None else f"{n:.4f}" for n in (trial.new, trial.old))
+        seconds = "-" if trial.seconds is None else f"{trial.seconds:.0f}"
+        rate, replay = f"{recipe.learning_rate:.2g}", f"{recipe.replay:g}"
+        table.add_row(*map(_cell, (recipe.rank, rate, recipe.steps, replay, *known, seconds)))
+        console.print(f"trial {table.row_count} of {trials}: {trial.failed or 'done'}", markup=False, highlight=False)
+
+    with LearnLoop(store, config=load_config()) as loop:
+        best = loop.search(found, trials=trials, minutes=minutes, on_trial=add)[0].recipe
+    console.print(table)
+    console.print(
+        f"The best of them, for learnloop.toml:\n\n[recipe]\nrank = {best.rank}\nalpha = {best.alpha}\n"
+        f"learning_rate = {best.learning_rate:.6g}\nsteps = {best.steps}\nreplay = {best.replay:g}",
         markup=False,
         highlight=False,
     )
@@ -208,6 +233,26 @@ def releases(store: Store = "learnloop.db") -> None:
             cells = (release.release_id, serves, made, release.parent, (release.dataset or "-")[:12], verdict)
             table.add_row(*map(_cell, cells))
         _show(table, "No release yet: loop.model(engine) makes the first.")
+
+
+@app.command()
+def merge(
+    release: str,
+    folder: str,
+    store: Store = "learnloop.db",
+    gguf: Annotated[
+        str | None, typer.Option("--gguf", help="Write a GGUF file, quantised so (q4_k_m, ...), with Unsloth.")
+    ] = None,
+) -> None:
+    """Write a release's base and adapter as one model into a new folder, to be served anywhere."""
+    from langgraph_learnloop.improvement.lora.job import merged
+
+    with _opened(store) as loop:
+        found = loop.store.releases.get(release)
+    if found.adapter is None:
+        raise ConfigError(f"The release {release!r} has no adapter: it is {found.base_model!r} as it is.")
+    written = merged(found.base_model, found.adapter, folder, load_config().train_python, gguf)
+    console.print(f"{written} holds the model.", markup=False, highlight=False)
 
 
 @app.command()
@@ -319,6 +364,17 @@ def _opened(store: str) -> Iterator[LearnLoop]:
         )
     with LearnLoop(store) as loop:
         yield loop
+
+
+def _dataset(store: str, beginning: str | None) -> Dataset:
+    """Return the newest dataset with something to learn whose version begins so."""
+    with _opened(store) as loop:
+        known = [one for one in loop.store.datasets.all() if one.counts.keys() - {"replay"}]
+    found = [one for one in known if one.version.startswith(beginning or "")]
+    if not found:
+        what = f"no dataset whose version begins with {beginning!r}" if beginning else "no dataset"
+        raise NotFoundError(f"There is {what} in {store!r}: `learnloop cycle` makes one of the corrections.")
+    return found[-1]
 
 
 def _load(name: str | None) -> LearnLoop:

@@ -102,6 +102,15 @@ class Lessons:
         counts = ", ".join(f"{sum(n.values())} {origin}" for origin, n in dataset.counts.items())
         return self._add(dataset, "dataset", f"It holds {counts}.", thread)
 
+    def with_validation(self, dataset: Dataset) -> Dataset:
+        """Return a dataset of the same training examples, a tenth of them for validation; it lies among the jobs."""
+        from langgraph_learnloop.curation.dataset import keep_as_it_is
+        from langgraph_learnloop.improvement.lora.draw import read_examples
+        from langgraph_learnloop.improvement.lora.search import validated
+
+        examples = validated(read_examples(dataset.path), 0.1, self._config.recipe.seed)
+        return keep_as_it_is(examples, folder=self.folder("jobs"), now=self._now())
+
     def cases(self, dataset: Dataset) -> tuple[Case, ...]:
         """Return what candidates are examined on; raise DataError when training examples leaked into it."""
         return _cases(dataset.path)

@@ -45,6 +45,8 @@ from langgraph_learnloop.records import (
     Remembered,
     Run,
     Scorecard,
+    TrainingResult,
+    Trial,
     Verdict,
 )
 from langgraph_learnloop.signals.explicit import make_feedback
@@ -61,6 +63,10 @@ Graph = TypeVar("Graph", bound="CompiledStateGraph[Any, Any, Any, Any]")
 
 PROBES = 8
 """Cases that a release must answer as it did in its examination, before it serves."""
+
+
+def _ignore(progress: object) -> None:
+    """Take progress that nobody asked for."""
 
 
 class LearnLoop:
@@ -283,6 +289,27 @@ class LearnLoop:
             raise ConfigError(f"{type(trainer).__name__} does not plan its jobs: train without a plan.")
         plan: Plan = trainer.plan(self._job(dataset, recipe))
         return plan.model_copy(update={"problems": self._problems(dataset, recipe)})
+
+    def search(
+        self,
+        dataset: Dataset,
+        *,
+        trials: int = 10,
+        minutes: float | None = None,
+        on_trial: Callable[[Trial], object] = _ignore,
+    ) -> tuple[Trial, ...]:
+        """Try recipes near the configured one on a part of a dataset; return them, best first. Nothing else changes.
+
+        A tenth of the training examples is kept aside to measure them; the held-out cases of the gate are not touched.
+        """
+        from langgraph_learnloop.improvement.lora.search import search
+
+        part = self.lessons.with_validation(dataset)
+
+        def train(recipe: Recipe) -> TrainingResult:
+            return self.trainer.train(self._job(part, recipe), _ignore)
+
+        return search(self.config.recipe, train, trials=trials, minutes=minutes, on_trial=on_trial)
 
     def evaluate(
         self,
@@ -551,7 +578,3 @@ class LearnLoop:
         report = CycleReport(cycle_id=cycle_id, outcome=outcome, because=because, **found)
         self.store.cycles.finish(report)
         return report
-
-
-def _ignore(progress: object) -> None:
-    """Take progress that nobody asked for."""

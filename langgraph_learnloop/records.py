@@ -464,6 +464,8 @@ class TrainingResult(Record):
     """Optimizer steps done."""
     loss: float | None
     """Mean training loss of the last steps."""
+    validation: dict[str, float] = Field(default_factory=dict)
+    """Mean loss of a token, in nats, on the dataset's validation examples: of the "new" ones and of the "old"."""
     tokens: int
     """Tokens read."""
     seconds: float
@@ -480,6 +482,27 @@ class TrainingResult(Record):
     """How it was trained."""
     libraries: dict[str, str] = Field(default_factory=dict)
     """Versions of this package and of the libraries that trained."""
+
+
+class Trial(Record):
+    """One recipe of a search, and how it did on examples that were kept from training."""
+
+    recipe: Recipe
+    """What was tried."""
+    new: float | None = None
+    """Mean loss of a token, in nats, on new examples."""
+    old: float | None = None
+    """The same on old ones."""
+    seconds: float | None = None
+    """How long it trained."""
+    failed: str | None = None
+    """Why it did not come to an end."""
+
+    @property
+    def score(self) -> float:
+        """Return the sum of both losses, the less the better; infinite for a trial that failed."""
+        known = [loss for loss in (self.new, self.old) if loss is not None]
+        return sum(known) if known and not self.failed else float("inf")
 
 
 class Plan(Record):

@@ -73,6 +73,11 @@ def keep(examples: Sequence[Example], *, folder: str | Path, now: datetime | Non
     return _stored(_sorted_once(_as_replay(examples, ())), folder, None, now, Counter())
 
 
+def keep_as_it_is(examples: Sequence[Example], *, folder: str | Path, now: datetime | None = None) -> Dataset:
+    """Write examples, with the splits they have, as a dataset; raise StoreError when the folder cannot be written."""
+    return _stored(_sorted_once(examples), folder, None, now, Counter())
+
+
 def read(path: str | Path) -> tuple[Example, ...]:
     """Read the examples of a dataset file; raise DataError with the line number when one is not usable."""
     return tuple(_parsed(line, path, number) for number, line in _lines(path))

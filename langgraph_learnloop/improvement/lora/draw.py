@@ -13,14 +13,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.records import Example, Recipe
+from langgraph_learnloop.records import Example, Recipe, Split
 
 _ONE_ANSWER = 0.8
 """Share of the corrections that may give one and the same answer."""
 
 
-def read_examples(path: str | Path) -> list[Example]:
-    """Return the training examples of a JSON-lines file; raise DataError with the line that is malformed."""
+def read_examples(path: str | Path, split: Split = "train") -> list[Example]:
+    """Return the examples of one split of a JSON-lines file; raise DataError with the line that is malformed.
+
+    A file without training examples is refused as well.
+    """
     examples = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
@@ -33,9 +36,9 @@ def read_examples(path: str | Path) -> list[Example]:
             raise DataError(
                 f"Line {number} of the dataset {str(path)!r} is not an example: {where} {first['msg']}."
             ) from error
-        if example.split == "train":
+        if example.split == split:
             examples.append(example)
-    if not examples:
+    if not examples and split == "train":
         raise DataError(f"The dataset {str(path)!r} has no examples whose split is 'train'; curate some first.")
     return examples
 

@@ -23,6 +23,7 @@ from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Job, Plan, Progress, Recipe, TrainingResult, content_hash
 
 WORKER = "langgraph_learnloop.improvement.lora.worker"
+MERGER = "langgraph_learnloop.improvement.lora.merge"
 WEIGHTS = "adapter_model.safetensors"
 RESULT = "result.json"
 
@@ -92,6 +93,30 @@ def finished(job: Job) -> TrainingResult | None:
         return result if file_sha256(output / WEIGHTS) == result.adapter_sha256 else None
     except (OSError, ValidationError):
         return None
+
+
+def merged(
+    base_model: str, adapter: str, folder: str | Path, python: str | None = None, gguf: str | None = None
+) -> Path:
+    """Write one model of a base and an adapter into a new folder and return it; raise TrainingError with the reason.
+
+    With `gguf`, a way of quantising such as "q4_k_m", Unsloth writes a file for llama.cpp instead; it must be installed
+    where `python` (default: this interpreter) runs.
+    """
+    target = Path(folder)
+    if target.exists():
+        raise TrainingError(f"The folder {str(target)!r} is there already: name a new one.")
+    words = [base_model, adapter, str(target.absolute()), *([gguf] if gguf else [])]
+    try:
+        done = subprocess.run(
+            [python or sys.executable, "-m", MERGER, *words], capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise TrainingError(f"The merge could not be started with {python!r}: {error}.") from error
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise TrainingError(lines[-1] if lines else f"The merge ended with exit code {done.returncode}.")
+    return target
 
 
 class LocalTrainer:

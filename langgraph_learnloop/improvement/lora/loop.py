@@ -21,7 +21,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.improvement.lora.ewc import PARENT, Consolidation, divergence
 from langgraph_learnloop.improvement.lora.job import RESULT, WEIGHTS, file_sha256, hashes, workplace
-from langgraph_learnloop.improvement.lora.rows import Row, batches, in_order, length, rows_of, tokenise
+from langgraph_learnloop.improvement.lora.rows import (
+    IGNORE,
+    Row,
+    batches,
+    collate,
+    in_order,
+    length,
+    rows_of,
+    tokenise,
+)
 from langgraph_learnloop.improvement.lora.trainers import SETTINGS, Penalty, trainer_for
 from langgraph_learnloop.records import Example, Job, Progress, Recipe, TrainingResult
 
@@ -84,11 +93,19 @@ def _lora(recipe: Recipe) -> LoraConfig:
 
 
 def train(
-    job: Job, examples: Sequence[Example], model: Any, tokenizer: Any, *, engine: str, tell: Tell
+    job: Job,
+    examples: Sequence[Example],
+    model: Any,
+    tokenizer: Any,
+    *,
+    engine: str,
+    tell: Tell,
+    aside: Sequence[Example] = (),
 ) -> TrainingResult:
     """Train on the examples and write the adapter, whole or not at all; go on from the job's checkpoint if it has one.
 
-    The checkpoint stays when the job fails, and goes when the adapter is written.
+    The loss on the examples of `aside` is measured at the end. The checkpoint stays when the job fails, and goes when
+    the adapter is written.
     """
     recipe = job.recipe
     rows, left_out = _fitting(examples, tokenizer, recipe)
@@ -107,6 +124,7 @@ def train(
         left_out=left_out,
         steps=recipe.steps,
         loss=log.loss,
+        validation=_validation(model, tokenizer, aside, recipe),
         tokens=log.tokens,
         seconds=time.monotonic() - started,
         memory_mb=_peak_memory(),
@@ -117,6 +135,27 @@ def train(
     )
     shutil.rmtree(workplace(job), ignore_errors=True)
     return result
+
+
+def _validation(model: Any, tokenizer: Any, aside: Sequence[Example], recipe: Recipe) -> dict[str, float]:
+    """Return the mean loss of a learned token on new and on old examples; nothing of a kind, nothing of its loss."""
+    kinds = {"new": [e for e in aside if e.origin != "replay"], "old": [e for e in aside if e.origin == "replay"]}
+    found: dict[str, float] = {}
+    model.eval()
+    for kind, examples in kinds.items():
+        rows = sorted((r for r in tokenise(examples, tokenizer) if length(r) <= recipe.max_length), key=length)
+        cost = tokens = 0.0
+        for start in range(0, len(rows), recipe.batch):
+            batch = {
+                name: value.to(model.device) for name, value in collate(rows[start : start + recipe.batch], 0).items()
+            }
+            asked = float((batch["labels"][:, 1:] != IGNORE).sum())
+            with torch.no_grad():
+                cost += float(model(**batch, use_cache=False).loss) * asked
+            tokens += asked
+        if tokens:
+            found[kind] = cost / tokens
+    return found
 
 
 def rehearse(job: Job, examples: Sequence[Example], model: Any, tokenizer: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Standard output holds nothing but JSON lines of Progress, or one of a Plan; whatever libraries say goes to standard
 error, and so does, as the last line, the reason of a failure. Standard input is watched: when it ends, the parent is
-gone and so is the job.
+gone and so is the job; with `--alone`, as in a container, there is no parent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def main(argv: list[str]) -> int:
     """Run the job that a file describes and return the exit code."""
     sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]  # transformers would load it, for nothing
     tell = _private_stdout()
-    _die_with_parent()
+    if "--alone" not in argv[2:]:
+        _die_with_parent()
     try:
         job = _read_job(Path(argv[1]))
         if "--plan" in argv[2:]:
@@ -59,7 +60,8 @@ def run(job: Job, tell: Tell) -> None:
     loop, model, tokenizer = _loaded(job, engine)
     note = f"Ready after {time.monotonic() - started:.1f} s."
     tell(Progress(stage="load", done=0, total=job.recipe.steps, note=note))
-    loop.train(job, examples, model, tokenizer, engine=f"{engine}: {because}", tell=tell)
+    aside = read_examples(job.dataset, "validation")
+    loop.train(job, examples, model, tokenizer, engine=f"{engine}: {because}", tell=tell, aside=aside)
 
 
 def plan(job: Job) -> Plan:
