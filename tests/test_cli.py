@@ -81,6 +81,17 @@ def test_training_refuses_in_a_sentence(
         code, _, err = _run(capsys, monkeypatch, "train", "--store", store, *words)
         assert code == 2
         assert sentence in err
+    for command in (["search", "--dataset", "zz"], ["search", "--trials", "0"], ["merge", "nothing", "folder"]):
+        code, _, err = _run(capsys, monkeypatch, *command, "--store", store)
+        assert code == 2
+        assert "Traceback" not in err
+
+
+def test_the_ledger_is_shown(store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for each lesson that was shipped, with its shares then and now."""
+    code, out, _ = _run(capsys, monkeypatch, "remembered", "--store", store)
+    assert code == 0
+    assert "100.0%" in out
 
 
 def test_rollback_twice_says_there_is_nothing_left(

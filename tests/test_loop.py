@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -150,6 +152,35 @@ def test_what_was_learned_is_looked_up_again(shop: Shop) -> None:
     shop.loop.rollback("To show it.")
     assert shop.loop.remembered() == ()  # the base learned nothing
     assert shop.loop.remembered(report.candidate) == (row,)
+
+
+class _Measured(TinyTrainer):
+    """Do better the higher the rank, on the examples that were kept aside."""
+
+    datasets: ClassVar[set[str]] = set()
+
+    def train(self, job: Job, on_progress: OnProgress) -> TrainingResult:
+        self.datasets.add(job.dataset)
+        result = super().train(job, on_progress)
+        return result.model_copy(update={"validation": {"new": 1 / job.recipe.rank, "old": 0.1}})
+
+
+def test_a_search_changes_nothing(tmp_path: Path) -> None:
+    """Recipes are tried on a dataset of their own, with a part kept aside; no release or dataset comes of it."""
+    with (shop := Shop(tmp_path / "l.db", trainer=_Measured())).loop:
+        shop.remember()
+        shop.bad_day()
+        dataset = shop.loop.curate()
+        assert dataset is not None
+        known, releases = shop.loop.store.datasets.all(), shop.loop.store.releases.all()
+        trials = shop.loop.search(dataset, trials=4)
+        assert trials[0].recipe.rank == max(trial.recipe.rank for trial in trials)
+        assert shop.loop.store.datasets.all() == known
+        assert shop.loop.store.releases.all() == releases
+        (tried,) = _Measured.datasets
+        sides = {json.loads(line)["split"] for line in Path(tried).read_text().splitlines()}
+        assert sides == {"train", "validation"}
+        assert tried != dataset.path
 
 
 def test_a_trainer_that_cannot_plan_says_so(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_an_adapter_that_could_not_be_written_needs_no_second_training(
 @pytest.mark.slow
 def test_a_killed_worker_goes_on(base: Path, tmp_path: Path) -> None:
     """`kill -9` at whatever moment: the next run of the same job finishes it."""
-    job = job_of(base, tmp_path, weather_examples(), RECIPE.model_copy(update={"steps": 2000, "batch": 4}))
+    job = job_of(base, tmp_path, weather_examples(), RECIPE.model_copy(update={"steps": 600, "batch": 4}))
     described = Path(f"{job.output}.json")
     described.parent.mkdir(exist_ok=True)
     described.write_text(job.model_dump_json())

@@ -244,7 +244,7 @@ def test_a_worker_that_was_killed(cluster: None, tmp_path: Path) -> None:
 
 def test_a_lost_node_is_tried_again_and_then_said(cluster: None, tmp_path: Path) -> None:
     """As often as `retries` says, no more; the worker ends with its node."""
-    body = "with (here / 'runs').open('a') as runs: runs.write('.')\nos.kill(os.getppid(), 9)\ntime.sleep(600)"
+    body = "with (here / 'runs').open('a') as runs: runs.write('.')\nos.kill(os.getppid(), 9)\nsys.stdin.read()"
     seen: list[Progress] = []
     with pytest.raises(TrainingError, match=r"lost its node or its process on the Ray cluster: .*has died"):
         RayTrainer(python=fake_python(tmp_path, body), retries=1).train(hollow_job(tmp_path), seen.append)
