@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import hashlib
 import os
@@ -32,6 +31,7 @@ from langgraph_learnloop import LearnLoop, LoopConfig
 from langgraph_learnloop.capture import spool
 from langgraph_learnloop.errors import StoreError
 from langgraph_learnloop.records import Run
+from tests.disk import fill
 
 _AGENT = """
 import os, random, sys, threading, time
@@ -79,31 +79,6 @@ def _runs(store: Path) -> dict[str, Run]:
     return found
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder on a disk of 4 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if not sys.platform.startswith("linux") or os.getuid() != 0:
-        pytest.skip("only root on Linux can mount a small disk")
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True, text=True
-    )
-    if made.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {made.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def _fill(disk: Path) -> Path:
-    """Fill a disk; return the file to delete."""
-    ballast = disk / "ballast"
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
-        while True:
-            stream.write(bytes(1024))
-    return ballast
-
-
 def _speaker(loop: LearnLoop) -> Callable[[str], Any]:
     graph = StateGraph(MessagesState)
     graph.add_node("say", lambda state: {"messages": [AIMessage(f"yes {state['messages'][-1].content}")]})
@@ -117,7 +92,7 @@ def test_a_full_disk_hurts_nobody_and_loses_nothing(small_disk: Path) -> None:
         ask = _speaker(loop)
         ask("before")
         assert loop.flush()
-        ballast = _fill(small_disk)
+        ballast = fill(small_disk)
         noise = random.Random(0)
         said = [f"{number} {noise.randbytes(2000).hex()}" for number in range(50)]
         for one in said:
@@ -139,7 +114,7 @@ def test_closing_on_a_full_disk_counts_what_is_lost(small_disk: Path, caplog: py
     ask = _speaker(loop)
     ask("before")
     assert loop.flush()
-    ballast = _fill(small_disk)
+    ballast = fill(small_disk)
     noise = random.Random(0)
     for _ in range(20):
         ask(noise.randbytes(4000).hex())

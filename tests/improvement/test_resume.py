@@ -17,6 +17,7 @@ from langgraph_learnloop.improvement.lora import loop
 from langgraph_learnloop.improvement.lora.job import WORKER, LocalTrainer, finished, workplace
 from langgraph_learnloop.improvement.lora.trainers import CpuLoss
 from langgraph_learnloop.records import Job, Progress, TrainingResult
+from tests.disk import fill
 from tests.improvement.jobs import RECIPE, in_process, job_of
 from tests.improvement.tiny_base import weather_examples
 
@@ -87,6 +88,29 @@ def test_an_adapter_that_could_not_be_written_needs_no_second_training(
     assert result.resumed_at == 120
     assert result.loss is not None
     assert result.tokens > 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_sentence_and_loses_no_step(base: Path, tmp_path: Path, small_disk: Path) -> None:
+    """The disk fills up while a job trains: the reason is said, and with room the job goes on to the same end."""
+    (tmp_path / "whole").mkdir()
+    whole = LocalTrainer().train(job_of(base, tmp_path / "whole", weather_examples(), LONG), lambda _: None)
+    job = job_of(base, small_disk, weather_examples(), LONG)
+    ballast: list[Path] = []
+
+    def fill_up(progress: Progress) -> None:
+        if progress.done > 15 and not ballast:
+            ballast.append(fill(small_disk))
+
+    with pytest.raises(TrainingError, match=r"Job .* ended without an adapter .*[Nn]o space left"):
+        LocalTrainer().train(job, fill_up)
+    assert not Path(job.output).exists()
+    with pytest.raises(TrainingError, match="No space left"):  # not even the job can be described now
+        LocalTrainer().train(job.model_copy(update={"output": f"{job.output}-other"}), lambda _: None)
+    ballast[0].unlink()
+    result = LocalTrainer().train(job, lambda _: None)
+    assert result.adapter_sha256 == whole.adapter_sha256
+    assert result.resumed_at is not None
 
 
 @pytest.mark.slow
