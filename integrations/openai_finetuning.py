@@ -15,6 +15,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from pydantic import ValidationError
 
 from langgraph_learnloop.errors import ConfigError, DataError, MissingExtraError, TrainingError
 from langgraph_learnloop.ports import OnProgress
-from langgraph_learnloop.records import Example, Job, Message, Progress, Recipe, Record, TrainingResult
+from langgraph_learnloop.records import Example, Job, Message, Plan, Progress, Recipe, Record, TrainingResult
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -106,6 +107,25 @@ class OpenAITrainer:
     def rows(self, job: Job) -> list[Row]:
         """Return what `train` would upload, or raise what it would raise; nothing is sent."""
         return self._material(job)[0]
+
+    def plan(self, job: Job) -> Plan:
+        """Return what `train` would upload and cost, or raise what it would raise; nothing is sent.
+
+        Tokens, and so dollars, are estimates; without `usd_per_million_tokens` the cost is not known.
+        """
+        rows, left_out = self._material(job)
+        planned, drawn = _Plan.of(job.recipe, rows, left_out), _draw(_examples(job), job.recipe)
+        return Plan(
+            job_id=job.job_id,
+            engine=f"openai: {job.base_model!r} is a hosted model.",
+            examples=dict(Counter(e.origin for e in drawn)),
+            categories=dict(Counter(e.category for e in drawn if e.origin != "replay")),
+            left_out=left_out,
+            steps=planned.steps,
+            passes=float(planned.epochs),
+            tokens=planned.tokens,
+            usd=None if self._price is None else planned.tokens * self._price / 1e6,
+        )
 
     def train(self, job: Job, on_progress: OnProgress) -> TrainingResult:
         """Fine-tune, or return what the same job left earlier; raise TrainingError with the reason."""

@@ -68,6 +68,9 @@ class LoopConfig(Record):
     """Variations made of each training correction."""
     least_corrections: int = Field(default=8, ge=1)
     """Corrections to train on below which a cycle trains nothing."""
+    continue_adapter: bool = False
+    """Train a candidate from the champion's adapter, at a tenth of the rate; else from the base, on all that was
+    learned."""
     train_minutes: float | None = Field(default=None, gt=0)
     """Wall time after which a training job stops, to be gone on with by the same cycle; None is no cap."""
     train_python: str | None = None

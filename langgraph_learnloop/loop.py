@@ -516,12 +516,14 @@ class LearnLoop:
     def _job(self, dataset: Dataset, recipe: Recipe | None) -> Job:
         from langgraph_learnloop.improvement.lora.job import make_job
 
+        champion, config = self.champion, self.config
         return make_job(
-            self.champion.base_model,
+            champion.base_model,
             dataset.path,
-            recipe or self.config.recipe,
+            recipe or config.recipe,
             self.lessons.folder("jobs"),
-            minutes=self.config.train_minutes,
+            champion.adapter if config.continue_adapter else None,
+            minutes=config.train_minutes,
         )
 
     def _problems(self, dataset: Dataset, recipe: Recipe | None = None) -> tuple[str, ...]:

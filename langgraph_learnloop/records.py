@@ -529,7 +529,7 @@ class Plan(Record):
     memory_mb: float | None = None
     """The most memory that those steps took, in megabytes."""
     usd: float | None = None
-    """What it would cost at a provider; None on one's own machine."""
+    """What it would cost at a provider; None on one's own machine, and where the price is not known."""
     problems: tuple[str, ...] = ()
     """Why nothing good would come of it; a sentence each."""
 

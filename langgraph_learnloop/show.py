@@ -62,11 +62,17 @@ def plan_table(plan: Plan) -> Table:
         "steps": f"{plan.steps:,}; each example is read {plan.passes:.1f} times, {plan.tokens:,} tokens in all",
         "time": "not known" if plan.minutes is None else f"about {_time(60 * plan.minutes)}",
         "memory": "not known" if plan.memory_mb is None else f"about {plan.memory_mb:,.0f} MB",
-        "cost": "none: it runs on your machine" if plan.usd is None else f"about {plan.usd:.2f} US dollars",
+        "cost": _cost(plan),
     }
     for name, fact in facts.items():
         table.add_row(name, Text(visible(fact)))
     return table
+
+
+def _cost(plan: Plan) -> str:
+    if plan.usd is not None:
+        return f"about {plan.usd:.2f} US dollars"
+    return "not known" if plan.memory_mb is None else "none: it runs on your machine"
 
 
 def tree(run: ExportedRun) -> Tree:

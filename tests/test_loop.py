@@ -154,6 +154,34 @@ def test_what_was_learned_is_looked_up_again(shop: Shop) -> None:
     assert shop.loop.remembered(report.candidate) == (row,)
 
 
+class _Noting(TinyTrainer):
+    """Note what each job goes on from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parents: list[str | None] = []
+
+    def train(self, job: Job, on_progress: OnProgress) -> TrainingResult:
+        self.parents.append(job.parent_adapter)
+        result = super().train(job, on_progress)
+        (Path(job.output) / "adapter_model.safetensors").write_bytes(b"weights")
+        return result
+
+
+def test_a_candidate_goes_on_from_the_champion_if_asked(tmp_path: Path) -> None:
+    """By default each candidate begins at the base; with `continue_adapter` at what serves."""
+    trainer = _Noting()
+    with (shop := Shop(tmp_path / "l.db", trainer=trainer)).loop:
+        shop.remember()
+        shop.bad_day()
+        report = shop.loop.cycle()
+        dataset = shop.loop.store.datasets.get(str(report.dataset))
+        shop.loop.train(dataset, shop.loop.config.recipe.model_copy(update={"seed": 1}))
+        shop.loop.config = shop.loop.config.model_copy(update={"continue_adapter": True})
+        shop.loop.train(dataset, shop.loop.config.recipe.model_copy(update={"seed": 2}))
+        assert trainer.parents == [None, None, shop.loop.champion.adapter]
+
+
 class _Measured(TinyTrainer):
     """Do better the higher the rank, on the examples that were kept aside."""
 

@@ -273,6 +273,15 @@ def silent(_: Progress) -> None:
     """Tell nobody."""
 
 
+def test_a_plan_says_what_it_would_cost(provider: Provider, tmp_path: Path) -> None:
+    """Examples, passes, tokens and dollars, before anything is sent; without a price the cost is not known."""
+    plan = trainer_at(provider, usd_per_million_tokens=25).plan(job_in(tmp_path))
+    assert (plan.examples, plan.passes, plan.left_out, plan.minutes) == ({"correction": 12}, 3.0, 0, None)
+    assert plan.usd == pytest.approx(plan.tokens * 25e-6)
+    assert trainer_at(provider).plan(job_in(tmp_path)).usd is None
+    assert provider.files == {}
+
+
 def test_a_hosted_model_is_trained_once(provider: Provider, tmp_path: Path) -> None:
     """The result names the model and what it was made of; the same job again asks nothing of the provider."""
     job = job_in(tmp_path)
