@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
 import re
 import threading
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from langgraph_learnloop.errors import ConfigError, DataError, MissingExtraError, TrainingError
+from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Example, Job, Message, Plan, Progress, Recipe, Record, TrainingResult
 
@@ -719,11 +719,9 @@ def _kept(job: Job) -> _Kept:
 
 def _write(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
+        with whole_file(path) as beside:
+            beside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise TrainingError(
             f"{str(path)!r} cannot be written ({error}): mend that and run again; what the provider did is taken up."

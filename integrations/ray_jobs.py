@@ -34,6 +34,7 @@ from typing import IO, Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from langgraph_learnloop.errors import MissingExtraError, TrainingError
+from langgraph_learnloop.files import whole_folder
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Job, Progress, TrainingResult
 
@@ -528,24 +529,16 @@ def _take_home(job: Job, read: Read, node: str) -> TrainingResult:
 
     The node is asked for three files by name, and for nothing else.
     """
-    output = Path(job.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        for name in (WEIGHTS, CONFIG, RESULT):
-            _receive(scratch / name, read)
-        result = _as_at_home(job, scratch, node)
-        if output.exists():  # what lies there did not match its own hash, or the job would not have run
-            shutil.rmtree(output)
-        scratch.rename(output)
+        with whole_folder(Path(job.output)) as scratch:  # what lies there already did not match its own hash
+            for name in (WEIGHTS, CONFIG, RESULT):
+                _receive(scratch / name, read)
+            return _as_at_home(job, scratch, node)
     except OSError as error:
         raise TrainingError(
             f"The adapter of job {job.job_id!r} cannot be written to {job.output!r}: {error}. Make room, or mend the "
             "folder's permissions, and run it again."
         ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return result
 
 
 def _receive(path: Path, read: Read) -> None:

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from langgraph_learnloop.config import load_config
 from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
+from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import FLAG_MOVES, Dataset, FlagState, Recipe, Trial
 
@@ -92,7 +93,7 @@ def export(
             return
         target = Path(str(jsonl or parquet))
         try:
-            with _whole(target) as beside:
+            with whole_file(target) as beside:
                 if parquet is not None:
                     count = write_parquet(found, beside)
                 else:
@@ -342,17 +343,6 @@ def _refuse(sentence: str) -> NoReturn:
 def _stop(sentence: str, code: int) -> NoReturn:
     Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """Give a file beside `target` that takes its place when nothing went wrong."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        yield beside
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextmanager

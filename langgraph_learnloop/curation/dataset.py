@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -19,6 +17,7 @@ from langgraph_learnloop.curation.split import NEAR_DUPLICATE, assign
 from langgraph_learnloop.curation.texts import Embed, normal, request, similarities, vectors
 from langgraph_learnloop.curation.variation import Values, vary
 from langgraph_learnloop.errors import DataError, StoreError
+from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.records import Dataset, Example, content_hash
 
 _MADE_HERE = ("variation", "replay")
@@ -215,17 +214,8 @@ def _write(path: Path, examples: Sequence[Example]) -> None:
     try:
         if path.exists() and path.read_bytes() == data:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with whole_file(path) as beside:
+            beside.write_bytes(data)
     except OSError as error:
         raise StoreError(
             f"The dataset {path.name!r} cannot be written to {str(path.parent)!r}: {error.strerror or error}. "

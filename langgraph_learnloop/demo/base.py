@@ -10,11 +10,8 @@ import argparse
 import contextlib
 import hashlib
 import json
-import os
 import platform
-import shutil
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -42,6 +39,7 @@ from langgraph_learnloop.demo.english import BASE, ENGLISH
 from langgraph_learnloop.demo.rows import read_rows, split_tools
 from langgraph_learnloop.demo.tokens import Mixture, Results, Rows, SequenceMaker, TokenSequence, build_tokenizer
 from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.files import whole_folder
 
 Progress = Callable[[int, int, float], None]
 """Called after a step with its number (from 1), the number of steps and the mean loss since the last call."""
@@ -282,18 +280,12 @@ def _publish(
     data: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """Write the folder beside its place, score what was written, and swap it in with two renames."""
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    try:
+    """Write the folder beside its place, score what was written, and put it in its place."""
+    with whole_folder(out_dir) as made:
         _write_weights(made, model, tokenizer)
         figures = score(*load(made), held_out)
         manifest = _manifest(made, model, recipe, data, figures, seconds)
         (made / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        made.chmod(0o755)
-        _swap_in(made, out_dir)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return manifest
 
 
@@ -326,14 +318,6 @@ def _manifest(
             **{m.__name__: m.__version__ for m in (torch, transformers, tokenizers)},
         },
     }
-
-
-def _swap_in(made: Path, out_dir: Path) -> None:
-    old = made.with_name(made.name + ".old")
-    if out_dir.exists():
-        os.replace(out_dir, old)
-    os.replace(made, out_dir)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(folder: str | Path) -> tuple[PreTrainedModel, Any]:

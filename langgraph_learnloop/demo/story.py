@@ -6,7 +6,6 @@ Every chapter writes down its result when it is done, so a story that was interr
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -25,6 +24,7 @@ from langgraph_learnloop.demo.worlds import THREADS, Request, World
 from langgraph_learnloop.errors import EngineError, StoreError
 from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
 from langgraph_learnloop.evaluation.replay import GraphReplay
+from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.ports import Engine, Reviewer
 from langgraph_learnloop.records import (
@@ -250,9 +250,8 @@ class Story:
 
     def _save(self, name: str, value: Any) -> None:
         self._done[name] = value
-        beside = self._file.with_suffix(".tmp")
-        beside.write_text(json.dumps(self._done, indent=1), encoding="utf-8")
-        os.replace(beside, self._file)
+        with whole_file(self._file) as beside:
+            beside.write_text(json.dumps(self._done, indent=1), encoding="utf-8")
 
     def _add_seconds(self, seconds: float) -> None:
         self._save("seconds", self._done.get("seconds", 0.0) + seconds)

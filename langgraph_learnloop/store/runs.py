@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +12,7 @@ import zstandard
 from sqlalchemy import Row, Select, func, literal, select, tuple_
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
+from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.records import COMPRESSION, Feedback, Message, Recorded, Run, ToolCall
 from langgraph_learnloop.references import referenced, whole
 from langgraph_learnloop.store.database import Database
@@ -156,16 +155,8 @@ class Runs:
         if place.exists():
             return
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=place.parent, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(name, place)
-            finally:
-                Path(name).unlink(missing_ok=True)
+            with whole_file(place) as beside:
+                beside.write_bytes(data)
         except OSError as error:
             raise StoreError(
                 f"The blob {digest!r} could not be written to {str(self._blobs)!r}: {error.strerror or error}. "

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from langgraph_learnloop.curation import dataset as module
+from langgraph_learnloop import files
 from langgraph_learnloop.curation.dataset import build, heldout, keep, read
 from langgraph_learnloop.curation.split import NEAR_DUPLICATE
 from langgraph_learnloop.curation.texts import normal, request, similarities, vectors
@@ -82,7 +82,7 @@ def test_the_same_input_writes_one_file_once(tmp_path: Path, monkeypatch: pytest
     """Input in another order is the same version, and the file is not written again."""
     new, old = corrections(), pool(lamp=20, timer=9)
     first, _ = made(tmp_path, new, old)
-    monkeypatch.setattr(module.os, "replace", lambda *_: pytest.fail("the file was written again"))
+    monkeypatch.setattr(files.os, "replace", lambda *_: pytest.fail("the file was written again"))
     random.Random(1).shuffle(new)
     second, _ = made(tmp_path, new, old[::-1])
     assert second == first
@@ -262,7 +262,7 @@ def test_no_disk_is_a_sentence_and_leaves_nothing_behind(tmp_path: Path, monkeyp
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(StoreError, match=r"No space left on device\. Make room"):
         made(tmp_path, corrections(), [])
     assert list(tmp_path.iterdir()) == []

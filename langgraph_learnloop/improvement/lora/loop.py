@@ -19,6 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from langgraph_learnloop.errors import TrainingError
+from langgraph_learnloop.files import whole_folder
 from langgraph_learnloop.improvement.lora.ewc import PARENT, Consolidation, divergence
 from langgraph_learnloop.improvement.lora.job import RESULT, WEIGHTS, file_sha256, hashes, workplace
 from langgraph_learnloop.improvement.lora.rows import (
@@ -426,18 +427,11 @@ def _weaken(model: Any, strength: float) -> None:
 
 def _write(model: Any, output: Path, **facts: Any) -> TrainingResult:
     """Write the adapter and its result into a fresh folder, then give the folder its name."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
+    with whole_folder(output) as scratch:  # what lies there already did not match its own hash
         model.save_pretrained(scratch, selected_adapters=[_TRAINED])
         (scratch / "README.md").unlink(missing_ok=True)  # a model card that says nothing
         result = TrainingResult(adapter=str(output), adapter_sha256=file_sha256(scratch / WEIGHTS), **facts)
         (scratch / RESULT).write_text(result.model_dump_json(indent=2), encoding="utf-8")
-        if output.exists():  # what lies there did not match its own hash, or the job would not have run
-            shutil.rmtree(output)
-        scratch.rename(output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return result
 
 

@@ -6,20 +6,23 @@ writes a GGUF file for llama.cpp; that needs an interpreter with Unsloth, which 
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from langgraph_learnloop.errors import LearnLoopError, MissingExtraError, TrainingError
+from langgraph_learnloop.files import whole_folder
 
 
 def main(argv: list[str]) -> int:
     """Merge, and return the exit code; the reason of a failure is the last line on standard error."""
     base, adapter, folder, *how = argv[1:]
     try:
-        _whole(Path(folder), lambda scratch: _gguf(adapter, scratch, how[0]) if how else _merge(base, adapter, scratch))
+        with whole_folder(Path(folder)) as scratch:
+            if how:
+                _gguf(adapter, scratch, how[0])
+            else:
+                _merge(base, adapter, scratch)
     except LearnLoopError as error:
         return _fail(str(error))
     except OSError as error:
@@ -53,18 +56,6 @@ def _gguf(adapter: str, folder: Path, how: str) -> None:
     model.save_pretrained_gguf(str(folder), tokenizer, quantization_method=how)
     if not list(folder.glob("*.gguf")):
         raise TrainingError("Unsloth wrote no GGUF file: see what it said above.")
-
-
-def _whole(folder: Path, write: Any) -> None:
-    """Give a folder its name when everything in it is written."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        write(scratch)
-        scratch.chmod(0o755)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _fail(reason: str) -> int:

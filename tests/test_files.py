@@ -1,0 +1,54 @@
+"""Files and folders that are there whole, or as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from langgraph_learnloop.files import whole_file, whole_folder
+
+
+def test_a_file_takes_its_place_when_it_is_written(tmp_path: Path) -> None:
+    """Folders on the way are made, what was there is replaced, nothing is left beside."""
+    target = tmp_path / "a" / "b.txt"
+    for text in ("one", "two"):
+        with whole_file(target) as beside:
+            beside.write_text(text)
+        assert target.read_text() == text
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_file_stays_as_it_was_when_writing_fails(tmp_path: Path) -> None:
+    """Whatever is raised, the old file is there and nothing of the new one."""
+    target = tmp_path / "b.txt"
+    target.write_text("old")
+
+    def half() -> None:
+        with whole_file(target) as beside:
+            beside.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_takes_its_place_whole(tmp_path: Path) -> None:
+    """What was in the old one is gone; a failure leaves it."""
+    target = tmp_path / "x" / "model"
+    for name in ("one", "two"):
+        with whole_folder(target) as beside:
+            (beside / name).touch()
+        assert [path.name for path in target.iterdir()] == [name]
+
+    def half() -> None:
+        with whole_folder(target) as beside:
+            (beside / "three").touch()
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        half()
+    assert [path.name for path in target.iterdir()] == ["two"]
+    assert list(target.parent.iterdir()) == [target]
