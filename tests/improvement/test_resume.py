@@ -62,13 +62,14 @@ def test_a_job_that_was_cut_off_ends_as_if_it_were_not(base: Path, tmp_path: Pat
     assert not workplace(job).exists()
 
 
-def test_a_checkpoint_that_is_not_whole_is_passed_over(base: Path, tmp_path: Path) -> None:
-    """One that was being written when the process was killed is removed; the one before it serves."""
+@pytest.mark.parametrize("damage", ["trainer_state.json", "adapter_model.safetensors"])
+def test_a_checkpoint_that_is_not_whole_is_passed_over(base: Path, tmp_path: Path, damage: str) -> None:
+    """One that was being written when the power went is removed; the one before it serves."""
     job = job_of(base, tmp_path, weather_examples(), LONG)
     with pytest.raises(Stopped):
         in_process(job, stopping_at(50))
     newest = max(workplace(job).glob("checkpoint-*"), key=loop._step_of)
-    (newest / "trainer_state.json").write_text('{"epoch": 0.')
+    (newest / damage).write_bytes((newest / damage).read_bytes()[:100])
     result, _ = again(job)
     assert result.resumed_at == loop._step_of(newest) - 12
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from langgraph_learnloop.errors import TrainingError
@@ -166,8 +167,9 @@ def rehearse(job: Job, examples: Sequence[Example], model: Any, tokenizer: Any) 
     times: list[float] = []
 
     class Watch(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             times.append(time.monotonic())
+            control.should_save = False  # a job saves now and then, and not at every step as so short a one would
 
     with tempfile.TemporaryDirectory() as scratch:
         few = {"recipe": recipe.model_copy(update={"steps": _TRIED}), "output": f"{scratch}/tried", "minutes": None}
@@ -345,10 +347,12 @@ def _bf16(gpu: bool) -> bool:
 
 
 def _checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that is whole: its state is written last."""
+    """Return the newest checkpoint that is whole: its state is written last, and its weights can be opened."""
     for path in sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, SafetensorError):
             json.loads((path / "trainer_state.json").read_bytes())
+            with safe_open(path / WEIGHTS, "pt") as weights:
+                weights.keys()
             return path
         shutil.rmtree(path, ignore_errors=True)  # cut off while it was written
     return None
@@ -368,12 +372,13 @@ class _Log(TrainerCallback):
         self._began = time.monotonic()
         self._first: tuple[float, int, int] | None = None
         self._capped_at: int | None = None
+        self._done = 0
         self.loss: float | None = None
         self.tokens = 0
 
     def say(self, note: str) -> None:
         """Tell something that is no step."""
-        self._tell(Progress(stage="train", done=0, total=self._total, note=note))
+        self._tell(Progress(stage="train", done=self._done, total=self._total, note=note))
 
     def check_the_cap(self) -> None:
         """Raise TrainingError if the time was up before the last step."""
@@ -403,6 +408,7 @@ class _Log(TrainerCallback):
                 f"The loss became {self.loss} at step {state.global_step} of {self._total}: "
                 "lower the recipe's learning_rate, and look at the dataset for empty or broken examples."
             )
+        self._done = state.global_step
         began, step, tokens = self._first or (self._began, 0, 0)
         took, steps = max(time.monotonic() - began, 1e-6), max(state.global_step - step, 1)
         self._tell(
