@@ -351,6 +351,8 @@ class Recipe(Record):
     """Hold the base in four bits (QLoRA, Dettmers et al. 2023); needs bitsandbytes."""
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate; small from-scratch models want 3e-3."""
+    find_rate: bool = False
+    """Try rates around `learning_rate` first and take the one at which the loss falls fastest (Smith 2017)."""
     continued_rate: float = Field(default=0.1, gt=0, le=1)
     """Share of the learning rate for a job that goes on from an adapter: what it learned is to stay."""
     beta: float = Field(default=0.1, gt=0)
@@ -382,8 +384,8 @@ class Recipe(Record):
     @model_validator(mode="after")
     def _fits_its_method(self) -> Self:
         """Refuse what a method has no use for."""
-        if self.method != "sft" and (self.kl or self.packing):
-            raise ValueError(f'"kl" and "packing" are for the method "sft"; {self.method!r} holds on by "beta"')
+        if self.method != "sft" and (self.kl or self.packing or self.find_rate):
+            raise ValueError(f'"kl", "packing" and "find_rate" are for the method "sft", not for {self.method!r}')
         return self
 
 

@@ -15,6 +15,7 @@ from langgraph_learnloop.errors import DataError, TrainingError
 from langgraph_learnloop.improvement.lora.ewc import Consolidation, as_parent, divergence, fisher
 from langgraph_learnloop.improvement.lora.job import WEIGHTS
 from langgraph_learnloop.improvement.lora.loop import load
+from langgraph_learnloop.improvement.lora.rate import find_rate, steepest
 from langgraph_learnloop.improvement.lora.rows import IGNORE, collate, in_order, packed, rows_of, tokenise
 from langgraph_learnloop.records import Example, Message, Recipe, ToolCall
 from tests.improvement.jobs import RECIPE, in_process, job_of
@@ -79,7 +80,7 @@ def test_without_rejected_answers_there_is_no_preference(base: Path, tmp_path: P
         in_process(job_of(base, tmp_path, weather_examples(), SHORT.model_copy(update={"method": "dpo"})))
 
 
-@pytest.mark.parametrize("option", [{"kl": 1.0}, {"packing": True}])
+@pytest.mark.parametrize("option", [{"kl": 1.0}, {"packing": True}, {"find_rate": True}])
 def test_a_method_refuses_what_it_has_no_use_for(option: dict[str, Any]) -> None:
     """A setting that would be ignored is an error."""
     with pytest.raises(ValidationError, match="are for the method"):
@@ -224,3 +225,31 @@ def test_divergence_is_from_the_parent(base: Path, tmp_path: Path) -> None:
     expected = (before.exp() * (before - now)).sum(-1)[:, :-1][there].mean()
     assert float(divergence(model, batch, old).detach()) == pytest.approx(float(expected), rel=1e-3)
     assert float(divergence(model, batch, torch.zeros_like(old))) == 0
+
+
+# -- the rate ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_steepest_fall_is_before_the_lowest_point() -> None:
+    """What falls after the model fell apart is no reason, and a loss that never falls has none."""
+    assert steepest([5.0, 4.9, 4.0, 3.9, 9.0, 2.0e9]) == 1
+    assert steepest([5.0, 4.0, 3.0, float("nan")]) == 0
+    assert steepest([5.0, 6.0, 7.0]) == 0
+
+
+def test_a_rate_is_found_and_nothing_else_changes(base: Path, tmp_path: Path) -> None:
+    """From a rate far too low the test finds one that learns; the weights are those from before."""
+    low = RECIPE.model_copy(update={"learning_rate": 2e-4, "steps": 40})
+    job = job_of(base, tmp_path, weather_examples(), low)
+    model, tokenizer = load(job)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    rate = find_rate(low, tokenise(weather_examples(), tokenizer), model, pad=0)
+    assert 2e-4 / 30 < rate <= 2e-4 * 30
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    notes: list[str | None] = []
+    found = in_process(
+        job.model_copy(update={"recipe": low.model_copy(update={"find_rate": True})}), lambda p: notes.append(p.note)
+    )
+    assert found.recipe is not None
+    assert found.recipe.learning_rate == rate
+    assert any(note and note.startswith("The learning rate is") for note in notes)

@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from langgraph_learnloop.errors import TrainingError
-from langgraph_learnloop.files import whole_folder
+from langgraph_learnloop.files import whole_file, whole_folder
 from langgraph_learnloop.improvement.lora.ewc import PARENT, Consolidation, divergence
 from langgraph_learnloop.improvement.lora.job import RESULT, WEIGHTS, file_sha256, hashes, workplace
+from langgraph_learnloop.improvement.lora.rate import find_rate
 from langgraph_learnloop.improvement.lora.rows import (
     IGNORE,
     Row,
@@ -109,8 +110,10 @@ def train(
     The loss on the examples of `aside` is measured at the end. The checkpoint stays when the job fails, and goes when
     the adapter is written.
     """
+    rows, left_out = _fitting(examples, tokenizer, job.recipe)
+    if job.recipe.find_rate:
+        job = _with_rate(job, rows, model, tokenizer, tell)
     recipe = job.recipe
-    rows, left_out = _fitting(examples, tokenizer, recipe)
     note = f"{len(rows)} examples" + (f", {left_out} left out as too long." if left_out else ".")
     tell(Progress(stage="train", done=0, total=recipe.steps, note=note))
     started = time.monotonic()
@@ -137,6 +140,24 @@ def train(
     )
     shutil.rmtree(workplace(job), ignore_errors=True)
     return result
+
+
+def _with_rate(job: Job, rows: Sequence[Row], model: Any, tokenizer: Any, tell: Tell) -> Job:
+    """Return the job with the rate that was found for it, now or before it was cut off."""
+    kept = workplace(job) / "rate.json"
+    try:
+        rate = float(json.loads(kept.read_bytes()))
+    except (OSError, ValueError):
+        rate = find_rate(job.recipe, rows, model, _padding(tokenizer))
+        with whole_file(kept) as beside:
+            beside.write_text(json.dumps(rate), encoding="utf-8")
+    note = f"The learning rate is {rate:.2g}, where the loss falls fastest ({job.recipe.learning_rate:.2g} was given)."
+    tell(Progress(stage="train", done=0, total=job.recipe.steps, note=note))
+    return job.model_copy(update={"recipe": job.recipe.model_copy(update={"learning_rate": rate})})
+
+
+def _padding(tokenizer: Any) -> int:
+    return next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
 
 
 def _validation(model: Any, tokenizer: Any, aside: Sequence[Example], recipe: Recipe) -> dict[str, float]:
@@ -217,7 +238,7 @@ def _fit(
 ) -> int | None:
     """Train, with smaller parts of a batch whenever memory runs out; return the step it went on from, if any."""
     recipe = job.recipe
-    pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    pad = _padding(tokenizer)
     penalty = _penalty(job, model, tokenizer, examples, pad)
     fresh = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
     make = trainer_for(recipe, rows, model, penalty, pad)
