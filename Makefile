@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 UNSLOTH ?= .venv-unsloth
 PIP_UNSLOTH := $(UNSLOTH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-unsloth.txt
+WORKERS ?= 2
 ARGS ?=
 
 .PHONY: demo test check venv unsloth format clean
@@ -16,7 +17,7 @@ demo: venv
 	$(BIN)/learnloop demo $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -720,6 +720,7 @@ def _kept(job: Job) -> _Kept:
 def _write(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as beside:
             beside.write_text(text, encoding="utf-8")
     except OSError as error:

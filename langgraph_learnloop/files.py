@@ -12,8 +12,10 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """Give a path beside `target`; what is written there takes its place, on the disk, unless something is raised."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Give a path beside `target`; what is written there takes its place, on the disk, unless something is raised.
+
+    The folder must be there: one that is named wrongly should not be made.
+    """
     beside = _beside(target)
     try:
         yield beside

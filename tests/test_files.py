@@ -10,13 +10,15 @@ from langgraph_learnloop.files import whole_file, whole_folder
 
 
 def test_a_file_takes_its_place_when_it_is_written(tmp_path: Path) -> None:
-    """Folders on the way are made, what was there is replaced, nothing is left beside."""
-    target = tmp_path / "a" / "b.txt"
+    """What was there is replaced, nothing is left beside; a folder that is not there is not made."""
+    target = tmp_path / "b.txt"
     for text in ("one", "two"):
         with whole_file(target) as beside:
             beside.write_text(text)
         assert target.read_text() == text
     assert list(target.parent.iterdir()) == [target]
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "nowhere" / "b.txt") as beside:
+        beside.write_text("one")
 
 
 def test_a_file_stays_as_it_was_when_writing_fails(tmp_path: Path) -> None:

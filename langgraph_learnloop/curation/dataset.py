@@ -214,6 +214,7 @@ def _write(path: Path, examples: Sequence[Example]) -> None:
     try:
         if path.exists() and path.read_bytes() == data:
             return
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as beside:
             beside.write_bytes(data)
     except OSError as error:

@@ -155,6 +155,7 @@ class Runs:
         if place.exists():
             return
         try:
+            place.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(place) as beside:
                 beside.write_bytes(data)
         except OSError as error:

@@ -149,6 +149,7 @@ def _with_rate(job: Job, rows: Sequence[Row], model: Any, tokenizer: Any, tell: 
         rate = float(json.loads(kept.read_bytes()))
     except (OSError, ValueError):
         rate = find_rate(job.recipe, rows, model, _padding(tokenizer))
+        kept.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(kept) as beside:
             beside.write_text(json.dumps(rate), encoding="utf-8")
     note = f"The learning rate is {rate:.2g}, where the loss falls fastest ({job.recipe.learning_rate:.2g} was given)."
