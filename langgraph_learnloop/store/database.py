@@ -62,7 +62,6 @@ class Database:
             _check_file(self.path)
         self.engine = _engine(self.url, self.where)
         self._writers = self.engine.execution_options(learnloop_writes=True)
-        self._inserts: dict[Table, Insert] = {}
         self._driver_inserts: dict[Table, str] = {}
         _databases.add(self)
         try:
@@ -85,10 +84,10 @@ class Database:
             yield connection
 
     def insert_new(self, into: Table) -> Insert:
-        """Return an INSERT that leaves rows alone which are there already; made once, so that it is compiled once."""
-        if into not in self._inserts:
-            self._inserts[into] = self._insert_new(into)
-        return self._inserts[into]
+        """Return an INSERT that leaves rows alone which are there already."""
+        if self.engine.dialect.name == "postgresql":
+            return postgresql.insert(into).on_conflict_do_nothing()
+        return sqlite.insert(into).on_conflict_do_nothing()
 
     def insert_new_rows(self, connection: Connection, into: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert rows, tuples of all columns in order, except those that are there already.
@@ -98,11 +97,6 @@ class Database:
         if into not in self._driver_inserts:
             self._driver_inserts[into] = str(self.insert_new(into).compile(dialect=self._positional))
         connection.exec_driver_sql(self._driver_inserts[into], list(rows))
-
-    def _insert_new(self, into: Table) -> Insert:
-        if self.engine.dialect.name == "postgresql":
-            return postgresql.insert(into).on_conflict_do_nothing()
-        return sqlite.insert(into).on_conflict_do_nothing()
 
     @property
     def _positional(self) -> Dialect:

@@ -6,7 +6,7 @@ Light: a broken row is found before anything heavy is imported.
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,12 +19,17 @@ _ONE_ANSWER = 0.8
 """Share of the corrections that may give one and the same answer."""
 
 
-def read_examples(path: str | Path, split: Split = "train") -> list[Example]:
-    """Return the examples of one split of a JSON-lines file; raise DataError with the line that is malformed.
+def read_examples(path: str | Path) -> list[Example]:
+    """Return the training examples of a JSON-lines file; raise DataError with the line that is malformed."""
+    return read_splits(path)["train"]
+
+
+def read_splits(path: str | Path) -> dict[Split | None, list[Example]]:
+    """Return the examples of a JSON-lines file by split; raise DataError with the line that is malformed.
 
     A file without training examples is refused as well.
     """
-    examples = []
+    examples: dict[Split | None, list[Example]] = defaultdict(list)
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
@@ -36,9 +41,8 @@ def read_examples(path: str | Path, split: Split = "train") -> list[Example]:
             raise DataError(
                 f"Line {number} of the dataset {str(path)!r} is not an example: {where} {first['msg']}."
             ) from error
-        if example.split == split:
-            examples.append(example)
-    if not examples and split == "train":
+        examples[example.split].append(example)
+    if not examples["train"]:
         raise DataError(f"The dataset {str(path)!r} has no examples whose split is 'train'; curate some first.")
     return examples
 

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from langgraph_learnloop.errors import DataError, LearnLoopError, MissingExtraError, TrainingError
-from langgraph_learnloop.improvement.lora.draw import draw, read_examples
+from langgraph_learnloop.improvement.lora.draw import draw, read_examples, read_splits
 from langgraph_learnloop.records import Job, Plan, Progress
 
 UNSLOTH = "langgraph_learnloop.integrations.unsloth_trainer"
@@ -54,14 +54,14 @@ def main(argv: list[str]) -> int:
 def run(job: Job, tell: Tell) -> None:
     """Choose the engine, load base and adapter, and train."""
     started = time.monotonic()
-    examples = draw(read_examples(job.dataset), job.recipe)
+    splits = read_splits(job.dataset)
+    examples = draw(splits["train"], job.recipe)
     engine, because = choose_engine(job.engine)
     tell(Progress(stage="start", done=0, total=job.recipe.steps, note=f"Training with {engine}: {because}"))
     loop, model, tokenizer = _loaded(job, engine)
     note = f"Ready after {time.monotonic() - started:.1f} s."
     tell(Progress(stage="load", done=0, total=job.recipe.steps, note=note))
-    aside = read_examples(job.dataset, "validation")
-    loop.train(job, examples, model, tokenizer, engine=f"{engine}: {because}", tell=tell, aside=aside)
+    loop.train(job, examples, model, tokenizer, engine=f"{engine}: {because}", tell=tell, aside=splits["validation"])
 
 
 def plan(job: Job) -> Plan:
