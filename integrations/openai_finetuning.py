@@ -16,16 +16,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
 from langgraph_learnloop.errors import ConfigError, DataError, MissingExtraError, TrainingError
+from langgraph_learnloop.examples import draw, read_examples
 from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Example, Job, Message, Plan, Progress, Recipe, Record, TrainingResult
@@ -114,7 +115,7 @@ class OpenAITrainer:
         Tokens, and so dollars, are estimates; without `usd_per_million_tokens` the cost is not known.
         """
         rows, left_out = self._material(job)
-        planned, drawn = _Plan.of(job.recipe, rows, left_out), _draw(_examples(job), job.recipe)
+        planned, drawn = _Plan.of(job.recipe, rows, left_out), _drawn(job)
         return Plan(
             job_id=job.job_id,
             engine=f"openai: {job.base_model!r} is a hosted model.",
@@ -153,7 +154,7 @@ class OpenAITrainer:
             tokens=plan.tokens if remote.trained_tokens is None else remote.trained_tokens,
             seconds=max(0.0, (remote.finished_at or time.time()) - (line.since or time.time())),
             left_out=plan.left_out,
-            hashes={"dataset": hashlib.sha256(_read(job)).hexdigest()},
+            hashes={"dataset": _sha256(job)},
             recipe=job.recipe,
             libraries={"openai": openai.__version__},
         )
@@ -164,7 +165,7 @@ class OpenAITrainer:
         """Return the rows of a job in the order they are read, and how many examples were left out."""
         _check(job)
         recipe = job.recipe
-        drawn = _draw(_examples(job), recipe)
+        drawn = _drawn(job)
         made = [self._row(e, recipe) for e in drawn if recipe.method == "sft" or e.rejected is not None]
         rows = [row for row in made if row is not None]
         left_out = len(made) - len(rows)
@@ -546,50 +547,26 @@ def _check(job: Job) -> None:
         )
 
 
-def _read(job: Job) -> bytes:
+@contextmanager
+def _readable(job: Job) -> Iterator[None]:
+    """Say in a sentence that a job's dataset cannot be read."""
     try:
-        return Path(job.dataset).read_bytes()
+        yield
     except OSError as error:
         raise TrainingError(
             f"Job {job.job_id!r} cannot be trained: its dataset {job.dataset!r} cannot be read ({error.strerror})."
         ) from error
 
 
-def _examples(job: Job) -> Iterator[Example]:
-    """Yield the training examples of a job's dataset; raise DataError with the line that is malformed."""
-    for number, line in enumerate(_read(job).split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            example = Example.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise DataError(
-                f"Line {number} of the dataset {job.dataset!r} is not an example: {where} {first['msg']}."
-            ) from error
-        if example.split == "train":
-            yield example
+def _drawn(job: Job) -> list[Example]:
+    """Return what a local job of this recipe draws: a job's id says what it learns, wherever it is done."""
+    with _readable(job):
+        return draw(read_examples(job.dataset), job.recipe)
 
 
-def _draw(examples: Iterable[Example], recipe: Recipe) -> list[Example]:
-    """Return what a local job of this recipe draws: the new, and the replayed of every category as evenly as possible.
-
-    A job's id says what it learns, wherever it is done; a test holds this against the local draw.
-    """
-    new: list[Example] = []
-    old: dict[str, list[Example]] = {}
-    for example in examples:
-        if example.origin == "replay":
-            old.setdefault(example.category, []).append(example)
-        elif recipe.variations or example.origin != "variation":
-            new.append(example)
-    wanted = round(recipe.replay * sum(e.origin != "variation" for e in new))
-    rng = random.Random(recipe.seed)
-    piles = [rng.sample(old[category], len(old[category])) for category in sorted(old)]
-    rng.shuffle(piles)
-    in_turn = (example for turn in zip_longest(*piles) for example in turn if example is not None)
-    return new + list(islice(in_turn, wanted))
+def _sha256(job: Job) -> str:
+    with _readable(job), Path(job.dataset).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _figures(event: FineTuningJobEvent) -> tuple[int | None, int | None, float | None]:

@@ -105,7 +105,7 @@ class Lessons:
     def with_validation(self, dataset: Dataset) -> Dataset:
         """Return a dataset of the same training examples, a tenth of them for validation; it lies among the jobs."""
         from langgraph_learnloop.curation.dataset import keep_as_it_is
-        from langgraph_learnloop.improvement.lora.draw import read_examples
+        from langgraph_learnloop.examples import read_examples
         from langgraph_learnloop.improvement.lora.search import validated
 
         examples = validated(read_examples(dataset.path), 0.1, self._config.recipe.seed)

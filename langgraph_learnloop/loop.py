@@ -527,7 +527,7 @@ class LearnLoop:
         )
 
     def _problems(self, dataset: Dataset, recipe: Recipe | None = None) -> tuple[str, ...]:
-        from langgraph_learnloop.improvement.lora.draw import problems, read_examples
+        from langgraph_learnloop.examples import problems, read_examples
 
         examples = read_examples(dataset.path)
         return problems(examples, recipe or self.config.recipe, self.config.least_corrections)

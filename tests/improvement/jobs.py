@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from langgraph_learnloop.improvement.lora.draw import draw, read_examples
+from langgraph_learnloop.examples import draw, read_examples
 from langgraph_learnloop.improvement.lora.job import make_job
 from langgraph_learnloop.improvement.lora.loop import load, train
 from langgraph_learnloop.records import Example, Job, Progress, Recipe, TrainingResult

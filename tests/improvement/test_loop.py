@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_learnloop.errors import DataError, TrainingError
-from langgraph_learnloop.improvement.lora.draw import draw, read_examples
+from langgraph_learnloop.examples import draw, read_examples
 from langgraph_learnloop.improvement.lora.job import WEIGHTS, LocalTrainer, file_sha256
 from langgraph_learnloop.improvement.lora.loop import load, train
 from langgraph_learnloop.improvement.lora.rows import collate, tokenise
@@ -80,6 +80,13 @@ def test_a_malformed_line_is_named(tmp_path: Path):
     path.write_text(path.read_text() + "\n" + '{"messages": []}\n')
     with pytest.raises(DataError, match=r"Line 3 of .*d\.jsonl.*chosen Field required"):
         read_examples(path)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path):
+    """Bytes that are no UTF-8 are a malformed line like any other."""
+    (tmp_path / "d.jsonl").write_bytes(b'{"messages": "\xff"}\n')
+    with pytest.raises(DataError, match=r"Line 1 of .*d\.jsonl.* is not an example"):
+        read_examples(tmp_path / "d.jsonl")
 
 
 def test_a_dataset_without_training_examples_is_refused(tmp_path: Path):

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from langgraph_learnloop.errors import TrainingError
-from langgraph_learnloop.improvement.lora.draw import problems
+from langgraph_learnloop.examples import problems
 from langgraph_learnloop.improvement.lora.job import LocalTrainer, finished, workplace
 from langgraph_learnloop.improvement.lora.rows import batches, length, tokenise
 from langgraph_learnloop.records import Example, Message, Plan, Progress, Recipe

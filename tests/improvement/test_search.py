@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_learnloop.errors import TrainingError
-from langgraph_learnloop.improvement.lora.draw import draw, read_examples
+from langgraph_learnloop.examples import draw, read_examples
 from langgraph_learnloop.improvement.lora.loop import load, train
 from langgraph_learnloop.improvement.lora.search import search, validated
 from langgraph_learnloop.records import Recipe, TrainingResult, Trial

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from langgraph_learnloop.errors import ConfigError, DataError, MissingExtraError, TrainingError
-from langgraph_learnloop.improvement.lora.draw import draw
+from langgraph_learnloop.examples import draw
 from langgraph_learnloop.integrations.openai_finetuning import OpenAITrainer, preference_row, supervised_row
 from langgraph_learnloop.records import Example, Job, Message, Progress, Recipe, ToolCall, TrainingResult
 

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from langgraph_learnloop.errors import DataError, LearnLoopError, MissingExtraError, TrainingError
-from langgraph_learnloop.improvement.lora.draw import draw, read_examples, read_splits
+from langgraph_learnloop.examples import draw, read_examples, read_splits
 from langgraph_learnloop.records import Job, Plan, Progress
 
 UNSLOTH = "langgraph_learnloop.integrations.unsloth_trainer"

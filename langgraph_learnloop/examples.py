@@ -1,6 +1,6 @@
-"""Read a dataset and draw what one job trains on.
+"""Read a dataset and draw what one job trains on, wherever that is done.
 
-Light: a broken row is found before anything heavy is imported.
+Light: a broken row is found before anything heavy is imported, and before anything is sent anywhere.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read_splits(path: str | Path) -> dict[Split | None, list[Example]]:
     A file without training examples is refused as well.
     """
     examples: dict[Split | None, list[Example]] = defaultdict(list)
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
