@@ -15,6 +15,7 @@ from langgraph_learnloop.records import (
     Generated,
     Generation,
     Job,
+    Judged,
     Message,
     Plan,
     Progress,
@@ -128,9 +129,18 @@ class Evaluator(Protocol):
 
     name: str
     """Name and version; part of a result's identity."""
+    target: str
+    """The score that is to get better."""
+    guard: str
+    """The score that must not get worse; may be the same."""
+    whole: bool
+    """Judge the whole run, with its tools answered from the recording, not only the assistant's next message."""
 
-    def judge(self, case: Case, got: Message) -> tuple[bool | None, bool | None]:
-        """Return (right tool, fully right); None where it cannot judge."""
+    def judge(self, case: Case, got: Sequence[Message]) -> Judged:
+        """Return at least the scores `target` and `guard`; raise what it likes, and the case is not judged.
+
+        `got` begins with the assistant's next message; where `whole` is set, all that came after it follows.
+        """
         ...
 
 
@@ -143,4 +153,22 @@ class ResultCache(Protocol):
 
     def add_results(self, results: Sequence[CaseResult]) -> None:
         """Store results; a result that is there already stays."""
+        ...
+
+
+class Replayer(Protocol):
+    """Ask a release the cases of a suite."""
+
+    evaluator: Evaluator
+    """Judges the answers."""
+
+    def run(
+        self,
+        release_id: str,
+        cases: Sequence[Case],
+        cache: ResultCache | None = None,
+        on_progress: OnProgress | None = None,
+        enough: Callable[[CaseResult], object] | None = None,
+    ) -> tuple[CaseResult, ...]:
+        """Return one result for each case, in order; none for those that `enough` spared, when it was told enough."""
         ...

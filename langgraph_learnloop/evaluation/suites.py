@@ -1,15 +1,95 @@
-"""Make the cases that a candidate is examined on, and refuse those it has seen."""
+"""Make the cases that a candidate is examined on, read and write them as files, and refuse those it has seen.
+
+A suite is a file of JSON lines, one case a line:
+
+    {"question": "Where is order 5?", "expected": {"tool": "find_order", "args": {"order": 5}}}
+    {"messages": [{"role": "user", "content": "Hi"}], "expected": "Hello!", "category": "small talk"}
+    {"question": "Give me Ann's address.", "suite": "safety"}
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal, get_args
 
-from langgraph_learnloop.errors import DataError
+from pydantic import ValidationError
+
+from langgraph_learnloop.calls import clean_text, read_message
+from langgraph_learnloop.errors import ConfigError, DataError
 from langgraph_learnloop.evaluation.evaluators import plain
-from langgraph_learnloop.records import Case, Example, Message, content_hash
+from langgraph_learnloop.files import whole_file
+from langgraph_learnloop.records import Case, Example, Message, Suite, ToolCall, content_hash
+
+LONGEST_LINE = 1_000_000
+"""Bytes of one case: a longer one is no case but an attack or a slip."""
+MOST_CASES = 100_000
+"""Cases of one file."""
+DEEPEST = 64
+"""Levels of lists and mappings inside of a case."""
+LARGEST_NUMBER = 1e300
+"""Numbers beyond it, infinities and NaN do not survive as JSON."""
+LONGEST_NAME = 200
+"""Characters of a category, of a tool's or a speaker's name, or of an id."""
 
 _Suite = Literal["target", "retention"]
+_KEYS = ("question", "messages", "expected", "reference", "suite", "category", "run_id")
+_MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
+_ROLES = {"developer": "system"}
+"""Names that others give to the roles."""
+_LESSON = 12
+"""Characters of a dataset's version by which a lesson is known."""
+
+
+def read_suite(path: str | Path) -> tuple[Case, ...]:
+    """Return the cases of a file of JSON lines in order, each once; everything in it is untrusted.
+
+    "question" is the user's only message, "messages" a whole conversation in OpenAI's form or in that of `Message`.
+    "expected" is the right answer as text, as {"tool": name, "args": {...}} or a list of those, or as a message; only a
+    case of the suite "safety" may leave it out. "reference" is the whole run as it should be, "suite" is "retention"
+    if it is not named, "category" the right tool. Raises DataError naming file, line, field and the way out, and
+    ConfigError when the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            made = [_case_of_line(line, number, path) for number, line in _lines(stream, path)]
+    except OSError as error:
+        raise ConfigError(
+            f"The suite {str(path)!r} cannot be read ({error.strerror}): name a file of JSON lines, one case a line."
+        ) from error
+    if not made:
+        raise DataError(
+            f'The suite {str(path)!r} holds no case: write {{"question": ..., "expected": ...}}, one a line.'
+        )
+    return _once(made)
+
+
+def write_suite(cases: Sequence[Case], path: str | Path) -> None:
+    """Write cases as a file that `read_suite` reads, each once, whole or not at all; ids are made anew from content.
+
+    Raises DataError when there are none, or naming the case that cannot be written, and ConfigError when the file
+    cannot be.
+    """
+    if not cases:
+        raise DataError(f"There is no case to write to {str(path)!r}: curate corrections first, some are set aside.")
+    lines = [_line(case) for case in _once(cases)]
+    try:
+        with whole_file(Path(path)) as beside:
+            beside.write_bytes(b"".join(lines))
+    except OSError as error:
+        raise ConfigError(
+            f"The suite cannot be written to {str(path)!r} ({error.strerror}): name a file in a folder that is there."
+        ) from error
+
+
+def as_regression(cases: Sequence[Case], lesson: str) -> tuple[Case, ...]:
+    """Return the target cases of a lesson that has shipped as cases of the suite "regression".
+
+    Their category is the lesson: `lesson` is its dataset's version, of which the beginning is kept.
+    """
+    moved = {"suite": "regression", "category": lesson[:_LESSON]}
+    return tuple(case.model_copy(update=moved) for case in cases if case.suite == "target")
 
 
 def cases_from(examples: Iterable[Example]) -> tuple[Case, ...]:
@@ -51,17 +131,301 @@ def _suite(example: Example) -> _Suite | None:
 
 
 def _case(example: Example, suite: _Suite) -> Case:
-    content = {
-        "messages": [m.model_dump(mode="json") for m in example.messages],
-        "expected": example.chosen.model_dump(mode="json"),
-    }
     return Case(
-        case_id=content_hash(content),
+        case_id=_case_id(example.messages, example.chosen),
         suite=suite,
         category=example.category,
         messages=example.messages,
         expected=example.chosen,
+        run_id=example.run_id,
     )
+
+
+def _case_id(messages: Sequence[Message], expected: Message | None) -> str:
+    content = {
+        "messages": [m.model_dump(mode="json") for m in messages],
+        "expected": None if expected is None else expected.model_dump(mode="json"),
+    }
+    return content_hash(content)
+
+
+def _once(cases: Iterable[Case]) -> tuple[Case, ...]:
+    return tuple({(case.suite, case.case_id): case for case in cases}.values())
+
+
+def _lines(stream: IO[bytes], path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that hold something, with their numbers; never more than a line is in memory."""
+    number = found = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise _unusable(number, path, f"it has more than {LONGEST_LINE:,} bytes; write one case a line.")
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line  # some editors mark UTF-8 so
+        if not line.strip():
+            continue
+        found += 1
+        if found > MOST_CASES:
+            raise _unusable(number, path, f"at most {MOST_CASES:,} cases are allowed; split the file.")
+        yield number, line
+
+
+def _unusable(number: int, path: str | Path, reason: object) -> DataError:
+    return DataError(f"Line {number} of the suite {str(path)!r} cannot be used: {reason}")
+
+
+def _case_of_line(line: bytes, number: int, path: str | Path) -> Case:
+    try:
+        return _case_of(_parsed(line))
+    except DataError as error:
+        raise _unusable(number, path, error) from error
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """Return the object of a line, its texts and numbers checked."""
+    try:
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise DataError(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8.") from error
+    except RecursionError as error:
+        raise DataError(f"it is nested deeper than {DEEPEST} levels.") from error
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"it is not JSON ({error}); write one JSON object a line.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"it is a {type(row).__name__}, not an object with {_listed(_KEYS)}.")
+    _check(row, "")
+    return row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"the key {_short(twice)} stands there twice; leave one of them out.")
+    return row
+
+
+def _check(value: Any, where: str, depth: int = 0) -> None:
+    """Raise DataError, naming the field, for what would be lost or do harm on its way through the rooms."""
+    if depth > DEEPEST:
+        raise DataError(f"{_short(where)} is nested deeper than {DEEPEST} levels.")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check(key, f"{where}, a key")
+            _check(item, f"{where}.{key}".lstrip("."), depth + 1)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check(item, f"{where}[{number}]", depth + 1)
+    elif isinstance(value, str) and value.strip():
+        clean_text(value, _short(where), LONGEST_LINE)
+    elif isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER:
+        raise DataError(f"{_short(where)} is no number below {LARGEST_NUMBER}; write it as text.")
+
+
+def _case_of(row: dict[str, Any]) -> Case:
+    if unknown := [key for key in row if key not in _KEYS]:
+        raise DataError(f"there is no key {_short(unknown[0])}; a case has {_listed(_KEYS)}.")
+    suite = _suite_named(row.get("suite"))
+    messages = _conversation(row)
+    expected = _expected(row.get("expected"), suite)
+    return Case(
+        case_id=_case_id(messages, expected),
+        suite=suite,
+        category=_name(row, "category") or _category(expected, suite),
+        messages=messages,
+        expected=expected,
+        reference=_reference(row.get("reference")),
+        run_id=_name(row, "run_id"),
+    )
+
+
+def _suite_named(value: object) -> Suite:
+    if value is None:
+        return "retention"
+    found: Suite | None = next((name for name in get_args(Suite) if name == value), None)
+    if found is None:
+        raise DataError(f"'suite' is {_short(value)}; it must be one of {_listed(get_args(Suite))}.")
+    return found
+
+
+def _name(row: dict[str, Any], key: str) -> str | None:
+    value = row.get(key)
+    return None if value is None else clean_text(value, repr(key), LONGEST_NAME)
+
+
+def _category(expected: Message | None, suite: Suite) -> str:
+    if expected is None:
+        return suite
+    return expected.tool_calls[0].name if expected.tool_calls else "answer"
+
+
+def _conversation(row: dict[str, Any]) -> tuple[Message, ...]:
+    question, messages = row.get("question"), row.get("messages")
+    if (question is None) == (messages is None):
+        raise DataError("a case has either a 'question' (text) or 'messages' (a list), and not both.")
+    if question is not None:
+        return (Message(role="user", content=clean_text(question, "'question'", LONGEST_LINE)),)
+    return _messages(messages, "messages")
+
+
+def _expected(value: object, suite: Suite) -> Message | None:
+    if value is None:
+        if suite == "safety":
+            return None
+        raise DataError(f"'expected' is missing; a case of the suite {suite!r} needs the right answer.")
+    if isinstance(value, dict) and "role" in value:
+        return _answer(_message(value, "expected"))
+    try:
+        return read_message(value)
+    except DataError as error:
+        raise DataError(f"'expected' cannot be used: {error}") from error
+
+
+def _answer(message: Message) -> Message:
+    if message.role != "assistant":
+        raise DataError(f"'expected' is what the assistant should say; its role is {message.role!r}.")
+    if not message.content.strip() and not message.tool_calls:
+        raise DataError("'expected' says nothing; give it a content or tool_calls.")
+    return message
+
+
+def _reference(value: object) -> tuple[Message, ...]:
+    if value is None:
+        return ()
+    messages = _messages(value, "reference")
+    if messages[0].role != "assistant" or {m.role for m in messages} - {"assistant", "tool"}:
+        raise DataError("'reference' begins with the assistant's answer and holds assistant and tool messages only.")
+    return messages
+
+
+def _messages(value: object, where: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f'{where!r} must be a list of messages such as {{"role": "user", "content": "Hi"}}.')
+    return tuple(_message(item, f"{where}[{number}]") for number, item in enumerate(value))
+
+
+def _message(value: object, where: str) -> Message:
+    """Return a message in OpenAI's form or in that of `Message`; what is null counts as not there."""
+    if not isinstance(value, dict):
+        raise DataError(f"{where!r} is a {type(value).__name__}, not an object with {_listed(_MESSAGE_KEYS)}.")
+    # OpenAI's clients write out what is not there: "refusal": null, "annotations": [].
+    said = {key: item for key, item in value.items() if item not in (None, []) and (item or key in _MESSAGE_KEYS)}
+    if unknown := [key for key in said if key not in _MESSAGE_KEYS]:
+        raise DataError(f"{where!r} has no key {_short(unknown[0])}; a message has {_listed(_MESSAGE_KEYS)}.")
+    for key in ("name", "tool_call_id"):
+        if len(str(said.get(key, ""))) > LONGEST_NAME:
+            raise DataError(f"{where + '.' + key!r} is longer than {LONGEST_NAME} characters.")
+    said["content"] = _text(said.get("content", ""), f"{where}.content")
+    said["tool_calls"] = _calls(said.get("tool_calls", []), f"{where}.tool_calls")
+    if said["tool_calls"] and said.get("role") != "assistant":
+        raise DataError(
+            f"{where!r} has tool_calls, and its role is {_short(said.get('role'))}: only an assistant's may."
+        )
+    said["role"] = _ROLES.get(str(said.get("role")), said.get("role"))
+    try:
+        return Message.model_validate(said)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{'.'.join([where, *map(str, first['loc'])])!r} cannot be used: {first['msg']}.") from error
+
+
+def _text(content: object, where: str) -> str:
+    """Return the text of a content, which may be blocks of text; a case with an image could not be asked as it was."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise DataError(f"{where!r} is a {type(content).__name__}; it must be text.")
+    texts = [block.get("text") if isinstance(block, dict) else block for block in content]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where!r} holds a block that is not text; a suite's messages are text only.")
+    return "".join(map(str, texts))
+
+
+def _calls(value: object, where: str) -> tuple[ToolCall, ...]:
+    if not isinstance(value, list):
+        raise DataError(f"{where!r} is a {type(value).__name__}; it must be a list.")
+    return tuple(_call(item, f"{where}[{number}]") for number, item in enumerate(value))
+
+
+def _call(value: object, where: str) -> ToolCall:
+    """Return a call in OpenAI's form, its arguments as JSON or as an object, or in the form of `ToolCall`."""
+    inner = value.get("function", value) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(inner, dict):
+        raise DataError(f'{where!r} is no tool call; write {{"name": "find_order", "args": {{"order": 5}}}}.')
+    name = clean_text(inner.get("name"), f"{where + '.name'!r}", LONGEST_NAME)
+    args = _arguments(inner.get("arguments", inner.get("args")), f"{where}.args")
+    call_id = value.get("id")
+    if call_id is not None and (not isinstance(call_id, str) or len(call_id) > LONGEST_NAME):
+        raise DataError(f"{where + '.id'!r} must be text of at most {LONGEST_NAME} characters.")
+    return ToolCall(name=name, args=args, id=call_id)
+
+
+def _arguments(value: object, where: str) -> dict[str, Any]:
+    args: Any = {} if value in (None, "") else value
+    if isinstance(args, str):
+        try:
+            args = json.loads(args, object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where!r} is not JSON; write the arguments as an object.") from error
+        _check(args, where)
+    if not isinstance(args, dict):
+        raise DataError(f"{where!r} is a {type(args).__name__}; it must be an object of arguments by name.")
+    return args
+
+
+def _line(case: Case) -> bytes:
+    """Return a case as a line; raise DataError when the line would not be read as the same case."""
+    row: dict[str, Any] = {**_asked(case.messages), "suite": case.suite, "category": case.category}
+    row |= {} if case.expected is None else {"expected": _short_form(case.expected)}
+    row |= {"reference": [_row(message) for message in case.reference]} if case.reference else {}
+    row |= {} if case.run_id is None else {"run_id": case.run_id}
+    try:
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        again = _case_of(_parsed(line)).model_copy(update={"case_id": case.case_id})
+    except (ValueError, RecursionError) as error:
+        raise _unwritable(case, str(error) or "It is nested too deeply.") from error
+    if again != case:
+        raise _unwritable(case, "It would be read as another.")
+    if len(line) > LONGEST_LINE:
+        raise _unwritable(case, f"It has {len(line):,} bytes; at most {LONGEST_LINE:,} are allowed.")
+    return line
+
+
+def _unwritable(case: Case, reason: str) -> DataError:
+    return DataError(
+        f"Case {case.case_id!r} ({_question(case)[:80]!r}) cannot be written to a suite: {reason} Leave it out."
+    )
+
+
+def _asked(messages: Sequence[Message]) -> dict[str, Any]:
+    if len(messages) == 1 and messages[0] == Message(role="user", content=messages[0].content):
+        return {"question": messages[0].content}
+    return {"messages": [_row(message) for message in messages]}
+
+
+def _short_form(expected: Message) -> Any:
+    """Return an expected answer as text or as calls, if nothing is lost by that; else as a message."""
+    calls = [{"tool": call.name, "args": call.args} for call in expected.tool_calls]
+    short = (calls[0] if len(calls) == 1 else calls) if calls else expected.content
+    try:
+        return short if read_message(short) == expected else _row(expected)
+    except DataError:
+        return _row(expected)
+
+
+def _row(message: Message) -> dict[str, Any]:
+    return message.model_dump(mode="json", exclude_defaults=True)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _request(messages: Sequence[Message]) -> str:

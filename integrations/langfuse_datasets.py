@@ -1,0 +1,195 @@
+"""Examine candidates on a dataset that your team keeps in Langfuse.
+
+    cases = cases_from_langfuse("refunds", suite="regression")
+    write_suite(cases, "suites/refunds.jsonl")
+
+Needs `pip install langfuse` and, unless a client is given, LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY and
+LANGFUSE_BASE_URL. Nothing is written there.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from langgraph_learnloop.calls import clean_text, read_message
+from langgraph_learnloop.errors import ConfigError, DataError, EngineError, MissingExtraError, NotFoundError
+from langgraph_learnloop.records import Case, Message, Suite, ToolCall, content_hash
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+    from langfuse import Langfuse
+    from langfuse.api import DatasetItem
+
+LONGEST_TEXT = 1_000_000
+"""Characters of one message of a conversation."""
+SHOWN = 3
+"""Items that an error names."""
+
+_LONGEST_REASON = 200
+"""Characters of what a library says of a message it cannot read."""
+_LONGEST_NAME = 200
+"""Characters of a category."""
+_INPUT = 'a text, {"question": text}, {"messages": [...]} or a list of messages'
+_OUTPUT = 'a text, {"tool": name, "args": {...}} or an assistant message'
+_ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {
+    "human": "user",
+    "ai": "assistant",
+    "system": "system",
+    "tool": "tool",
+}
+_ARCHIVED = "ARCHIVED"
+
+
+def cases_from_langfuse(name: str, client: Langfuse | None = None, *, suite: Suite = "retention") -> tuple[Case, ...]:
+    """Return the items of a Langfuse dataset as cases of one suite, in its order, each once; no archived ones.
+
+    An item's input is a text, {"question": text}, {"messages": [...]} or a list of messages, in OpenAI's form or in
+    LangChain's; its expected output is a text, {"tool": name, "args": {...}} or a message, and only a case of the suite
+    "safety" can do without. The category is the one in the item's metadata, else the right tool. `client` is the
+    process's own unless one is given.
+
+    Raises DataError naming dataset and items that cannot be used, NotFoundError when there is no such dataset,
+    ConfigError when Langfuse takes no such keys, and EngineError when it does not answer.
+    """
+    if suite not in get_args(Suite):
+        raise ConfigError(f"There is no suite {suite!r}; it must be one of {', '.join(get_args(Suite))}.")
+    items = [item for item in _items(name, client) if item.status != _ARCHIVED]
+    if not items:
+        raise DataError(f"The Langfuse dataset {name!r} holds no active item: add some there, or name another.")
+    cases: dict[str, Case] = {}
+    refused: list[str] = []
+    for item in items:
+        try:
+            case = _case(item, suite)
+            cases.setdefault(case.case_id, case)
+        except DataError as error:
+            refused.append(f"Item {item.id!r}: {error}")
+    if refused:
+        shown = [*refused[:SHOWN], *([f"And {len(refused) - SHOWN} more."] if len(refused) > SHOWN else [])]
+        raise DataError(
+            f"{len(refused)} of {len(items)} items of the Langfuse dataset {name!r} cannot be used. {' '.join(shown)} "
+            "Mend or archive them there."
+        )
+    return tuple(cases.values())
+
+
+def _items(name: str, client: Langfuse | None) -> Sequence[DatasetItem]:
+    """Return all the items of a dataset, archived ones too."""
+    try:
+        import httpx
+        import langfuse
+        from langfuse.api.core import ApiError
+    except ImportError as error:
+        raise MissingExtraError(f"Datasets of Langfuse need langfuse ({error}): pip install langfuse.") from error
+    client = client or langfuse.get_client()
+    if not hasattr(client, "api"):
+        raise ConfigError("There are no keys for Langfuse: set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY.")
+    try:
+        return client.get_dataset(name).items
+    except ApiError as error:
+        raise _refused(name, error.status_code, error.body) from error
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise EngineError(
+            f"Langfuse did not give the dataset {name!r}: {_reason(error)}. See that LANGFUSE_BASE_URL is right and "
+            "the server is up, or give the client more time, with Langfuse(timeout=...)."
+        ) from error
+
+
+def _refused(name: str, status: int | None, body: object) -> ConfigError | NotFoundError | EngineError:
+    """Return what an answer other than 200 means."""
+    if status in (401, 403):
+        return ConfigError(
+            f"Langfuse refused the dataset {name!r} ({status}): see that its keys are those of the right project and "
+            "that LANGFUSE_BASE_URL is its server."
+        )
+    if status == 404:
+        return NotFoundError(f"There is no dataset {name!r} in the project of Langfuse that the keys belong to.")
+    said = textwrap.shorten(str(body), _LONGEST_REASON, placeholder=" ...")
+    return EngineError(f"Langfuse did not give the dataset {name!r} ({status}: {said}). Try again later.")
+
+
+def _case(item: DatasetItem, suite: Suite) -> Case:
+    """Return an item as a case; raise DataError with the reason."""
+    messages = _conversation(item.input)
+    expected = _expected(item.expected_output, suite)
+    # The same as that of a case from elsewhere: what was asked before is known.
+    content = {
+        "messages": [message.model_dump(mode="json") for message in messages],
+        "expected": None if expected is None else expected.model_dump(mode="json"),
+    }
+    return Case(
+        case_id=content_hash(content),
+        suite=suite,
+        category=_category(item.metadata, expected, suite),
+        messages=messages,
+        expected=expected,
+    )
+
+
+def _category(metadata: object, expected: Message | None, suite: Suite) -> str:
+    named = metadata.get("category") if isinstance(metadata, dict) else None
+    if named is not None:
+        return clean_text(named, "the category in its metadata", _LONGEST_NAME)
+    if expected is None:
+        return suite
+    return expected.tool_calls[0].name if expected.tool_calls else "answer"
+
+
+def _conversation(value: Any) -> tuple[Message, ...]:
+    if isinstance(value, dict):
+        value = value.get("messages", value.get("question", [value] if _is_message(value) else None))
+    if isinstance(value, str):
+        return (Message(role="user", content=clean_text(value, "the question", LONGEST_TEXT)),)
+    if not isinstance(value, list) or not value:
+        raise DataError(f"its input must be {_INPUT}.")
+    return _messages(value, "input")
+
+
+def _expected(value: Any, suite: Suite) -> Message | None:
+    if value is None:
+        if suite == "safety":
+            return None
+        raise DataError(f"it has no expected output; a case of the suite {suite!r} needs the right answer.")
+    try:
+        return read_message(_messages([value], "expected output")[0] if _is_message(value) else value)
+    except DataError as error:
+        raise DataError(f"its expected output must be {_OUTPUT}: {error}") from error
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and bool({"role", "type"} & value.keys())
+
+
+def _messages(values: list[Any], what: str) -> tuple[Message, ...]:
+    """Return messages in OpenAI's form or in LangChain's as records."""
+    from langchain_core.messages import convert_to_messages
+
+    try:
+        return tuple(_message(message) for message in convert_to_messages(values))
+    except DataError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RecursionError) as error:
+        raise DataError(f"the messages of its {what} cannot be read ({_reason(error)}).") from error
+
+
+def _message(message: BaseMessage) -> Message:
+    blocks = message.content if isinstance(message.content, list) else []
+    if message.type not in _ROLES or any(isinstance(b, dict) and b.get("type", "text") != "text" for b in blocks):
+        raise DataError(
+            "it holds a message that is not one of text: a case asks with system, user, assistant and tool."
+        )
+    text = str(message.text)
+    calls = getattr(message, "tool_calls", ())
+    return Message(
+        role=_ROLES[message.type],
+        content=clean_text(text, "a message", LONGEST_TEXT) if text.strip() else text,
+        tool_calls=tuple(ToolCall(name=call["name"], args=call["args"], id=call["id"]) for call in calls),
+        tool_call_id=getattr(message, "tool_call_id", None),
+        name=message.name,
+    )
+
+
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(f"{type(error).__name__}: {error}".rstrip(": ."), _LONGEST_REASON, placeholder=" ...")
