@@ -1,21 +1,31 @@
-"""A scorecard reads the same in words and in a table."""
+"""A scorecard reads the same in words, in a table and in a whole report."""
 
 from __future__ import annotations
 
 import io
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from rich.console import Console
+import pytest
+from rich.console import Console, RenderableType
 
-from langgraph_learnloop.evaluation.report import sentences, table
-from langgraph_learnloop.records import Gate, Scorecard
+from langgraph_learnloop.errors import MissingExtraError
+from langgraph_learnloop.evaluation import report as told
+from langgraph_learnloop.evaluation.limits import Limits
+from langgraph_learnloop.evaluation.report import Report, flips, sentences, summary, table, unjudged, visible
+from langgraph_learnloop.records import Case, CaseResult, Gate, Message, Release, Remembered, Score, Scorecard, ToolCall
+from tests.evaluation.scripted import case
 
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+OLD = Release(base_model="small", made_at=AT)
+NEW = Release(base_model="small", adapter="adapters/1", adapter_sha256="ab" * 32, parent=OLD.release_id, made_at=AT)
 CARD = Scorecard(
     candidate="new",
     champion="old",
-    at=datetime(2026, 1, 1, tzinfo=UTC),
+    at=AT,
     gates=(
         Gate(
             name="target",
@@ -57,6 +67,49 @@ CARD = Scorecard(
 )
 
 
+def gate(name: str = "target", metric: str = "fully_right", *, passed: bool = True, **more: Any) -> Gate:
+    """Return a required gate that compared nothing unless told otherwise."""
+    given = {"required": True, "champion": None, "candidate": None, "cases": 0, "because": "So it is.", **more}
+    return Gate(name=name, metric=metric, passed=passed, **given)
+
+
+def answer(of: Case, *, release: str = "old", **more: Any) -> CaseResult:
+    """Return a result with its scores named as fields."""
+    scores = {name: more.pop(name) for name in ("fully_right", "right_tool") if name in more}
+    return CaseResult(release_id=release, case_id=of.case_id, evaluator="judge/1", scores=scores, **more)
+
+
+def report(
+    pairs: Sequence[tuple[Case, CaseResult | None, CaseResult | None]] = (), card: Scorecard = CARD, **more: Any
+) -> Report:
+    """Return a report of cases with what the champion and the candidate did on them."""
+    return Report(
+        scorecard=card,
+        champion=OLD,
+        candidate=NEW,
+        cases=[of for of, _, _ in pairs],
+        champion_results={of.case_id: old for of, old, _ in pairs if old is not None},
+        candidate_results={of.case_id: new for of, _, new in pairs if new is not None},
+        **more,
+    )
+
+
+def scored(of: Case, old: Score, new: Score) -> tuple[Case, CaseResult, CaseResult]:
+    """Return a case on which the two sides have these scores, the right tool on both."""
+    return (
+        of,
+        answer(of, fully_right=old, right_tool=True),
+        answer(of, release="new", fully_right=new, right_tool=True),
+    )
+
+
+def printed(what: RenderableType, width: int = 160) -> str:
+    """Return what a terminal of this width shows."""
+    out = io.StringIO()
+    Console(file=out, width=width).print(what)
+    return out.getvalue()
+
+
 def test_sentences_begin_with_the_verdict_and_the_failed_gates() -> None:
     """The reader learns first whether it ships, then what stopped it; what only informs comes last."""
     lines = sentences(CARD)
@@ -68,22 +121,241 @@ def test_sentences_begin_with_the_verdict_and_the_failed_gates() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("gates", "first"),
+    [
+        ((gate(),), "Ship 'new' in place of 'old': 1 of 1 required gates passed."),
+        ((gate(passed=False),), "Do not ship 'new' in place of 'old': 0 of 1 required gates passed."),
+        ((), "Do not ship 'new' in place of 'old': no required gate ran."),
+        (
+            (gate(passed=False, needed=12), gate("safety")),
+            "More cases are needed to tell whether 'new' may take the place of 'old': 1 of 2 required gates passed; "
+            "cases are missing: 12 for target.",
+        ),
+        (
+            tuple(gate(f"retention:{i}", passed=False, needed=i + 1) for i in range(12)),
+            "More cases are needed to tell whether 'new' may take the place of 'old': 0 of 12 required gates passed; "
+            "cases are missing: 1 for retention:0, 2 for retention:1, 3 for retention:2 and more.",
+        ),
+    ],
+)
+def test_the_verdict_has_three_values(gates: tuple[Gate, ...], first: str) -> None:
+    """Too few cases is neither yes nor no, and says how many are missing."""
+    assert sentences(CARD.model_copy(update={"gates": gates}))[0] == first
+
+
+def test_sentences_say_how_a_gate_decided() -> None:
+    """The test, its power, the cases that are missing and those left out stand beside the reason."""
+    unsure = gate(passed=False, test="exact test", power=0.314, needed=40, left_out=3)
+    assert sentences(CARD.model_copy(update={"gates": (unsure,)}))[1] == (
+        "undecided target: So it is. (exact test; power 31%; 40 more cases needed; 3 left out)"
+    )
+
+
 def test_the_table_shows_every_gate() -> None:
     """Each gate is a row with its figures; names are text and not markup."""
-    out = io.StringIO()
-    Console(file=out, width=160).print(table(CARD))
-    shown = out.getvalue()
+    shown = printed(table(CARD))
     assert "do not ship" in shown
     assert "+80.0 (+60.0 to +90.0)" in shown
     assert "-8.0 (-11.0 to -5.0)" in shown
     assert "target:[red]" in shown
     assert "< 0.001" in shown
+    assert "power" not in shown
+
+
+def test_the_table_shows_power_tests_and_missing_cases_where_they_are_known() -> None:
+    """Columns that would be empty are left out, and tests stand below."""
+    unsure = gate(passed=False, test="exact [red] test", power=0.314, needed=40, cases=7, left_out=3)
+    shown = printed(table(CARD.model_copy(update={"gates": (unsure,)})))
+    for text in ("need more cases", "undecided", "31%", "40", "7 of 10", "target: fully right, exact [red] test"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (1.1, 1.4, "1.25 times (1.10 to 1.40)"),
+        (1.1, None, "1.25 times (from 1.10)"),
+        (None, 1.4, "1.25 times (up to 1.40)"),
+        (None, None, "1.25 times"),
+    ],
+)
+def test_latency_is_a_ratio(low: float | None, high: float | None, said: str) -> None:
+    """Seconds are no shares, and an interval may be open at an end."""
+    slow = gate("latency", "model_seconds", champion=1.0, candidate=1.25, low=low, high=high)
+    assert told.change(slow) == said
+    assert told.figure(slow, "candidate") == "1.25 s"
+
+
+def test_a_ratio_to_nothing_is_unknown() -> None:
+    """A champion that cost nothing has no multiple."""
+    assert told.change(gate("cost", "usd", champion=0.0, candidate=0.1)) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "won", "lost"),
+    [
+        (False, True, 1, 0),
+        (True, False, 0, 1),
+        (True, True, 0, 0),
+        (0.8, 0.9, 1, 0),
+        (0.9, 0.81, 0, 0),
+        (0.4, True, 1, 0),
+        (None, True, 0, 0),
+        (float("nan"), 1.0, 0, 0),
+    ],
+)
+def test_a_case_flips_when_its_score_changes(old: Score, new: Score, won: int, lost: int) -> None:
+    """A verdict flips, a number must move by a tenth, and what was not judged has not changed."""
+    found = flips(report([scored(case("a"), old, new)]))
+    assert (len(found.won), len(found.lost)) == (won, lost)
+
+
+def test_a_wrong_tool_is_a_loss_even_where_the_answer_was_wrong_before() -> None:
+    """Where the target's score is the same, the other scores that gates compare are looked at."""
+    of = case("a", suite="retention")
+    old = answer(of, fully_right=False, right_tool=True)
+    new = answer(of, release="new", fully_right=False, right_tool=False)
+    (lost,) = flips(report([(of, old, new)])).lost
+    assert (lost.score, lost.change) == ("right_tool", -1.0)
+
+
+def test_the_largest_change_comes_first() -> None:
+    """What a reader looks at first is what changed most; of equals, what was asked first."""
+    found = flips(report([scored(case("a"), 0.2, 0.4), scored(case("b"), 0.0, 1.0), scored(case("c"), 0.2, 0.4)]))
+    assert [told.question(flip.case) for flip in found.won] == ["b", "a", "c"]
+
+
+def test_a_score_that_no_gate_compared_is_not_looked_at() -> None:
+    """Only scores that decide make a flip."""
+    card = CARD.model_copy(update={"gates": (gate(metric="right_tool"),)})
+    assert flips(report([scored(case("a"), False, True)], card)) == ((), ())
+
+
+def test_cases_that_could_not_be_judged_are_told_by_side_and_reason() -> None:
+    """A case nobody asked, one that failed and one whose judge could not tell each say why."""
+    fine, late, vague, unasked = case("a"), case("b"), case("c"), case("d")
+    found = unjudged(
+        report(
+            [
+                scored(fine, True, True),
+                (late, answer(late, fully_right=True, right_tool=True), answer(late, error="No answer.")),
+                (vague, answer(vague, fully_right=None, right_tool=True), answer(vague, error="No answer.")),
+                (unasked, answer(unasked, fully_right=True, right_tool=True), None),
+            ]
+        )
+    )
+    assert [(row.side, row.because, len(row.cases)) for row in found] == [
+        ("champion", "It has no fully right.", 1),
+        ("candidate", "No answer.", 2),
+        ("candidate", "It was not asked.", 1),
+    ]
+
+
+def test_what_is_not_known_is_not_summed_as_nothing() -> None:
+    """A sum says of how many cases it is, and of none it is unknown."""
+    one, two = case("a"), case("b")
+    pairs = [
+        (one, answer(one, seconds=1.5, tokens=1000, usd=0.25), answer(one, tokens=10)),
+        (two, answer(two, seconds=2.0, tokens=500), answer(two, tokens=10)),
+    ]
+    assert {name: (old, new) for name, old, new in told.costs(report(pairs))} == {
+        "time, all cases added up": ("3.5 s", "unknown"),
+        "of that, the models": ("unknown", "unknown"),
+        "tokens": ("1,500", "20"),
+        "US dollars": ("$0.2500 (1 of 2 cases)", "unknown"),
+    }
+
+
+def test_the_summary_tells_all_of_it() -> None:
+    """Verdict, gates, flips, what could not be judged, what it remembers and what it cost are on one screen."""
+    asked, late = case("Wake me in five minutes"), case("b")
+    call = ToolCall(name="set_timer", args={"minutes": 5})
+    won = answer(asked, release="new", fully_right=True, got=(Message(role="assistant", tool_calls=(call,)),))
+    pairs = [
+        (asked, answer(asked, fully_right=False, got=(Message(role="assistant", content="Why?"),)), won),
+        (late, answer(late, error="No answer."), answer(late, error="No answer.")),
+    ]
+    lesson = Remembered(dataset="d" * 32, learned_by="0123456789abcdef", cases=20, then=0.95, now=None)
+    card = CARD.model_copy(update={"stopped_early": "It was hopeless."})
+    shown = printed(summary(report(pairs, card, remembered=[lesson], titles={"d" * 32: "Timers"})))
+    for text in (
+        "Do not ship 'new' in place of 'old'",
+        "Stopped early: It was hopeless.",
+        "1 case won, 0 lost.",
+        "Wake me in five minutes",
+        "fully right: no, then yes",
+        "Why?",
+        'set_timer({"minutes": 5})',
+        "The champion left 1 unjudged: No answer.",
+        "Timers (dddddddddddd)",
+        "95.0%",
+        "US dollars",
+    ):
+        assert text in shown
+    assert "abcdef" not in shown.replace("0123456789ab", "")
+
+
+def test_the_summary_shows_a_few_flips_and_says_how_many_there_are() -> None:
+    """A long list does not push the rest off the screen."""
+    shown = printed(summary(report([scored(case(f"question {i}"), True, False) for i in range(30)])))
+    assert "Lost, the first 5 of 30" in shown
+    assert "question 4" in shown
+    assert "question 5" not in shown
+
+
+@pytest.mark.parametrize("nasty", ["\x1b[31mred", "a\x07b", "\u202eevil", "\ud800", "[bold]x[/bold]", "x" * 1_000_000])
+def test_captured_text_cannot_steer_the_terminal(nasty: str) -> None:
+    """Escape sequences, direction marks and lone surrogates are spelled out, markup is text, and all is short."""
+    of = case(nasty, category=nasty)
+    call = ToolCall(name=nasty, args={nasty: nasty})
+    got = (Message(role="assistant", content=nasty, tool_calls=(call,)),)
+    new = answer(of, release="new", fully_right=True, got=got, comment=nasty)
+    late = case("late")
+    pairs = [(of, answer(of, fully_right=False, got=got), new), (late, answer(late, error=nasty), None)]
+    card = CARD.model_copy(
+        update={"gates": (*CARD.gates, gate(f"target:{nasty}", test=nasty)), "stopped_early": nasty[:100]}
+    )
+    shown = printed(summary(report(pairs, card)), width=200)
+    assert all(c == "\n" or c.isprintable() for c in shown)
+    assert len(shown) < 50_000
+    if nasty.startswith("[bold]"):
+        assert nasty in shown
+    assert all(c == "\n" or c.isprintable() for line in sentences(card) for c in line)
+
+
+def test_visible_keeps_what_people_write() -> None:
+    """Letters of every script, line ends and tabs stay; what steers is spelled out."""
+    assert visible("Größe 漢字\r\n\tok") == "Größe 漢字\n\tok"
+    assert visible("\x1b[2J\u202e") == "\\u001b[2J\\u202e"
+
+
+def test_arguments_that_are_no_json_do_not_break_a_report() -> None:
+    """Nesting without an end is said, not followed."""
+    deep: dict[str, Any] = {}
+    deep["again"] = deep
+    assert told.written(deep) == "(arguments that are no JSON)"
+
+
+def test_the_margins_are_those_of_the_limits() -> None:
+    """A report draws what the gates asked for; a limit that is not set asks for nothing."""
+    found = told.margins(Limits(target_gain=0.1, retention_margin=0.03, category_margin=0.04, cost_ratio=1.2))
+    assert found == {"target": 0.1, "retention": -0.03, "retention:": -0.04, "regression": -0.03, "cost": 1.2}
 
 
 def test_sentences_need_no_rich() -> None:
-    """Importing the report and writing sentences works without rich and without scipy."""
+    """Importing the report and writing sentences works without rich, without jinja2 and without scipy."""
     code = (
         "import sys; import langgraph_learnloop.evaluation.report as r; "
-        "sys.exit('rich' in sys.modules or 'scipy' in sys.modules)"
+        "sys.exit(any(name in sys.modules for name in ('rich', 'scipy', 'jinja2')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_rich_a_table_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the command."""
+    monkeypatch.setitem(sys.modules, "rich.table", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "langgraph-learnloop\[loop\]"'):
+        table(CARD)
+    with pytest.raises(MissingExtraError, match=r'pip install "langgraph-learnloop\[loop\]"'):
+        summary(report())
