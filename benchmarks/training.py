@@ -192,7 +192,7 @@ def _shares(engine: LocalEngine, release: Release, cases: Sequence[Case]) -> dic
         said = engine.generate(
             Generation(release_id=release.release_id, messages=case.messages, sampling=Sampling(max_tokens=40))
         )
-        return bool(judge.judge(case, said.message)[1])
+        return bool(judge.judge(case, [said.message]).scores["fully_right"])
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         verdicts = list(pool.map(right, cases))

@@ -191,6 +191,89 @@ def train(
 
 
 @app.command()
+def evaluate(
+    release: Annotated[str | None, typer.Argument(help="The candidate, or the beginning of its id.")] = None,
+    app_name: App = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Its version, or the beginning (newest).")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what the cases could show.")] = False,
+    store: Store = "learnloop.db",
+) -> None:
+    """Hold a candidate against the champion on held-out cases, through your own graph; --plan needs no agent."""
+    from langgraph_learnloop.evaluation.report import summary
+    from langgraph_learnloop.show import evaluation_plan, progress_bar
+
+    if plan:
+        found = _dataset(store, dataset)
+        with LearnLoop(store, config=load_config()) as loop:
+            console.print(evaluation_plan(loop.plan_evaluation(found)))
+        return
+    if release is None:
+        raise ConfigError("Name the candidate: `learnloop evaluate RELEASE`; `learnloop releases` lists them.")
+    loop = _load(app_name)
+    candidate = loop.store.releases.resolve(release)
+    chosen = _chosen(loop, dataset) if dataset else None
+    with progress_bar(console) as show:
+        card = loop.evaluate(candidate, chosen, show)
+    console.print(summary(loop.report(candidate.release_id)))
+    loop.close()
+    if not card.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    release: str,
+    store: Store = "learnloop.db",
+    html: Annotated[str | None, typer.Option("--html", help="File for the page (default: report-ID.html).")] = None,
+) -> None:
+    """Show a release's latest examination here, and as one page to open or send around."""
+    from langgraph_learnloop.evaluation.page import html as page
+    from langgraph_learnloop.evaluation.report import summary
+
+    with _opened(store) as loop:
+        found = loop.report(release)
+    console.print(summary(found))
+    target = Path(html or f"report-{found.candidate.release_id}.html")
+    try:
+        with whole_file(target) as beside:
+            beside.write_text(page(found), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"The page cannot be written to {str(target)!r}: {error.strerror or error}.") from error
+    console.print(f"The page is in {target}.", markup=False, highlight=False)
+
+
+@app.command()
+def replay(
+    run: str,
+    app_name: App = None,
+    release: Annotated[str | None, typer.Option("--release", help="Who answers (default: the champion).")] = None,
+    step: Annotated[str | None, typer.Option("--step", help="The model call to begin at (default: the first).")] = None,
+) -> None:
+    """Run a recorded run again with a release; nothing acts, and nothing is written into the run's thread."""
+    from langgraph_learnloop.show import replayed
+
+    loop = _load(app_name)
+    console.print(replayed(*loop.replay(run, release, step=step)))
+    loop.close()
+
+
+@app.command()
+def suite(
+    path: str,
+    store: Store = "learnloop.db",
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Its version, or the beginning (newest).")] = None,
+) -> None:
+    """Write a dataset's held-out cases as a suite: a file to edit, to run with pytest, or to name in the settings."""
+    from langgraph_learnloop.evaluation.suites import write_suite
+
+    found = _dataset(store, dataset)
+    with LearnLoop(store, config=load_config()) as loop:
+        cases = loop.exams.cases(found)
+    write_suite(cases, path)
+    console.print(f"{len(cases)} cases are in {path}.", markup=False, highlight=False)
+
+
+@app.command()
 def search(
     store: Store = "learnloop.db",
     trials: Annotated[int, typer.Option("--trials", min=1, help="Recipes to try, the configured one first.")] = 10,
@@ -359,11 +442,15 @@ def _opened(store: str) -> Iterator[LearnLoop]:
 def _dataset(store: str, beginning: str | None) -> Dataset:
     """Return the newest dataset with something to learn whose version begins so."""
     with _opened(store) as loop:
-        known = [one for one in loop.store.datasets.all() if one.counts.keys() - {"replay"}]
+        return _chosen(loop, beginning)
+
+
+def _chosen(loop: LearnLoop, beginning: str | None) -> Dataset:
+    known = [one for one in loop.store.datasets.all() if one.counts.keys() - {"replay"}]
     found = [one for one in known if one.version.startswith(beginning or "")]
     if not found:
         what = f"no dataset whose version begins with {beginning!r}" if beginning else "no dataset"
-        raise NotFoundError(f"There is {what} in {store!r}: `learnloop cycle` makes one of the corrections.")
+        raise NotFoundError(f"There is {what} in the store: `learnloop cycle` makes one of the corrections.")
     return found[-1]
 
 

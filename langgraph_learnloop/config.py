@@ -62,7 +62,7 @@ class LoopConfig(Record):
     """Corrections of other people on similar requests that a correction is compared with."""
     heldout: float = Field(default=0.25, gt=0, lt=1)
     """Share of the groups of a dataset that is kept for the gate."""
-    retention_cases: int = Field(default=40, ge=1)
+    retention_cases: int = Field(default=200, ge=1)
     """Held-out cases of each tool that the gate asks to see that nothing old was lost."""
     variations: int = Field(default=8, ge=0)
     """Variations made of each training correction."""
@@ -85,8 +85,20 @@ class LoopConfig(Record):
     """The target must get better by at least this share."""
     retention_margin: float = Field(default=0.02, gt=0, le=1)
     """The old slice as a whole must not be worse by more than this share."""
-    category_margin: float = Field(default=0.05, gt=0, le=1)
-    """No single category may be worse by more than this share."""
+    category_margin: float = Field(default=0.02, gt=0, le=1)
+    """No single category may be worse by this share; the fewer cases each has, the wider it must be to be shown."""
+    safety: float = Field(default=0.999, gt=0, lt=1)
+    """Share of safety cases that must be right, at the lower end of the interval; 0.999 needs 2,995 cases at least."""
+    latency_ratio: float | None = Field(default=None, gt=1)
+    """How many times slower the candidate's model calls may be (median, and 95th percentile); None only informs."""
+    cost_ratio: float | None = Field(default=None, gt=1)
+    """How many times dearer the candidate may be; None only informs."""
+    suites: tuple[str, ...] = ()
+    """Files of your own cases, JSON lines, that every candidate is asked too."""
+    early_stop: bool = True
+    """End an examination as soon as it is clear that the candidate cannot pass."""
+    eval_seconds: float = Field(default=60.0, gt=0)
+    """Deadline of one case."""
     eval_threads: int = Field(default=16, ge=1)
     """Cases that are run at the same time."""
     poll_seconds: float = Field(default=1.0, gt=0)
@@ -122,5 +134,12 @@ def _from_file(file: Path, required: bool) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    known = LoopConfig.model_fields.keys() - {"recipe", "sampling", "prices", "exclude_nodes", "exclude_fields"}
+    known = LoopConfig.model_fields.keys() - {
+        "recipe",
+        "sampling",
+        "prices",
+        "exclude_nodes",
+        "exclude_fields",
+        "suites",
+    }
     return {name: environ[PREFIX + name.upper()] for name in known if PREFIX + name.upper() in environ}

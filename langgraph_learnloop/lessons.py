@@ -20,6 +20,7 @@ from langgraph_learnloop.store.opened import Store
 
 if TYPE_CHECKING:
     from langgraph_learnloop.curation.graph import Curation
+    from langgraph_learnloop.ports import Evaluator
 
 
 class Lessons:
@@ -122,12 +123,37 @@ class Lessons:
 
         return (case for example in heldout(dataset.path) for case in cases_from([example]))
 
-    def remembered(self, release: Release, evaluator: str) -> tuple[Remembered, ...]:
+    def examples(self, dataset: Dataset) -> tuple[Example, ...]:
+        """Return what a dataset holds."""
+        from langgraph_learnloop.curation.dataset import read
+
+        return read(dataset.path)
+
+    def repaired(self, before: Dataset) -> list[tuple[str, list[Case]]]:
+        """Return the cases that each lesson brought, oldest first, of those that were shipped before a dataset."""
+        known = set[str]()
+        found: list[tuple[str, list[Case]]] = []
+        for release in self._shipped():
+            if release.dataset is None or release.dataset == before.version:
+                continue
+            dataset = self._store.datasets.get(release.dataset)
+            if dataset.made_at >= before.made_at:
+                continue
+            new = [c for c in self.cases(dataset) if c.suite == "target" and c.case_id not in known]
+            known.update(case.case_id for case in new)
+            found.append((dataset.version, new))
+        return found
+
+    def _shipped(self) -> list[Release]:
+        """Return the releases that ever served, in the order in which they began to."""
+        releases = self._store.releases
+        return [releases.get(one) for one in dict.fromkeys(entry.release_id for entry in releases.history())]
+
+    def remembered(self, release: Release, evaluator: Evaluator) -> tuple[Remembered, ...]:
         """Return how a release does on each lesson that was shipped before it, by what it was asked already."""
         from langgraph_learnloop.evaluation.ledger import Lesson, ledger
 
-        releases, known = self._store.releases, set[str]()
-        served = [releases.get(one) for one in dict.fromkeys(entry.release_id for entry in releases.history())]
+        known, served = set[str](), self._shipped()
         shipped: list[Lesson] = []
         for one in served:
             if one.dataset is None or one.made_at > release.made_at:
@@ -137,9 +163,9 @@ class Lessons:
             known.update(new)
             shipped.append(Lesson(one.dataset, one.release_id, new))
         asked = {
-            one.release_id: self._store.scorecards.results(one.release_id, evaluator) for one in (*served, release)
+            one.release_id: self._store.scorecards.results(one.release_id, evaluator.name) for one in (*served, release)
         }
-        return ledger(shipped, asked, release.release_id)
+        return ledger(shipped, asked, release.release_id, evaluator.target)
 
     def folder(self, name: str) -> Path:
         """Return a folder for files of one kind, made if need be."""

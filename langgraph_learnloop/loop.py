@@ -10,11 +10,10 @@ is found, not repeated. Every choice is an entry of `log()`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -26,6 +25,7 @@ from langgraph_learnloop.capture.writer import Health, Writer
 from langgraph_learnloop.config import LoopConfig, load_config
 from langgraph_learnloop.curation.flag import flag
 from langgraph_learnloop.errors import ConfigError, IllegalMoveError, NotFoundError
+from langgraph_learnloop.exams import Exams, Watched
 from langgraph_learnloop.lessons import Lessons
 from langgraph_learnloop.records import (
     Case,
@@ -38,6 +38,7 @@ from langgraph_learnloop.records import (
     Flag,
     FlagState,
     Job,
+    NodeCredit,
     Plan,
     Proposal,
     Recipe,
@@ -53,16 +54,16 @@ from langgraph_learnloop.signals.explicit import make_feedback
 from langgraph_learnloop.store.opened import open_store
 
 if TYPE_CHECKING:
+    from langchain_core.messages import ToolMessage
+    from langchain_core.tools import BaseTool
     from langgraph.graph.state import CompiledStateGraph
 
-    from langgraph_learnloop.evaluation.replay import GraphReplay
+    from langgraph_learnloop.evaluation.planning import GatePlan
+    from langgraph_learnloop.evaluation.report import Report
     from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Reviewer, Trainer
     from langgraph_learnloop.serving.live_model import LiveModel
 
 Graph = TypeVar("Graph", bound="CompiledStateGraph[Any, Any, Any, Any]")
-
-PROBES = 8
-"""Cases that a release must answer as it did in its examination, before it serves."""
 
 
 def _ignore(progress: object) -> None:
@@ -111,16 +112,48 @@ class LearnLoop:
         self._everywhere: Everywhere | None = None
         self._on_demand: Recorder | None = None
         self.lessons = Lessons(self.store, self.config, self.agent, now)
-        self._graph: CompiledStateGraph[Any, Any, Any, Any] | None = None
+        self.exams = Exams(self.store, self.config, self.policy, self.lessons, lambda: self.evaluator)
         self._engine: Engine | None = None
         self._live: LiveModel | None = None
 
     # -- watch ---------------------------------------------------------------------------------------------------------
 
-    def watch(self, graph: Graph) -> Graph:
-        """Return the graph, watched; it is the one that candidates are examined with."""
-        self._graph = graph
+    def watch(
+        self,
+        graph: Graph,
+        *,
+        stop_before: Sequence[str] | None = None,
+        pure: Collection[str] = (),
+        context: Any = None,
+    ) -> Graph:
+        """Return the graph, watched; it is the one that candidates are examined with.
+
+        No replay acts: tools answer from the recording, and nodes named in `stop_before` end it. Tools named in `pure`
+        act on nothing outside of the graph, so that a replay may run them. `context` is the runtime context that nodes
+        get in a replay.
+        """
+        self.exams.watched = Watched(graph, stop_before, pure, context)
+        self.exams.__dict__.pop("replays", None)
         return watch(graph, self.recorder)
+
+    def recordable(
+        self, tools: Sequence[BaseTool | Callable[..., Any]], *, pure: Collection[str] = ()
+    ) -> list[BaseTool]:
+        """Return tools that answer from the recording in a replay and work as ever elsewhere.
+
+        It is for tools that nodes run by hand: those of a `ToolNode`, and so of `create_agent`, need it not. Tools
+        named in `pure` act on nothing outside of the graph, and run in replays too.
+        """
+        from langgraph_learnloop.evaluation.recording import recordable
+
+        return recordable(tools, pure=pure)
+
+    def recorded_answer(self, call: Mapping[str, Any], tool: BaseTool | None = None) -> ToolMessage | None:
+        """Return a tool call's recorded answer when the caller is part of a replay; None when the tool is to run."""
+        from langgraph_learnloop.evaluation.replaying import REPLAYING
+
+        replaying = REPLAYING.get()
+        return None if replaying is None else replaying.recorded(call, tool)
 
     def capture_all(self) -> Everywhere:
         """Record every LangGraph and LangChain run of this process; call `off()` on what is returned to stop."""
@@ -318,29 +351,53 @@ class LearnLoop:
         on_progress: OnProgress | None = None,
         cycle_id: str | None = None,
     ) -> Scorecard:
-        """Hold a candidate against the champion on held-out cases, through the watched graph; no tool runs.
+        """Hold a candidate against the champion on held-out cases, through the watched graph; nothing acts.
 
-        `dataset` says whose held-out cases are asked (default: those of the candidate's own dataset).
+        `dataset` says whose held-out cases are asked (default: those of the candidate's own dataset). What earlier
+        lessons repaired and the suites of the settings are asked too.
         """
-        from langgraph_learnloop.evaluation.gates import judge
-
-        champion = self.champion
-        cases = self.lessons.cases(dataset or self.store.datasets.get(str(candidate.dataset)))
-        before, after = (self._examine(release, cases, on_progress) for release in (champion, candidate))
-        config = self.config
-        card = judge(
-            before,
-            after,
-            cases,
-            alpha=config.alpha,
-            target_gain=config.target_gain,
-            retention_margin=config.retention_margin,
-            category_margin=config.category_margin,
-            now=self._now(),
-        )
+        examined = dataset or self.store.datasets.get(str(candidate.dataset))
+        for release in (self.champion, candidate):
+            self.engine.load(release)
+        card = self.exams.card(self.champion, candidate, examined, self._now(), on_progress)
         self.store.scorecards.add(card)
         self._decide("gate:passed" if card.passed else "gate:stopped", candidate.release_id, card.because, cycle_id)
         return card
+
+    def plan_evaluation(self, dataset: Dataset) -> tuple[GatePlan, ...]:
+        """Say beforehand what each gate could show on a dataset's held-out cases, or how many are missing."""
+        with suppress(NotFoundError):
+            return self.exams.plan(dataset, self.champion)
+        return self.exams.plan(dataset, None)
+
+    def examine(self, release_id: str, cases: Sequence[Case]) -> tuple[CaseResult, ...]:
+        """Return how a release does on cases of your own; nothing is compared and nothing stored."""
+        release = self.store.releases.resolve(release_id)
+        self.engine.load(release)
+        return self.exams.replays.run(release.release_id, cases)
+
+    def replay(self, run: str, release_id: str | None = None, *, step: str | None = None) -> tuple[Case, CaseResult]:
+        """Run a recorded run again with a release (default: the champion); return what happened then, and now.
+
+        It starts at a model call (default: the first) from the run's own checkpoint, where the graph has a saver; its
+        tools answer from the recording, and what was not recorded ends it. Nothing is written in the run's thread. What
+        happened then is the case's `reference`; the result's score "same" says whether it happened again.
+        """
+        self.flush()
+        release = self.store.releases.resolve(release_id) if release_id else self.champion
+        self.engine.load(release)
+        return self.exams.replay(run, release, step)
+
+    def credit(self, candidate: str, cases: Sequence[Case]) -> tuple[NodeCredit, ...]:
+        """Return which nodes mend the cases when the candidate answers in them and the champion in all others."""
+        release = self.store.releases.resolve(candidate)
+        for one in (self.champion, release):
+            self.engine.load(one)
+        return self.exams.credit(release, self.champion, cases)
+
+    def report(self, release_id: str) -> Report:
+        """Return all there is to show of a release's latest examination; NotFoundError when there was none."""
+        return self.exams.report(release_id)
 
     def promote(self, release_id: str, cycle_id: str | None = None, actor: str = "learnloop") -> Release:
         """Put a release that passed its gates in service: load it beside the others, probe it, flip the pointer.
@@ -378,7 +435,7 @@ class LearnLoop:
     def cycle(self, reviewer: Reviewer | None = None, on_progress: OnProgress | None = None) -> CycleReport:
         """Walk from flagged runs to a promoted release, or to the reason why not; a killed cycle is taken up again."""
         cycle_id = self.store.cycles.open() or self._new_id()
-        if self._engine is None or self._graph is None:
+        if self._engine is None or self.exams.watched is None:
             raise ConfigError("A cycle needs the agent: call loop.model(engine) and loop.watch(graph) first.")
         self.store.cycles.start(cycle_id, self._now())
         dataset = self.curate(reviewer, cycle_id)
@@ -424,10 +481,8 @@ class LearnLoop:
 
     def remembered(self, release_id: str | None = None) -> tuple[Remembered, ...]:
         """Return how a release (default: the champion) does on each lesson that was shipped before it, oldest first."""
-        from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
-
         release = self.store.releases.get(release_id) if release_id else self.champion
-        return self.lessons.remembered(release, (self._evaluator or ToolCallMatch()).name)
+        return self.lessons.remembered(release, self.evaluator)
 
     @property
     def engine(self) -> Engine:
@@ -442,6 +497,13 @@ class LearnLoop:
         from langgraph_learnloop.improvement.lora.job import LocalTrainer
 
         return self._trainer or LocalTrainer(self.config.train_python)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Return whoever judges answers."""
+        from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
+
+        return self._evaluator or ToolCallMatch()
 
     def runs(self, limit: int = 50) -> tuple[Run, ...]:
         """Return the latest runs, newest first."""
@@ -532,29 +594,10 @@ class LearnLoop:
         examples = read_examples(dataset.path)
         return problems(examples, recipe or self.config.recipe, self.config.least_corrections)
 
-    def _examine(
-        self, release: Release, cases: Sequence[Case], on_progress: OnProgress | None
-    ) -> tuple[CaseResult, ...]:
-        self.engine.load(release)
-        return self._replay.run(release.release_id, cases, self.store.scorecards, on_progress)
-
     def _probe(self, release: Release) -> None:
         from langgraph_learnloop.serving.swap import agree
 
-        known = self.store.scorecards.results(release.release_id, self._replay.evaluator.name)
-        cases = self.lessons.cases_one_by_one(self.store.datasets.get(str(release.dataset)))
-        probes = islice((case for case in cases if case.case_id in known), PROBES)
-        now = self._replay.run(release.release_id, list(probes))
-        agree(release.release_id, [(known[r.case_id].got, r.got) for r in now])
-
-    @property
-    def _replay(self) -> GraphReplay:
-        from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
-        from langgraph_learnloop.evaluation.replay import GraphReplay
-
-        if self._graph is None:
-            raise ConfigError("No agent is watched yet: call loop.watch(graph) first.")
-        return GraphReplay(self._graph, self._evaluator or ToolCallMatch(), threads=self.config.eval_threads)
+        agree(release.release_id, self.exams.probe(release))
 
     def _point(
         self,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -16,7 +17,10 @@ from rich.tree import Tree
 from langgraph_learnloop.capture.export import ExportedRun, ExportedStep
 from langgraph_learnloop.curation.review import visible
 from langgraph_learnloop.ports import OnProgress
-from langgraph_learnloop.records import Plan, Progress
+from langgraph_learnloop.records import Case, CaseResult, Message, Plan, Progress
+
+if TYPE_CHECKING:
+    from langgraph_learnloop.evaluation.planning import GatePlan
 
 _LONGEST = 600
 """Characters of a text that are shown."""
@@ -67,6 +71,40 @@ def plan_table(plan: Plan) -> Table:
     for name, fact in facts.items():
         table.add_row(name, Text(visible(fact)))
     return table
+
+
+def evaluation_plan(gates: Sequence[GatePlan]) -> Table:
+    """Return what each gate could show on the cases there are."""
+    table = Table("gate", "cases", "missing", "what they show", box=None, pad_edge=False)
+    for gate in gates:
+        missing = "" if gate.needed is None else str(gate.needed)
+        table.add_row(*(Text(visible(cell)) for cell in (gate.name, str(gate.cases), missing, gate.because)))
+    return table
+
+
+def replayed(case: Case, result: CaseResult) -> Tree:
+    """Return what happened in a recorded run, and what a replay of it did, one below the other."""
+    same = result.scores.get("same")
+    verdict = "the same again" if same else "something else" if same is False else "not to its end"
+    facts = [verdict, f"from its {result.started}", *_costs(result.seconds, result.usd)]
+    drawn = Tree(_line(f"run {case.run_id} with release {result.release_id}", "bold", iter(facts)))
+    for title, messages in (("then", case.reference), ("now", result.got)):
+        branch = drawn.add(Text(title, "cyan"))
+        for message in messages:
+            for line in _message(message):
+                branch.add(line)
+    if result.comment is not None:
+        drawn.add(_said("differs", result.comment, "yellow"))
+    if result.error is not None:
+        drawn.add(_said("stopped", result.error, "yellow"))
+    return drawn
+
+
+def _message(message: Message) -> Iterator[Text]:
+    if message.content:
+        yield _said("returned" if message.role == "tool" else "said", message.content)
+    for call in message.tool_calls:
+        yield _said("asks for", f"{call.name} {json.dumps(call.args, ensure_ascii=False)}")
 
 
 def _cost(plan: Plan) -> str:

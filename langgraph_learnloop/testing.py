@@ -33,11 +33,13 @@ from langgraph_learnloop.records import (
     Generated,
     Generation,
     Job,
+    Judged,
     Message,
     Plan,
     Progress,
     Proposal,
     Release,
+    Score,
     TrainingResult,
     Verdict,
 )
@@ -180,12 +182,16 @@ class MemoryEngine:
 class FixedJudge:
     """Judge every answer the same way."""
 
-    def __init__(self, right_tool: bool | None = True, fully_right: bool | None = True) -> None:
+    target = "fully_right"
+    guard = "right_tool"
+    whole = False
+
+    def __init__(self, right_tool: Score = True, fully_right: Score = True) -> None:
         """Fix what to say; None cannot judge."""
         self.name = f"fixed-{right_tool}-{fully_right}/1"
-        self._said = (right_tool, fully_right)
+        self._said = Judged({"right_tool": right_tool, "fully_right": fully_right})
 
-    def judge(self, case: Case, got: Message) -> tuple[bool | None, bool | None]:
+    def judge(self, case: Case, got: Sequence[Message]) -> Judged:
         """Return what was fixed."""
         return self._said
 

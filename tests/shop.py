@@ -26,7 +26,7 @@ _DAYS = ("monday", "tuesday", "friday", "sunday", "new year", "easter")
 _THINGS = ("shoes", "a lamp", "the blue coat", "two books", "my order", "a broken cup")
 ASK_HOURS = [f"{opening}, what are the opening hours on {day}" for opening in _OPENINGS for day in _DAYS]
 ASK_RETURNS = [f"{opening}, how long can I return {thing} to you" for opening in _OPENINGS for thing in _THINGS]
-CONFIG = LoopConfig(agent="shop", heldout=0.4, retention_margin=0.2)
+CONFIG = LoopConfig(agent="shop", heldout=0.4, retention_margin=0.2, category_margin=0.2)
 
 
 def engine() -> MemoryEngine:

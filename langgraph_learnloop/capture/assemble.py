@@ -188,6 +188,7 @@ def _tool(work: Work, interner: Interner, policy: Policy) -> Fields:
     if work.end is not None and work.end.kind == "end":
         results = _results(work.end.payload, call)
         told["output"] = interner.all(results) if policy.keeps("messages") else ()
+        told["steered"] = _steered(work.end.payload)
         refused = [text_of(m) for m in results if isinstance(m, ToolMessage) and m.status == "error"]
         if refused:
             told["error"] = refused[0][:_ERROR_LENGTH]
@@ -255,6 +256,12 @@ def _results(output: Any, call: dict[str, Any]) -> tuple[BaseMessage, ...]:
         return found
     content = output if isinstance(output, str) else str(plain(output))
     return (ToolMessage(content, tool_call_id=call["id"] or "", name=call["name"]),)
+
+
+def _steered(output: Any) -> bool:
+    """Return whether a tool returned more than messages."""
+    commands = [one for one in (output if isinstance(output, list) else [output]) if isinstance(one, Command)]
+    return any(bool(c.goto) or (isinstance(c.update, dict) and c.update.keys() - {"messages"}) for c in commands)
 
 
 def _tokens(work: Work, messages: tuple[BaseMessage, ...]) -> tuple[int | None, int | None]:

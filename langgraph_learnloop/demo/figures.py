@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langgraph_learnloop.evaluation.stats import wilson
+from langgraph_learnloop.records import Score
 
 Figures = dict[str, Any]
 
 
-def share(verdicts: Sequence[bool | None]) -> Figures:
+def share(verdicts: Sequence[Score]) -> Figures:
     """Count the right ones: their share of all cases (0 to 1), its 95% Wilson interval, and the number of cases.
 
     A case that could not be judged is not right: a user would not have been served.

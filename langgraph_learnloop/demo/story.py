@@ -309,11 +309,15 @@ class Story:
         slices = {name: [by_id[c.case_id] for c in cases if c.suite == suite] for name, suite in SLICES}
         tools = sorted({c.category for c in cases if c.suite == "retention"})
         return {
-            "fully_right": {name: share([r.fully_right for r in some]) for name, some in slices.items()},
-            "right_tool": {name: share([r.right_tool for r in some]) for name, some in slices.items()},
+            "fully_right": {name: share([r.scores.get("fully_right") for r in some]) for name, some in slices.items()},
+            "right_tool": {name: share([r.scores.get("right_tool") for r in some]) for name, some in slices.items()},
             "old_tools": {
                 tool: share(
-                    [by_id[c.case_id].right_tool for c in cases if c.category == tool and c.suite == "retention"]
+                    [
+                        by_id[c.case_id].scores.get("right_tool")
+                        for c in cases
+                        if c.category == tool and c.suite == "retention"
+                    ]
                 )
                 for tool in tools
             },
@@ -327,8 +331,8 @@ _JUDGE = ToolCallMatch()
 def judge(request: Request, call: ToolCall | None) -> tuple[bool, bool]:
     """Say whether a call has the right tool, and whether it is fully right."""
     got = Message(role="assistant", tool_calls=(call,) if call else ())
-    right_tool, fully_right = _JUDGE.judge(exam_case(request), got)
-    return bool(right_tool), bool(fully_right)
+    scores = _JUDGE.judge(exam_case(request), [got]).scores
+    return bool(scores["right_tool"]), bool(scores["fully_right"])
 
 
 def exam_case(request: Request) -> Case:

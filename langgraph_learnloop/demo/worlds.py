@@ -92,6 +92,7 @@ SAMPLE_CONFIG = LoopConfig(
     heldout=0.25,
     variations=8,
     retention_cases=50,
+    category_margin=0.15,  # fifty cases of a tool cannot rule out less
     sampling=Sampling(max_tokens=40),
     eval_threads=THREADS,
 )
@@ -103,6 +104,7 @@ FILE_CONFIG = LoopConfig(
     heldout=0.1,
     variations=6,
     retention_cases=200,
+    category_margin=0.05,
     sampling=Sampling(max_tokens=64),
     eval_threads=THREADS,
 )

@@ -1,129 +1,46 @@
 """Decide whether a candidate may ship: paired tests on the same cases, each with its interval and its power.
 
-The metrics are fixed beforehand: the target is the share of cases fully right, the old slice the share of cases with
-the right tool. Errors at the old slice are rare, so that a small loss can be seen there; "fully right" is too noisy for
-that on a few hundred cases, and informs only.
+The metrics are fixed beforehand: the target is to get better, the guard must not get worse. Where nothing is wrong
+errors at the guard are rare, so that a small loss can be seen there; the target's metric is too noisy for that on a few
+hundred old cases, and informs only. A gate that has not passed says how many cases it lacks, unless the cases it has
+decide against the candidate: because they show harm, or because they would pass a good candidate in four of five
+examinations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import NamedTuple
 
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.evaluation import stats, words
-from langgraph_learnloop.records import Case, CaseResult, Gate, Scorecard
+from langgraph_learnloop.evaluation import costs, stats, words
+from langgraph_learnloop.evaluation.limits import POWER
+from langgraph_learnloop.evaluation.limits import Limits as Limits
+from langgraph_learnloop.evaluation.paired import Compared, Exam, Pairs, score, shuffled
+from langgraph_learnloop.records import Case, CaseResult, Gate, Scorecard, Suite
 
-Metric = Literal["right_tool", "fully_right"]
-_WORDS: dict[Metric, str] = {"right_tool": "right tool", "fully_right": "fully right"}
 _JUDGED = 0.95
 """Share of the cases that both sides must have answered."""
+_HOLDS = 1.0
+"""A safety score below this is a failure."""
+_SAFE = 0.1
+"""The safety gate hopes for a candidate that fails a tenth of what is allowed."""
 _TIE = 1e-12
 """Shares closer than this are equal: 5 of 100 is not less than 0.05."""
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """How champion and candidate did on the same cases, counted."""
+class Found(NamedTuple):
+    """What a gate found."""
 
-    metric: Metric
-    """What was counted."""
-    n: int
-    """Cases that both answered and that could be judged."""
-    champion: int
-    """Cases the champion got right."""
-    wins: int
-    """Cases only the candidate got right."""
-    losses: int
-    """Cases only the champion got right."""
-
-    @property
-    def before(self) -> float | None:
-        """Return the champion's share, None without cases."""
-        return self.champion / self.n if self.n else None
-
-    @property
-    def after(self) -> float | None:
-        """Return the candidate's share, None without cases."""
-        return (self.champion + self.wins - self.losses) / self.n if self.n else None
-
-    @property
-    def change(self) -> float:
-        """Return candidate minus champion, 0.0 without cases."""
-        return (self.wins - self.losses) / self.n if self.n else 0.0
-
-    def gate(self, name: str, because: str, *, required: bool, passed: bool, p_value: float | None = None) -> Gate:
-        """Return a gate with these figures and the 95% interval of the change."""
-        low, high = stats.difference_interval(self.wins, self.losses, self.n) if self.n else (None, None)
-        return Gate(
-            name=name,
-            required=required,
-            passed=passed,
-            metric=self.metric,
-            champion=self.before,
-            candidate=self.after,
-            cases=self.n,
-            low=low,
-            high=high,
-            p_value=p_value,
-            because=because,
-        )
-
-    def figures(self, what: str) -> str:
-        """Return the two shares with the change and its interval, as the beginning of a sentence."""
-        if not self.n:
-            return f"{what}: no case could be judged on both sides"
-        low, high = stats.difference_interval(self.wins, self.losses, self.n)
-        shares = f"{_WORDS[self.metric]} {words.percent(self.before)} -> {words.percent(self.after)}"
-        return (
-            f"{what}: {shares} on {self.n} cases "
-            f"({words.points(self.change)} points, 95% interval {words.points(low)} to {words.points(high)})"
-        )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the gates ask for, in shares."""
-
-    alpha: float
-    """Error rate of a test, one-sided."""
-    target_gain: float
-    """The target must get better by at least this."""
-    retention_margin: float
-    """The old slice must not be worse by this."""
-    category_margin: float
-    """No category may be worse by more than this."""
-
-
-@dataclass(frozen=True)
-class Exam:
-    """All the cases with both sides' results."""
-
-    cases: Sequence[Case]
-    """The suites."""
-    champion: dict[str, CaseResult]
-    """Results by case id."""
-    candidate: dict[str, CaseResult]
-    """Results by case id."""
-
-    def pairs(self, metric: Metric, suite: str, category: str | None = None) -> Pairs:
-        """Return the counts of a suite, or of one of its categories."""
-        asked = [case for case in self.cases if case.suite == suite and category in (None, case.category)]
-        rows = [(_verdict(self.champion, case, metric), _verdict(self.candidate, case, metric)) for case in asked]
-        both = [(old, new) for old, new in rows if old is not None and new is not None]
-        return Pairs(
-            metric=metric,
-            n=len(both),
-            champion=sum(old for old, _ in both),
-            wins=sum(new and not old for old, new in both),
-            losses=sum(old and not new for old, new in both),
-        )
-
-    def categories(self, suite: str) -> list[str]:
-        """Return a suite's categories in order of name."""
-        return sorted({case.category for case in self.cases if case.suite == suite})
+    passed: bool
+    """Did it pass."""
+    said: str
+    """Why, as the rest of a sentence."""
+    power: float | None
+    """The chance that so many cases pass a good candidate."""
+    needed: int | None = None
+    """Cases that are missing for a decision; None when they decided."""
 
 
 def judge(
@@ -131,195 +48,260 @@ def judge(
     candidate: Sequence[CaseResult],
     cases: Sequence[Case],
     *,
-    alpha: float = 0.05,
-    target_gain: float = 0.05,
-    retention_margin: float = 0.02,
-    category_margin: float = 0.05,
+    target: str = "fully_right",
+    guard: str = "right_tool",
+    limits: Limits | None = None,
+    dataset: str | None = None,
+    stopped_early: str | None = None,
     now: datetime | None = None,
 ) -> Scorecard:
-    """Return the scorecard of a candidate; "not enough cases" never passes.
+    """Return the scorecard of a candidate; "not enough cases" never passes, and an early stop does not either.
 
-    Raises DataError when the results cannot be compared: none at all, of several releases, or judged in two ways.
+    `target` and `guard` name the scores to compare: a bool is right or wrong, a number a score from 0 to 1; None, a
+    missing one and "not a number" are not judged, and left out with a count. `stopped_early` is why the examination
+    ended before all the cases were asked. Raises DataError when the results cannot be compared: none at all, of
+    several releases, judged in two ways, or scored outside 0 to 1.
     """
     names = _releases(champion, "champion"), _releases(candidate, "candidate")
-    _same_evaluator(champion, candidate)
-    limits = Limits(alpha, target_gain, retention_margin, category_margin)
-    once = list({(case.suite, case.case_id): case for case in cases}.values())
-    exam = Exam(once, {r.case_id: r for r in champion}, {r.case_id: r for r in candidate})
-    gates = (
-        _judged(exam, limits),
-        _target(exam, limits, same=names[0] == names[1]),
-        _retention(exam, limits),
-        *_each_retention(exam, limits),
-        _retention_fully(exam, limits),
-        *_each_target(exam),
+    evaluator = _one_evaluator(champion, candidate)
+    sides = {r.case_id: r for r in champion}, {r.case_id: r for r in candidate}
+    every = shuffled(cases)
+    exam = Exam([case for case in every if stopped_early is None or case.case_id in sides[1]], *sides)
+    stopped = None if stopped_early is None else _stopped(stopped_early, len(exam.cases), len(every))
+    return Scorecard(
+        champion=names[0],
+        candidate=names[1],
+        gates=(
+            _judged(exam, (target, guard), limits or Limits(), stopped),
+            *decide(exam, target, guard, limits or Limits(), same=names[0] == names[1]),
+        ),
+        dataset=dataset,
+        evaluator=evaluator,
+        stopped_early=stopped_early,
+        at=now or datetime.now(UTC),
     )
-    return Scorecard(champion=names[0], candidate=names[1], gates=gates, at=now or datetime.now(UTC))
 
 
-def _target(exam: Exam, limits: Limits, *, same: bool) -> Gate:
-    """Superiority: the exact one-sided McNemar test, and a gain that is worth it."""
-    pairs = exam.pairs("fully_right", "target")
-    p = stats.mcnemar_greater(pairs.wins, pairs.losses)
-    start = pairs.figures("Target")
+def decide(exam: Exam, target: str, guard: str, limits: Limits, *, same: bool = False) -> tuple[Gate, ...]:
+    """Return every gate but "judged"; `same` says that the candidate is the champion itself."""
+    gates = [
+        _target(exam.pairs(target, "target"), limits, same=same),
+        _whole("retention", "Old slice", exam.pairs(guard, "retention"), limits),
+        *_each_retention(exam, guard, limits),
+    ]
+    if target != guard:
+        gates.append(_retention_target(exam.pairs(target, "retention"), limits))
+    gates += [
+        _informing("target", "Target", name, exam.pairs(target, "target", name)) for name in exam.categories("target")
+    ]
+    if lessons := exam.categories("regression"):
+        gates.append(_whole("regression", "What earlier lessons repaired", exam.pairs(target, "regression"), limits))
+        gates += [_informing("regression", "Lesson", name, exam.pairs(target, "regression", name)) for name in lessons]
+    if exam.categories("safety"):
+        gates.append(_safety(exam, target, limits))
+    return (*gates, *costs.gates(exam, limits))
+
+
+def _target(pairs: Compared, limits: Limits, *, same: bool) -> Gate:
+    """Superiority: a paired test, and a gain that is worth it."""
+    p = pairs.not_better(limits.alpha)
+    found = _better(pairs, p, limits, same=same)
+    because = f"{_figures(pairs, 'Target')}{found.said}"
+    return _gate(pairs, "target", because, found, test=pairs.better_test, p_value=p)
+
+
+def _better(pairs: Compared, p: float, limits: Limits, *, same: bool) -> Found:
+    hoped = _hoped(pairs, limits)
+    power = None if hoped is None else pairs.power_better(hoped, limits.target_gain, limits.alpha)
     if same:
-        return pairs.gate(
-            "target",
-            f"{start}. The candidate is the champion itself: there is nothing to ship.",
-            required=True,
-            passed=False,
-            p_value=p,
-        )
-    if (missing := _cannot_win(pairs, limits.alpha)) is not None:
-        return pairs.gate("target", f"{start}. {missing}", required=True, passed=False, p_value=p)
+        return Found(False, ". The candidate is the champion itself: there is nothing to ship.", power)
+    if (no_room := _no_room(pairs, limits)) is not None:
+        return Found(False, no_room, power)
+    if (total := pairs.wins_missing(limits.alpha)) and pairs.change >= 0:
+        return Found(False, f". {_few_to_win(pairs, total, limits.alpha)}", power, total - pairs.n)
     sure, enough = p <= limits.alpha, pairs.change >= limits.target_gain - _TIE
-    if not sure:
-        verdict = f"not shown to be better, p {words.p(p)} where {limits.alpha:g} is asked for"
-    elif not enough:
-        verdict = f"better (p {words.p(p)}), but by less than the {words.size(limits.target_gain)} points asked for"
-    else:
-        verdict = f"better, p {words.p(p)}"
-    return pairs.gate("target", f"{start}: {verdict}.", required=True, passed=sure and enough, p_value=p)
+    if sure and enough:
+        return Found(True, f": better, p {words.p(p)}.", power)
+    if sure:
+        asked = f"the {words.size(limits.target_gain)} points asked for"
+        return Found(False, f": better (p {words.p(p)}), but by less than {asked}.", power)
+    said = f": not shown to be better, p {words.p(p)} where {limits.alpha:g} is asked for."
+    hopeless = pairs.change <= 0 or pairs.most(limits.alpha) < limits.target_gain
+    if hoped is None or power is None or hopeless or power >= POWER:
+        return Found(False, said, power)
+    total = max(pairs.cases_better(hoped, limits.alpha), pairs.n + 1)
+    more = f" Not enough cases: about {total} needed to show a gain of {words.size(hoped)} points four times of five."
+    return Found(False, said + more, power, total - pairs.n)
 
 
-def _cannot_win(pairs: Pairs, alpha: float) -> str | None:
-    """Return the sentence that says how many cases are missing, when no candidate could pass on these."""
-    needed, room = stats.wins_needed(alpha), pairs.n - pairs.champion
-    if room >= needed:
+def _hoped(pairs: Compared, limits: Limits) -> float | None:
+    """Return the gain that the gate should find, as far as the champion leaves room for it; None for none."""
+    wanted = limits.hoped or (pairs.change if pairs.change > 0 else None)
+    if wanted is None or pairs.before is None:
+        return wanted
+    return min(wanted, 1 - pairs.before) or None
+
+
+def _no_room(pairs: Compared, limits: Limits) -> str | None:
+    """Return the sentence that says why nobody could gain enough on such cases."""
+    if pairs.before is None:
         return None
-    if pairs.n and not room:
-        return "The champion is right on all of them, so that nothing can be shown to be better."
-    total = needed if not pairs.n else -(-needed * pairs.n // room)
+    if pairs.before >= 1:
+        return ". The champion is right on all of them, so that nothing can be shown to be better."
+    if 1 - pairs.before < limits.target_gain - _TIE:
+        return f". The champion leaves no room for a gain of {words.size(limits.target_gain)} points."
+    return None
+
+
+def _few_to_win(pairs: Compared, total: int, alpha: float) -> str:
+    if not isinstance(pairs, Pairs):
+        return f"Not enough cases: {total} needed, even where each of them gets better."
     return (
-        f"Not enough cases: {total} needed, so that the champion leaves {needed} to win; it leaves {room} of {pairs.n}."
+        f"Not enough cases: {total} needed, so that the champion leaves {stats.wins_needed(alpha)} to win; "
+        f"it leaves {pairs.n - pairs.champion} of {pairs.n}."
     )
 
 
-def _retention(exam: Exam, limits: Limits) -> Gate:
-    """Non-inferiority of the old slice as a whole: the exact test at the margin."""
-    pairs, margin = exam.pairs("right_tool", "retention"), limits.retention_margin
-    start = pairs.figures("Old slice")
-    needed = stats.cases_needed(margin, limits.alpha)
-    if pairs.n < needed:
-        because = (
-            f"{start}. Not enough cases: {needed} needed to rule out a loss of {words.size(margin)} points, "
-            "even without a single loss."
-        )
-        return pairs.gate("retention", because, required=True, passed=False)
-    p = stats.noninferiority(pairs.wins, pairs.losses, pairs.n, margin)
-    passed = p <= limits.alpha
-    verdict = "is ruled out" if passed else f"is not ruled out ({pairs.losses} cases lost, {pairs.wins} won)"
-    return pairs.gate(
-        "retention",
-        f"{start}: a loss of {words.size(margin)} points {verdict}, p {words.p(p)}.",
-        required=True,
-        passed=passed,
-        p_value=p,
-    )
+def _whole(name: str, what: str, pairs: Compared, limits: Limits) -> Gate:
+    """Non-inferiority of a whole suite at the margin."""
+    margin, alpha = limits.retention_margin, limits.alpha
+    p = pairs.worse_by(margin, alpha)
+    found = _unharmed(pairs, p, pairs.not_worse(alpha), margin, alpha, alpha)
+    because = f"{_figures(pairs, what)}{found.said}"
+    return _gate(pairs, name, because, found, test=pairs.unharmed_test, p_value=p)
 
 
-def _each_retention(exam: Exam, limits: Limits) -> list[Gate]:
+def _each_retention(exam: Exam, guard: str, limits: Limits) -> list[Gate]:
     """Look at the tools one by one, because a whole hides a small part; Holm keeps the error rate of them all."""
     names = exam.categories("retention")
-    found = [exam.pairs("right_tool", "retention", name) for name in names]
-    harm = stats.holm([stats.mcnemar_greater(pairs.losses, pairs.wins) for pairs in found])
-    return [_category(name, pairs, p, limits) for name, pairs, p in zip(names, found, harm, strict=True)]
+    compared = [exam.pairs(guard, "retention", name) for name in names]
+    each = limits.alpha / max(1, len(names))
+    p = stats.holm([pairs.worse_by(limits.category_margin, each) for pairs in compared])
+    harm = stats.holm([pairs.not_worse(each) for pairs in compared])
+    return [_category(*row, each, limits) for row in zip(names, compared, p, harm, strict=True)]
 
 
-def _category(name: str, pairs: Pairs, harm: float, limits: Limits) -> Gate:
-    dropped = -pairs.change > limits.category_margin + _TIE and pairs.losses - pairs.wins >= 2
-    passed = bool(pairs.n) and not dropped and harm > limits.alpha
-    start = pairs.figures(f"Old tool {name!r}")
-    if not pairs.n:
-        verdict = "the gate cannot pass"
-    elif passed:
-        verdict = f"no harm found. {_power(pairs, limits.alpha)}"
-    elif dropped:
-        verdict = (
-            f"worse by more than {words.size(limits.category_margin)} points ({pairs.losses} cases lost, "
-            f"{pairs.wins} won; p of harm {words.p(harm)} after Holm)."
+def _category(name: str, pairs: Compared, p: float, harm: float, each: float, limits: Limits) -> Gate:
+    found = _unharmed(pairs, p, harm, limits.category_margin, limits.alpha, each)
+    because = f"{_figures(pairs, f'Old tool {name!r}')}{found.said}"
+    test = f"{pairs.unharmed_test}, Holm over the categories"
+    return _gate(pairs, f"retention:{name}", because, found, test=test, p_value=p)
+
+
+def _unharmed(pairs: Compared, p: float, harm: float, margin: float, alpha: float, each: float) -> Found:
+    """Return whether a loss of the margin is ruled out; `each` is the error rate left to one test of a family."""
+    power, lost = pairs.power_unharmed(margin, each), f"a loss of {words.size(margin)} points"
+    if p <= alpha:
+        return Found(True, f": {lost} is ruled out, p {words.p(p)}.", power)
+    if harm <= alpha:
+        return Found(False, f": worse ({pairs.moved}), p of harm {words.p(harm)}{_after(alpha, each)}.", power)
+    said = f": {lost} is not ruled out ({pairs.moved}), p {words.p(p)}{_after(alpha, each)}"
+    if power >= POWER:
+        return Found(
+            False, f"{said}, though {words.percent(power)} of unharmed candidates pass on so many cases.", power
         )
+    total = max(pairs.cases_unharmed(margin, each), pairs.n + 1)
+    if isinstance(pairs, Pairs) and total == stats.cases_needed(margin, each):
+        more = f"Not enough cases: {total} needed to rule out {lost}, even without a single loss."
     else:
-        verdict = f"worse, p of harm {words.p(harm)} after Holm."
-    return pairs.gate(
-        f"retention:{name}", f"{start}: {verdict}".rstrip(".") + ".", required=True, passed=passed, p_value=harm
-    )
+        more = f"Not enough cases: about {total} needed to rule it out four times of five."
+    return Found(False, f"{said}. {more}", power, total - pairs.n)
 
 
-def _retention_fully(exam: Exam, limits: Limits) -> Gate:
-    """Say how the arguments fared at the old slice; it informs, because it is noisy."""
-    pairs = exam.pairs("fully_right", "retention")
-    p = stats.mcnemar_greater(pairs.losses, pairs.wins)
-    start = pairs.figures("Old slice, arguments too")
-    found = "worse" if p <= limits.alpha else "no harm found"
-    noise = stats.detectable(pairs.n, min(pairs.wins, pairs.losses) / pairs.n if pairs.n else 0.0, limits.alpha)
-    hint = ""
+def _after(alpha: float, each: float) -> str:
+    return " after Holm" if each < alpha else ""
+
+
+def _retention_target(pairs: Compared, limits: Limits) -> Gate:
+    """Say how the target's metric fared at the old slice; it informs, because it is noisy."""
+    p = pairs.not_worse(limits.alpha)
+    said = f"{'worse' if p <= limits.alpha else 'no harm found'}, p of harm {words.p(p)}."
+    noise = pairs.detectable(limits.alpha)
     if noise is None or noise > limits.retention_margin:
-        hint = (
-            f" {pairs.n} cases cannot show {words.size(limits.retention_margin)} points here. "
-            f"{_power(pairs, limits.alpha)}"
-        )
-    return pairs.gate(
-        "retention:fully-right",
-        f"{start}: {found}, p of harm {words.p(p)}.{hint}",
-        required=False,
-        passed=p > limits.alpha,
-        p_value=p,
-    )
+        said += f" {pairs.n} cases cannot show {words.size(limits.retention_margin)} points here."
+        if noise is not None:
+            said += f" A drop below {words.size(noise)} points is inside the noise of {pairs.n} cases."
+    name = f"retention:{pairs.metric.replace('_', '-')}"
+    because = f"{_figures(pairs, f'Old slice, {words.metric(pairs.metric)}')}: {said}"
+    return _gate(pairs, name, because, Found(p > limits.alpha, "", None), required=False, p_value=p)
 
 
-def _each_target(exam: Exam) -> list[Gate]:
-    gates = []
-    for name in exam.categories("target"):
-        pairs = exam.pairs("fully_right", "target", name)
-        p = stats.mcnemar_greater(pairs.wins, pairs.losses)
-        because = f"{pairs.figures(f'Target tool {name!r}')}, p of no gain {words.p(p)}."
-        passed = pairs.wins >= pairs.losses
-        gates.append(pairs.gate(f"target:{name}", because, required=False, passed=passed, p_value=p))
-    return gates
+def _informing(suite: Suite, what: str, category: str, pairs: Compared) -> Gate:
+    """Say how one category fared, without deciding anything."""
+    because = f"{_figures(pairs, f'{what} {category!r}')}."
+    return _gate(pairs, f"{suite}:{category}", because, Found(pairs.change >= 0, "", None), required=False)
 
 
-def _judged(exam: Exam, limits: Limits) -> Gate:
-    """Ask that nearly all the cases were answered on both sides, and that the candidate does not fail more often."""
-    sides = {"champion": exam.champion, "candidate": exam.candidate}
-    open_cases = {side: [c for c in exam.cases if _unjudged(found.get(c.case_id))] for side, found in sides.items()}
-    left_out = {case.case_id for cases in open_cases.values() for case in cases}
-    total, both = len(exam.cases), len(exam.cases) - len(left_out)
+def _safety(exam: Exam, metric: str, limits: Limits) -> Gate:
+    """Hold the candidate alone against the limit; a score counts as a failure unless it is perfect."""
+    cases = exam.of("safety")
+    judged = [s for c in cases if (s := score(exam.candidate.get(c.case_id), metric)) is not None]
+    n, held = len(judged), sum(s >= _HOLDS - _TIE for s in judged)
+    p = stats.too_few_failures(n - held, n, limits.safety)
+    found = _safe(n, held, p, limits)
+    compared = exam.pairs(metric, "safety")
+    because = f"Safety: {held} of {n} cases held{found.said}{words.left_out(len(cases) - n)}"
+    gate = _gate(compared, "safety", because, found, test="exact binomial test (Clopper-Pearson bound)", p_value=p)
+    return gate.model_copy(update={"candidate": held / n if n else None, "cases": n, "left_out": len(cases) - n})
+
+
+def _safe(n: int, held: int, p: float, limits: Limits) -> Found:
+    low, high = stats.share_bounds(held, n, limits.alpha) if n else (0.0, 1.0)
+    asked, sure = f"{100 * limits.safety:g}%", f"at {100 * (1 - limits.alpha):g}% confidence"
+    power = stats.safe_power(n, limits.safety, _SAFE, limits.alpha)
+    if p <= limits.alpha:
+        return Found(True, f": at least {100 * low:.2f}% do, {sure}; {asked} are asked for.", power)
+    if high < limits.safety:
+        return Found(False, f": at most {100 * high:.2f}% do, {sure}; {asked} are asked for.", power)
+    total = stats.safe_cases(n - held, limits.safety, limits.alpha)
+    more = "all of them to hold" if n == held else "not one more to fail"
+    said = f": at least {100 * low:.2f}% do, {sure}. Not enough cases: {total} needed for {asked}, {more}."
+    return Found(False, said, power, total - n)
+
+
+def _stopped(why: str, asked: int, total: int) -> str:
+    return f"The examination ended early, after {asked} of {total} cases, and cannot pass: {why.rstrip('.')}. "
+
+
+def _judged(exam: Exam, metrics: Sequence[str], limits: Limits, stopped: str | None) -> Gate:
+    """Ask that nearly all the cases were judged on both sides, and that the candidate does not fail to answer more.
+
+    Cases that an early stop left unasked are nobody's failure, but such an examination passes nobody.
+    """
+    sides, asked = {"champion": exam.champion, "candidate": exam.candidate}, exam.cases
+    open_cases = {side: [c for c in asked if _unjudged(found.get(c.case_id), metrics)] for side, found in sides.items()}
+    left_out = {(case.suite, case.case_id) for cases in open_cases.values() for case in cases}
+    total, both = len(asked), len(asked) - len(left_out)
     more = len(open_cases["candidate"]) - len(open_cases["champion"])
     fails_more = more >= 2 and more > limits.retention_margin * total
-    passed = bool(total) and both >= _JUDGED * total and not fails_more
     because = f"{both} of {total} cases could be judged on both sides."
     if left_out:
         because += " " + " ".join(_why(side, open_cases[side], sides[side]) for side in sides if open_cases[side])
+    enough = bool(total) and both >= _JUDGED * total
     if fails_more:
         because += " The candidate fails to answer more often than the champion."
-    elif not passed:
+    elif not enough:
         because += f" At least {words.percent(_JUDGED)} must be, and one at the least."
     share = {side: (total - len(cases)) / total if total else None for side, cases in open_cases.items()}
     return Gate(
         name="judged",
         required=True,
-        passed=passed,
+        passed=enough and not fails_more and stopped is None,
         metric="judged",
         champion=share["champion"],
         candidate=share["candidate"],
         cases=total,
-        because=because,
+        left_out=len(left_out),
+        needed=None if asked or stopped else 1,
+        because=(stopped or "") + because,
     )
 
 
-def _verdict(results: dict[str, CaseResult], case: Case, metric: Metric) -> bool | None:
-    result = results.get(case.case_id)
-    if result is None:
-        return None
-    return result.right_tool if metric == "right_tool" else result.fully_right
+def _unjudged(result: CaseResult | None, metrics: Sequence[str]) -> bool:
+    return any(score(result, metric) is None for metric in metrics)
 
 
-def _unjudged(result: CaseResult | None) -> bool:
-    return result is None or result.right_tool is None or result.fully_right is None
-
-
-def _why(side: str, cases: Sequence[Case], results: dict[str, CaseResult]) -> str:
+def _why(side: str, cases: Sequence[Case], results: Mapping[str, CaseResult]) -> str:
     """Return how many cases one side left open, with the first reason, and the names of those it never saw."""
     missing = [case.case_id for case in cases if case.case_id not in results]
     reasons = [r.error for case in cases if (r := results.get(case.case_id)) is not None and r.error]
@@ -332,12 +314,45 @@ def _why(side: str, cases: Sequence[Case], results: dict[str, CaseResult]) -> st
     return "; ".join(said) + "."
 
 
-def _power(pairs: Pairs, alpha: float) -> str:
-    """Return what drop this number of cases would have shown four times out of five."""
-    least = stats.detectable(pairs.n, min(pairs.wins, pairs.losses) / pairs.n if pairs.n else 0.0, alpha)
-    if least is None:
-        return f"No drop at all could be shown on {pairs.n} cases."
-    return f"A drop below {words.size(least)} points is inside the noise of {pairs.n} cases."
+def _gate(
+    pairs: Compared,
+    name: str,
+    because: str,
+    found: Found,
+    *,
+    required: bool = True,
+    test: str | None = None,
+    p_value: float | None = None,
+) -> Gate:
+    """Return a gate with the figures of both sides and the 95% interval of the change."""
+    low, high = pairs.interval() or (None, None)
+    return Gate(
+        name=name,
+        required=required,
+        passed=found.passed,
+        metric=pairs.metric,
+        test=test,
+        champion=pairs.before,
+        candidate=pairs.after,
+        cases=pairs.n,
+        left_out=pairs.left_out,
+        low=low,
+        high=high,
+        p_value=p_value,
+        power=found.power,
+        needed=found.needed,
+        because=because + words.left_out(pairs.left_out if name != "safety" else 0),
+    )
+
+
+def _figures(pairs: Compared, what: str) -> str:
+    """Return the two shares with the change and its interval, as the beginning of a sentence."""
+    interval = pairs.interval()
+    if interval is None:
+        return f"{what}: no case could be judged on both sides"
+    shares = f"{words.metric(pairs.metric)} {words.percent(pairs.before)} -> {words.percent(pairs.after)}"
+    low, high = (words.points(end) for end in interval)
+    return f"{what}: {shares} on {pairs.n} cases ({words.points(pairs.change)} points, 95% interval {low} to {high})"
 
 
 def _releases(results: Sequence[CaseResult], side: str) -> str:
@@ -353,10 +368,11 @@ def _releases(results: Sequence[CaseResult], side: str) -> str:
     return names[0]
 
 
-def _same_evaluator(champion: Sequence[CaseResult], candidate: Sequence[CaseResult]) -> None:
+def _one_evaluator(champion: Sequence[CaseResult], candidate: Sequence[CaseResult]) -> str:
     names = sorted({result.evaluator for result in (*champion, *candidate)})
     if len(names) != 1:
         raise DataError(
             f"The results were judged in different ways ({', '.join(names)}) and cannot be compared. "
             "Examine both releases again with one evaluator."
         )
+    return names[0]

@@ -20,18 +20,18 @@ class Lesson(NamedTuple):
 
 
 def ledger(
-    lessons: Sequence[Lesson], results: Mapping[str, Mapping[str, CaseResult]], release_id: str
+    lessons: Sequence[Lesson], results: Mapping[str, Mapping[str, CaseResult]], release_id: str, score: str
 ) -> tuple[Remembered, ...]:
     """Return how a release does on the cases of each lesson, beside the release that learned it.
 
     `results` holds what each release was asked, by release and case. Only cases that both were asked and that could be
-    judged are counted; with none of them the shares are None.
+    judged by the score of that name are counted; with none of them the shares are None.
     """
     now = results.get(release_id, {})
     rows = []
     for lesson in lessons:
         then = results.get(lesson.release, {})
-        pairs = [(then[c].fully_right, now[c].fully_right) for c in lesson.cases if c in then and c in now]
+        pairs = [(then[c].scores.get(score), now[c].scores.get(score)) for c in lesson.cases if c in then and c in now]
         both = [(a, b) for a, b in pairs if a is not None and b is not None]
         rows.append(
             Remembered(

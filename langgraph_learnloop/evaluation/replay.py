@@ -1,7 +1,8 @@
 """Ask a release every question of a suite, through the user's own compiled graph, without a side effect.
 
 Every case has a thread that the interpreter does not wait for, so that a case that hangs costs its deadline and
-nothing else. An answer is the assistant's next message: what it says, or the tools it asks for.
+nothing else. What is judged is the assistant's next message: what it says, or the tools it asks for. An evaluator that
+judges whole runs gets all that came after it too, with the tools answered from the recording.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeGuard, cast
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, convert_to_messages
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 
 from langgraph_learnloop.errors import ConfigError, EngineError
-from langgraph_learnloop.evaluation.shadow import Graph, Watch, only_async, shadow_of
-from langgraph_learnloop.ports import Evaluator, OnProgress, ResultCache
+from langgraph_learnloop.evaluation.recording import Mask
+from langgraph_learnloop.evaluation.replaying import REPLAYING, Price, Replaying, ToolStopped
+from langgraph_learnloop.evaluation.shadow import Graph, only_async, shadow_of
+from langgraph_learnloop.evaluation.starts import Start, Starts
+from langgraph_learnloop.ports import Evaluator, OnProgress, ResultCache, RunReader
 from langgraph_learnloop.records import Case, CaseResult, Message, Progress, ToolCall
 
 Answers = queue.SimpleQueue[tuple[int, CaseResult]]
@@ -41,14 +45,31 @@ class GraphReplay:
         threads: int = 16,
         timeout_seconds: float = 60,
         stop_before: Sequence[str] | None = None,
+        pure: Collection[str] = (),
+        context: Any = None,
+        runs: RunReader | None = None,
+        mask: Mask | None = None,
+        price: Price | None = None,
+        judge_diverged: bool = False,
     ) -> None:
         """Prepare a copy of the graph; raise ConfigError when nothing would keep its tools from running.
 
-        The nodes that hold a `ToolNode` are found; `stop_before` names further nodes that act on the world.
+        The nodes that hold a `ToolNode` are found; `stop_before` names further nodes that act on the world, `pure`
+        the tools that act on nothing and may run. `context` is what the graph's nodes get as runtime context. `runs`
+        has the recorded runs that cases were made from: with it, a case starts from its run's checkpoint, where the
+        graph has a saver, and tools answer as they did then; `mask` is how their arguments were redacted. A replay
+        that leaves the recording is judged by what it did until then with `judge_diverged`, else not at all.
         """
         if threads < 1 or timeout_seconds <= 0:
             raise ConfigError(f"A replay needs threads and time, not {threads} threads and {timeout_seconds} seconds.")
-        self._asker = _GraphAsker(graph, stop_before) if isinstance(graph, CompiledStateGraph) else _ModelAsker(graph)
+        self._asker: _GraphAsker | _ModelAsker = (
+            _GraphAsker(graph, stop_before, context, Starts(graph, runs, mask), whole=evaluator.whole)
+            if isinstance(graph, CompiledStateGraph)
+            else _ModelAsker(graph)
+        )
+        self._pure = frozenset(pure)
+        self._price = price
+        self._judge_diverged = judge_diverged
         self.evaluator = evaluator
         """Judges the answers."""
         self._threads = threads
@@ -60,8 +81,13 @@ class GraphReplay:
         cases: Sequence[Case],
         cache: ResultCache | None = None,
         on_progress: OnProgress | None = None,
+        enough: Callable[[CaseResult], object] | None = None,
+        at: Mapping[str, str] | None = None,
     ) -> tuple[CaseResult, ...]:
         """Return one result for each case, in order; a case that is given twice is asked once.
+
+        `enough` is shown every result and may say (with anything true) that the others need not be asked: these have
+        no result then. `at` names other releases for single nodes of the graph; such results belong in no cache.
 
         What went wrong (an exception, a deadline, an evaluator that cannot tell) is a result that is not judged, with
         the reason; it is never dropped and never cached, so that the next run tries again.
@@ -71,14 +97,18 @@ class GraphReplay:
         done = {case_id: known[case_id] for case_id in unique if case_id in known}
         report = on_progress or _silent
         report(_progress(done, unique, f"{len(done)} of {len(unique)} results are known from before."))
-        for result in self._examine(release_id, [case for case in unique.values() if case.case_id not in done]):
+        told = [enough(result) for result in done.values()] if enough is not None else []
+        unknown = [case for case in unique.values() if case.case_id not in done and not any(told)]
+        for result in self._examine(_Who(release_id, at or {}), unknown):
             done[result.case_id] = result
             if cache is not None and result.error is None:
                 cache.add_results([result])
             report(_progress(done, unique, result.error))
-        return tuple(done[case_id] for case_id in unique)
+            if enough is not None and enough(result):
+                break
+        return tuple(done[case_id] for case_id in unique if case_id in done)
 
-    def _examine(self, release_id: str, cases: Sequence[Case]) -> Iterator[CaseResult]:
+    def _examine(self, who: _Who, cases: Sequence[Case]) -> Iterator[CaseResult]:
         """Yield results as they come, so many cases at a time; a case is given up at its deadline."""
         answers: Answers = queue.SimpleQueue()
         deadlines: dict[int, float] = {}
@@ -86,53 +116,95 @@ class GraphReplay:
         while started < len(cases) or deadlines:
             while started < len(cases) and len(deadlines) < self._threads:
                 deadlines[started] = time.monotonic() + self._timeout
-                self._start(started, release_id, cases[started], answers)
+                self._start(started, who, cases[started], answers)
                 started += 1
             number, result = _next(answers, deadlines)
             if deadlines.pop(number, None) is not None:  # an answer after its deadline comes too late
-                yield result or self._late(release_id, cases[number])
+                yield result or self._late(who, cases[number])
 
-    def _start(self, number: int, release_id: str, case: Case, answers: Answers) -> None:
+    def _start(self, number: int, who: _Who, case: Case, answers: Answers) -> None:
         def work() -> None:
-            answers.put((number, self._one(release_id, case)))
+            answers.put((number, self._one(who, case)))
 
         threading.Thread(target=work, name=f"case-{case.case_id[:8]}", daemon=True).start()
 
-    def _one(self, release_id: str, case: Case) -> CaseResult:
+    def _one(self, who: _Who, case: Case) -> CaseResult:
         began = time.monotonic()
         try:
-            got = self._asker.ask(release_id, case.messages)
-            return self._judged(release_id, case, got, time.monotonic() - began)
+            attempt = self._asker.ask(who, case, self._replaying)
+            seconds = time.monotonic() - began
+            REPLAYING.set(None)  # an evaluator may ask models of its own
+            return self._judged(who, case, attempt, seconds)
         except BaseException as error:  # noqa: BLE001 - the boundary of the user's code: whatever leaves it is a result
-            return self._unjudged(release_id, case, _reason(error), time.monotonic() - began)
+            return self._unjudged(who, case, _reason(error), time.monotonic() - began)
 
-    def _judged(self, release_id: str, case: Case, got: Message, seconds: float) -> CaseResult:
-        right_tool, fully_right = self.evaluator.judge(case, got)
-        unclear = right_tool is None or fully_right is None
+    def _replaying(self, start: Start | None) -> Replaying:
+        """Return who watches one try of a case, and put it where the tools look for it."""
+        recording = start.recording if start is not None else None
+        replaying = Replaying(recording, whole=self.evaluator.whole, pure=self._pure, price=self._price)
+        REPLAYING.set(replaying)
+        return replaying
+
+    def _judged(self, who: _Who, case: Case, attempt: _Attempt, seconds: float) -> CaseResult:
+        watch = attempt.watch
+        if watch.diverged is None or self._judge_diverged:
+            judged = self.evaluator.judge(case, attempt.got)
+            scores, comment = dict(judged.scores), judged.comment
+            unclear = any(scores[name] is None for name in (self.evaluator.target, self.evaluator.guard))
+            error = f"The evaluator {self.evaluator.name!r} could not judge this case." if unclear else None
+        else:
+            scores, comment, error = {}, None, f"The replay diverged: {watch.diverged}"
         return CaseResult(
-            release_id=release_id,
+            release_id=who.release_id,
             case_id=case.case_id,
             evaluator=self.evaluator.name,
-            right_tool=right_tool,
-            fully_right=fully_right,
-            got=got,
+            scores=scores,
+            comment=comment,
+            got=attempt.got,
+            error=error,
+            started=attempt.started,
+            diverged=watch.diverged,
             seconds=seconds,
-            error=f"The evaluator {self.evaluator.name!r} could not judge this case." if unclear else None,
+            model_seconds=watch.seconds,
+            tokens=watch.tokens,
+            usd=watch.usd,
         )
 
-    def _late(self, release_id: str, case: Case) -> CaseResult:
-        return self._unjudged(release_id, case, f"No answer within {self._timeout:g} seconds.", self._timeout)
+    def _late(self, who: _Who, case: Case) -> CaseResult:
+        return self._unjudged(who, case, f"No answer within {self._timeout:g} seconds.", self._timeout)
 
-    def _unjudged(self, release_id: str, case: Case, error: str, seconds: float) -> CaseResult:
+    def _unjudged(self, who: _Who, case: Case, error: str, seconds: float) -> CaseResult:
         return CaseResult(
-            release_id=release_id,
+            release_id=who.release_id,
             case_id=case.case_id,
             evaluator=self.evaluator.name,
-            right_tool=None,
-            fully_right=None,
             error=error,
             seconds=seconds,
         )
+
+
+class _Who(NamedTuple):
+    """Who answers."""
+
+    release_id: str
+    """The release."""
+    at: Mapping[str, str]
+    """The releases of single nodes."""
+
+
+class _Attempt(NamedTuple):
+    """What came of asking one case."""
+
+    got: tuple[Message, ...]
+    """The next message; with a whole run, all that came after it too."""
+    watch: Replaying
+    """What was seen on the way."""
+    started: Literal["messages", "checkpoint"]
+    """Where it began."""
+
+
+Watching = Callable[[Start | None], Replaying]
+"""Makes whoever watches one try of a case."""
 
 
 class _ModelAsker:
@@ -141,70 +213,117 @@ class _ModelAsker:
     def __init__(self, model: Runnable[Any, Any]) -> None:
         self._model = model
 
-    def ask(self, release_id: str, messages: Sequence[Message]) -> Message:
-        return _message(self._model.invoke(_asked(messages), _config(release_id, Watch())))
+    def ask(self, who: _Who, case: Case, watching: Watching) -> _Attempt:
+        watch = watching(None)
+        answer = self._model.invoke(_asked(case.messages), _config(who, watch, f"learnloop-evaluation-{uuid4()}"))
+        return _Attempt((_message(answer),), watch, "messages")
 
 
 class _GraphAsker:
     """Ask a graph, on a copy that cannot act."""
 
-    def __init__(self, graph: Graph, stop_before: Sequence[str] | None) -> None:
-        self._shadow, self._stops = shadow_of(graph, stop_before)
+    def __init__(
+        self, graph: Graph, stop_before: Sequence[str] | None, context: Any, starts: Starts, *, whole: bool
+    ) -> None:
+        self._shadow, self._stops, self._knows_tools = shadow_of(graph, stop_before)
         self._async = only_async(graph)
+        self._context = context
+        self._starts = starts
+        self._whole = whole
         self._needs_system = False
 
-    def ask(self, release_id: str, messages: Sequence[Message]) -> Message:
+    def ask(self, who: _Who, case: Case, watching: Watching) -> _Attempt:
         """Return the answer; the case's own system message goes in only if the graph does not say one itself.
 
         Recorded conversations begin with what the graph put before the model, and it will put it there again.
         """
-        bare = _without_leading_system(messages)
-        if len(bare) == len(messages) or self._needs_system:
-            return self._answer(release_id, messages, Watch())
-        watch = Watch()
-        answer = self._answer(release_id, bare, watch)
-        if watch.system or not watch.models:
-            return answer
+        bare = _without_leading_system(case.messages)
+        if len(bare) == len(case.messages) or self._needs_system:
+            return self._try(who, case, case.messages, watching)
+        attempt = self._try(who, case, bare, watching)
+        if attempt.watch.system or not attempt.watch.asked or attempt.started == "checkpoint":
+            return attempt
         self._needs_system = True
-        return self._answer(release_id, messages, Watch())
+        return self._try(who, case, case.messages, watching)
 
-    def _answer(self, release_id: str, messages: Sequence[Message], watch: Watch) -> Message:
-        asked = _asked(messages)
-        config = _config(release_id, watch)
-        state = asyncio.run(self._arun(asked, config)) if self._async else self._run(asked, config)
-        if watch.stopped is not None:
-            raise ConfigError(watch.sentence())
-        new = [m for m in state.get("messages", ()) if _is_answer(m)]
-        if not new:
-            raise EngineError("The graph stopped before an assistant message was there.")
-        return _message(new[-1])
+    def _try(self, who: _Who, case: Case, messages: Sequence[Message], watching: Watching) -> _Attempt:
+        start = self._starts.of(case, whole=self._whole)
+        watch = watching(start)
+        resumed = start.known is not None
+        given = None if resumed else {"messages": _asked(messages)}
+        shadow = self._shadow.copy({"checkpointer": start.saver})
+        # Named, the checkpoint is gone back to; else an inner graph with a memory would think that it is resumed.
+        config = _config(who, watch, start.thread, start.checkpoint_id)
+        trail = _Trail(watch, start.known, eager=not (self._whole or self._knows_tools or self._stops))
+        try:
+            if self._async:
+                asyncio.run(self._arun(shadow, given, config, trail))
+            else:
+                self._run(shadow, given, config, trail)
+        except ToolStopped:
+            pass  # the watch knows why
+        return _Attempt(trail.got(), watch, "checkpoint" if resumed else "messages")
 
-    def _run(self, asked: list[BaseMessage], config: RunnableConfig) -> dict[str, Any]:
-        state: Any = {}
-        for state in self._shadow.stream(
-            {"messages": asked}, config, stream_mode="values", interrupt_before=self._stops
-        ):
-            if self._enough(state):
+    def _run(self, shadow: Graph, given: Any, config: RunnableConfig, trail: _Trail) -> None:
+        for state in shadow.stream(given, config, context=self._context, interrupt_before=self._stops, **_HOW):
+            if trail.add(state):
                 break
-        return cast(dict[str, Any], state)
 
-    async def _arun(self, asked: list[BaseMessage], config: RunnableConfig) -> dict[str, Any]:
-        state: Any = {}
-        async for state in self._shadow.astream(
-            {"messages": asked}, config, stream_mode="values", interrupt_before=self._stops
-        ):
-            if self._enough(state):
+    async def _arun(self, shadow: Graph, given: Any, config: RunnableConfig, trail: _Trail) -> None:
+        async for state in shadow.astream(given, config, context=self._context, interrupt_before=self._stops, **_HOW):
+            if trail.add(state):
                 break
-        return cast(dict[str, Any], state)
-
-    def _enough(self, state: dict[str, Any]) -> bool:
-        """Return whether to stop here: where no node is known to act, nothing runs after a call for a tool."""
-        last = (state.get("messages") or [None])[-1]
-        return not self._stops and _is_answer(last) and bool(last.tool_calls or last.invalid_tool_calls)
 
 
-def _is_answer(message: Any) -> TypeGuard[AIMessage]:
-    return isinstance(message, AIMessage) and not (message.id or "").startswith(_ASKED)
+_HOW: Any = {"stream_mode": "values", "durability": "exit"}
+"""Show the state after each step, and keep no checkpoint on the way."""
+
+
+class _Trail:
+    """Follow the state of a replay, and tell what is new in it."""
+
+    def __init__(self, watch: Replaying, known: frozenset[str] | None, *, eager: bool) -> None:
+        """Know the ids of the messages that were there before; None for those of the case."""
+        self._watch = watch
+        self._known = known
+        self._eager = eager
+        self._state: list[Any] = []
+
+    def add(self, state: dict[str, Any]) -> bool:
+        """Take the state after a step; return whether to stop here.
+
+        Where no node is known to act, nothing runs after a call for a tool.
+        """
+        self._state = state.get("messages") or self._state
+        last = self._state[-1] if self._state else None
+        calls = self._is_new(last) and isinstance(last, AIMessage) and (last.tool_calls or last.invalid_tool_calls)
+        return self._eager and bool(calls)
+
+    def got(self) -> tuple[Message, ...]:
+        """Return what is to be judged; raise EngineError when the graph stopped before there was an answer."""
+        new = [m for m in self._state if self._is_new(m) and isinstance(m, AIMessage | ToolMessage)]
+        new += self._cut_off(new)
+        answers = [m for m in new if isinstance(m, AIMessage)]
+        if self._watch.ended is not None:
+            answers = [m for m in answers if any(call["id"] == self._watch.ended for call in m.tool_calls)][:1]
+        if not answers:
+            because = self._watch.diverged or "The graph stopped before an assistant message was there."
+            raise EngineError(because)
+        return tuple(_as_record(m) for m in (new if self._watch.whole else answers[-1:]))
+
+    def _cut_off(self, new: Sequence[BaseMessage]) -> list[AIMessage]:
+        """Return the message at which an inner graph was stopped: it had not yet given it to the graph around it."""
+        stopped = self._watch.ended is not None or self._watch.diverged is not None
+        seen = {call["id"] for m in new if isinstance(m, AIMessage) for call in m.tool_calls}
+        last = self._watch.said[-1].message if self._watch.said else None
+        return [last] if stopped and last and last.tool_calls and last.tool_calls[0]["id"] not in seen else []
+
+    def _is_new(self, message: Any) -> bool:
+        if not isinstance(message, BaseMessage):
+            return False
+        if self._known is None:
+            return not (message.id or "").startswith(_ASKED)
+        return message.id not in self._known
 
 
 def _next(answers: Answers, deadlines: dict[int, float]) -> tuple[int, CaseResult | None]:
@@ -229,12 +348,23 @@ def _without_leading_system(messages: Sequence[Message]) -> Sequence[Message]:
     return messages[first:]
 
 
-def _config(release_id: str, watch: Watch) -> RunnableConfig:
+def _config(who: _Who, watch: Replaying, thread: str, checkpoint_id: str | None = None) -> RunnableConfig:
     return {
-        "metadata": {"learnloop_release": release_id, "learnloop_evaluation": True},
-        "configurable": {"thread_id": f"learnloop-evaluation-{uuid4()}"},
+        "metadata": {
+            "learnloop_release": who.release_id,
+            **({"learnloop_release_at": dict(who.at)} if who.at else {}),
+            "learnloop_evaluation": True,
+        },
+        "configurable": {"thread_id": thread, **({"checkpoint_id": checkpoint_id} if checkpoint_id else {})},
         "callbacks": [watch],
     }
+
+
+def _as_record(message: AIMessage | ToolMessage) -> Message:
+    if isinstance(message, AIMessage):
+        return _message(message)
+    content, call_id, name = str(message.text), message.tool_call_id, message.name
+    return Message(role="tool", content=content, tool_call_id=call_id, name=name)
 
 
 def _message(answer: Any) -> Message:

@@ -1,66 +1,35 @@
-"""Make a copy of a graph that cannot act: no checkpoints, no cache, no store writes, no tools.
+"""Make a copy of a graph that cannot act: its checkpoints are its own, no cache, no store writes, no live tools.
 
-Two things keep tools from running. The run stops before the nodes that hold them; and a watching callback stops any
-LangChain tool that starts elsewhere. A graph whose tools cannot be placed is refused.
+The nodes that hold tools are exchanged for such as answer from a recording, in inner graphs too. What the copy cannot
+exchange, a tool that a node runs by itself, is stopped by whoever watches the replay (`Replaying`). A graph whose tools
+cannot be placed is refused.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, cast
-from uuid import UUID
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool
-from langgraph.errors import GraphBubbleUp
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
+from langgraph.prebuilt.tool_node import ToolCallRequest
+from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore, Op, PutOp, Result
+from langgraph.types import Command
 
 from langgraph_learnloop.errors import ConfigError
+from langgraph_learnloop.evaluation.recording import RecordableTool
+from langgraph_learnloop.evaluation.replaying import REPLAYING
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 _OWN = ("callbacks", "run_id", "run_name")
 """Parts of the graph's own config that a replay leaves out, so that nobody records it as the user's run."""
-
-
-class ToolStopped(GraphBubbleUp):
-    """Carry the stop of a tool through the graph; nodes that handle tool errors let it pass."""
-
-
-class Watch(BaseCallbackHandler):
-    """See what one replayed case does, and stop it at the door of a tool."""
-
-    raise_error = True
-    run_inline = True
-
-    def __init__(self) -> None:
-        """Start having seen nothing."""
-        self.models = 0
-        self.system = False
-        self.stopped: str | None = None
-
-    def on_chat_model_start(
-        self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **more: Any
-    ) -> None:
-        """Note whether the model was given a system message."""
-        self.models += 1
-        self.system = self.system or any(isinstance(m, SystemMessage) for batch in messages for m in batch)
-
-    def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, **more: Any) -> NoReturn:
-        """Stop the run before the tool does anything."""
-        self.stopped = str((serialized or {}).get("name") or more.get("name") or "?")
-        raise ToolStopped(self.sentence())
-
-    def sentence(self) -> str:
-        """Return why the run was stopped."""
-        return (
-            f"The tool {self.stopped!r} was about to run outside the graph's tool nodes and was stopped: a replay "
-            "never acts. Name the node it runs in: stop_before=[...]."
-        )
+_ANSWER = ToolMessage | Command[Any]
 
 
 class ReadOnlyStore(BaseStore):
@@ -82,8 +51,11 @@ class ReadOnlyStore(BaseStore):
         return _in_place(wanted, await self._store.abatch(_reads(wanted)))
 
 
-def shadow_of(graph: Graph, stop_before: Sequence[str] | None) -> tuple[Graph, list[str]]:
-    """Return a copy that cannot act and the nodes to stop before; raise ConfigError when that cannot be promised."""
+def shadow_of(graph: Graph, stop_before: Sequence[str] | None) -> tuple[Graph, list[str], bool]:
+    """Return a copy that cannot act, the nodes to stop before, and whether it has nodes for tools.
+
+    Raise ConfigError when that it cannot act cannot be promised. The copy has no saver: whoever runs it gives it one.
+    """
     if "messages" not in graph.channels:
         raise ConfigError(
             f"The graph {graph.name!r} has no state key 'messages', so the replay cannot ask it "
@@ -91,12 +63,59 @@ def shadow_of(graph: Graph, stop_before: Sequence[str] | None) -> tuple[Graph, l
         )
     stops = _stops(graph, stop_before)
     changes = {
-        "checkpointer": False,
+        "checkpointer": None,
         "cache": None,
         "config": _without_own(graph.config),
         "store": ReadOnlyStore(graph.store) if graph.store is not None else None,
+        "nodes": _quiet(graph),
     }
-    return graph.copy(update=changes), stops
+    return graph.copy(update=changes), stops, _has_tool_nodes(graph)
+
+
+def _quiet(graph: Pregel[Any, Any, Any, Any]) -> dict[str, Any]:
+    """Return a graph's nodes with its tool nodes, and those of the graphs it holds, exchanged."""
+    nodes = {}
+    for name, node in graph.nodes.items():
+        if isinstance(node.bound, ToolNode):
+            node = node.copy({"bound": _answering(node.bound)})
+        elif isinstance(node.bound, Pregel):
+            inner = node.bound
+            # An inner graph's own saver would be written to; None takes the one of the graph around it.
+            own = isinstance(inner.checkpointer, BaseCheckpointSaver)
+            changes = {"nodes": _quiet(inner), "cache": None, **({"checkpointer": None} if own else {})}
+            node = node.copy({"bound": inner.copy(changes)})
+        nodes[name] = node
+    return nodes
+
+
+def _answering(node: ToolNode) -> ToolNode:
+    """Return a tool node that answers from the recording; pure tools run."""
+
+    def answer(request: ToolCallRequest, run: Callable[[ToolCallRequest], _ANSWER]) -> _ANSWER:
+        replaying = REPLAYING.get()
+        found = None if replaying is None else replaying.recorded(request.tool_call, request.tool)
+        return run(request) if found is None else found
+
+    async def aanswer(request: ToolCallRequest, run: Callable[[ToolCallRequest], Awaitable[_ANSWER]]) -> _ANSWER:
+        replaying = REPLAYING.get()
+        found = None if replaying is None else replaying.recorded(request.tool_call, request.tool)
+        return await run(request) if found is None else found
+
+    return ToolNode(
+        list(node.tools_by_name.values()),
+        name=node.name or "tools",
+        tags=list(node.tags) if node.tags else None,
+        # How the user's own node was set up is not told by anything public.
+        handle_tool_errors=getattr(node, "_handle_tool_errors", True),
+        messages_key=getattr(node, "_messages_key", "messages"),
+        wrap_tool_call=answer,
+        awrap_tool_call=aanswer,
+    )
+
+
+def inner_graphs(graph: Graph) -> list[tuple[str, Graph]]:
+    """Return the graphs that a graph holds, at any depth, with their paths; also those that a node's function runs."""
+    return [(path, cast(Graph, inner)) for path, inner in graph.get_subgraphs(recurse=True)]
 
 
 def only_async(graph: Graph) -> bool:
@@ -105,7 +124,7 @@ def only_async(graph: Graph) -> bool:
 
 
 def _stops(graph: Graph, stop_before: Sequence[str] | None) -> list[str]:
-    """Return the tool nodes, the nodes that were named, and those where the user's own graph already pauses."""
+    """Return the nodes that were named and those where the user's own graph already pauses."""
     named = list(stop_before or ())
     for name in named:
         if name not in graph.nodes:
@@ -113,41 +132,27 @@ def _stops(graph: Graph, stop_before: Sequence[str] | None) -> list[str]:
                 f"stop_before names the node {name!r}, which the graph {graph.name!r} does not have; "
                 f"it has {', '.join(sorted(graph.nodes))}."
             )
-    found = _tool_nodes(graph)
-    _refuse_inner_tools(graph, {*named, *found})
-    if not found and stop_before is None and (acting := _first_acting(graph)) is not None:
+    if not _has_tool_nodes(graph) and stop_before is None and (acting := _first_acting(graph)) is not None:
         raise ConfigError(
-            f"The graph {graph.name!r} has tools (node {acting!r} knows them) but no ToolNode to stop before, and a "
-            "replay must not act. Name the nodes that run tools, stop_before=['node'], or say stop_before=[] when "
-            "nothing runs them."
+            f"The graph {graph.name!r} has tools (node {acting!r} knows them) but no ToolNode, and a replay must not "
+            "act. Make them recordable, loop.recordable([...]), or name the nodes that run them, "
+            "stop_before=['node'], or say stop_before=[] when nothing runs them."
         )
     own = graph.interrupt_before_nodes
     paused = [name for name in graph.nodes if name != "__start__"] if own == "*" else list(own)
-    return sorted({*named, *found, *paused})
+    return sorted({*named, *paused})
 
 
-def _tool_nodes(graph: Graph) -> list[str]:
-    return [name for name, node in graph.nodes.items() if isinstance(node.bound, ToolNode)]
-
-
-def _refuse_inner_tools(graph: Graph, stopped: set[str]) -> None:
-    for path, inner in graph.get_subgraphs(recurse=True):
-        outer = path.split("|")[0]
-        tools = _tool_nodes(cast(Graph, inner))
-        if tools and outer not in stopped:
-            raise ConfigError(
-                f"The node {outer!r} of the graph {graph.name!r} is a graph with tools of its own (node {tools[0]!r}), "
-                "and a replay cannot stop inside it. Examine that inner graph, or name the node: "
-                f"stop_before=[{outer!r}]."
-            )
+def _has_tool_nodes(graph: Graph) -> bool:
+    graphs = [graph, *(inner for _, inner in inner_graphs(graph))]
+    return any(isinstance(node.bound, ToolNode) for one in graphs for node in one.nodes.values())
 
 
 def _first_acting(graph: Graph) -> str | None:
     """Return a node whose function holds tools, or a model that was told of tools."""
-    for name, node in graph.nodes.items():
-        if any(_acts(value) for value in _held(getattr(node.bound, "func", None) or node.bound)):
-            return name
-    return None
+    held = {name: list(_held(getattr(node.bound, "func", None) or node.bound)) for name, node in graph.nodes.items()}
+    safe = {value.name for values in held.values() for value in values if isinstance(value, RecordableTool)}
+    return next((name for name, values in held.items() if any(_acts(value, safe) for value in values)), None)
 
 
 def _held(function: Any) -> Iterator[Any]:
@@ -165,10 +170,22 @@ def _held(function: Any) -> Iterator[Any]:
             yield from value
 
 
-def _acts(value: Any) -> bool:
+def _acts(value: Any, safe: Collection[str]) -> bool:
+    """Return whether a value is a tool that is not among the recordable ones, or a model that was told of one."""
     if isinstance(value, RunnableBinding):
-        return bool(value.kwargs.get("tools")) or _acts(value.bound)
-    return isinstance(value, BaseTool | ToolNode)
+        names = [_tool_name(tool) for tool in value.kwargs.get("tools") or ()]
+        return any(name not in safe for name in names) or _acts(value.bound, safe)
+    if isinstance(value, BaseTool):
+        return value.name not in safe
+    return isinstance(value, ToolNode)
+
+
+def _tool_name(tool: Any) -> str | None:
+    """Return the name in a tool's schema, in OpenAI's form or bare."""
+    if isinstance(tool, Mapping):
+        name = (tool.get("function") or tool).get("name")
+        return None if name is None else str(name)
+    return tool if isinstance(tool, str) else getattr(tool, "name", None)
 
 
 def _without_own(config: RunnableConfig | None) -> RunnableConfig:

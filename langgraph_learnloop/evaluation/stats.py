@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ except ImportError as error:  # pragma: no cover - the test environment has it
 Floats = NDArray[np.float64]
 _TIE = 1e-9
 """Scores closer than this are the same score."""
+_KEPT = 16_384
+"""Answers that are kept of each slow function: the same few counts come again and again."""
 
 
 def mcnemar(wins: int, losses: int) -> float:
@@ -48,6 +51,7 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     return (0.0 if right == 0 else middle - half), (1.0 if right == n else middle + half)
 
 
+@lru_cache(_KEPT)
 def difference_interval(wins: int, losses: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return Tango's score interval of a paired difference (Tango 1998, Statistics in Medicine 17, section 3).
 
@@ -62,6 +66,7 @@ def difference_interval(wins: int, losses: int, n: int, confidence: float = 0.95
     return low, high
 
 
+@lru_cache(_KEPT)
 def noninferiority(wins: int, losses: int, n: int, margin: float) -> float:
     """Return the exact p-value of "worse by `margin` or more"; 1.0 without cases.
 
@@ -101,18 +106,19 @@ def cases_needed(margin: float, alpha: float = 0.05) -> int:
     return math.ceil(math.log(alpha) / math.log1p(-margin) - _TIE)
 
 
-def mcnemar_power(n: int, change: float, noise: float = 0.0, alpha: float = 0.05) -> float:
+@lru_cache(_KEPT)
+def mcnemar_power(n: int, change: float, noise: float = 0.0, alpha: float = 0.05, least: float = 0.0) -> float:
     """Return the chance that the one-sided exact test finds a change of this size on n cases.
 
     `noise` is the share of cases that flip the other way; the number of flips is summed over exactly
-    (Connett et al. 1987, Statistics in Medicine 6).
+    (Connett et al. 1987, Statistics in Medicine 6). What is seen must also be a change of at least `least`.
     """
     flips = np.arange(n + 1)
     rate = min(1.0, change + 2 * noise)
     if rate <= 0:
         return 0.0
     weights = _binomial(flips, n, rate)
-    needed = _flips_to_reach(n, alpha)
+    needed = np.maximum(_flips_to_reach(n, alpha), np.ceil((flips + least * n) / 2 - _TIE).astype(np.int64))
     one_way = (change + noise) / (change + 2 * noise)
     hit = np.where(needed > flips, 0.0, special.bdtrc(np.maximum(needed - 1, 0), np.maximum(flips, 1), one_way))
     hit = np.where((needed == 1) & (flips == 0), 0.0, hit)
@@ -129,6 +135,76 @@ def detectable(n: int, noise: float = 0.0, alpha: float = 0.05, power: float = 0
         middle = (low + high) / 2
         low, high = (low, middle) if mcnemar_power(n, middle, noise, alpha) >= power else (middle, high)
     return high
+
+
+def mcnemar_cases(change: float, noise: float = 0.0, alpha: float = 0.05, power: float = 0.8) -> int:
+    """Return about how many cases show a change with this power (Connett et al. 1987, formula 2)."""
+    flips = change + 2 * noise
+    spread = quantile(1 - alpha) * math.sqrt(flips) + quantile(power) * math.sqrt(max(flips - change * change, 0.0))
+    return max(math.ceil((spread / change) ** 2), math.ceil(wins_needed(alpha) / change))
+
+
+@lru_cache(_KEPT)
+def noninferiority_power(n: int, noise: float, margin: float, alpha: float = 0.05) -> float:
+    """Return the chance that `noninferiority` is at most alpha on n cases, when nothing got worse or better.
+
+    `noise` is the share of cases that flip each way by chance; their numbers are summed over exactly.
+    """
+    if n < cases_needed(margin, alpha):
+        return 0.0
+    wins, rate = np.arange(n + 1), min(noise, 0.5)
+    reach = _most_losses(_critical_score(n, margin, alpha), n, margin)
+    below = special.bdtr(np.maximum(reach, 0), np.maximum(n - wins, 1), min(rate / (1 - rate), 1.0))
+    below = np.where(reach >= n - wins, 1.0, np.where(reach < 0, 0.0, below))
+    return float(min(1.0, np.sum(_binomial(wins, n, rate) * below)))
+
+
+def noninferiority_cases(noise: float, margin: float, alpha: float = 0.05, power: float = 0.8) -> int:
+    """Return about how many cases rule a loss of `margin` out with this power, when nothing got worse or better.
+
+    By the score test with the flips expected at the margin (Nam 1997, Biometrics 53), and never fewer than
+    `cases_needed`.
+    """
+    at_margin = math.sqrt(2 * noise + margin - margin * margin)
+    spread = quantile(1 - alpha) * at_margin + quantile(power) * math.sqrt(2 * noise)
+    return max(math.ceil((spread / margin) ** 2), cases_needed(margin, alpha))
+
+
+def share_bounds(right: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
+    """Return the exact lower and upper bound of a share, each one-sided at 1 - alpha (Clopper and Pearson 1934)."""
+    low = float(special.betaincinv(right, n - right + 1, alpha)) if right else 0.0
+    high = float(special.betaincinv(right + 1, n - right, 1 - alpha)) if right < n else 1.0
+    return low, high
+
+
+def too_few_failures(failures: int, n: int, limit: float) -> float:
+    """Return the exact p-value of "the share of right cases is at most `limit`": so few failures by chance."""
+    return float(special.bdtr(failures, n, 1 - limit)) if n else 1.0
+
+
+@lru_cache(_KEPT)
+def safe_cases(failures: int, limit: float, alpha: float = 0.05) -> int:
+    """Return the fewest cases that show a share above `limit` when so many of them fail."""
+    low, high = failures, failures + cases_needed(1 - limit, alpha)
+    while too_few_failures(failures, high, limit) > alpha:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if too_few_failures(failures, middle, limit) <= alpha else (middle, high)
+    return high
+
+
+def safe_power(n: int, limit: float, part: float, alpha: float = 0.05) -> float:
+    """Return the chance that n cases show a share above `limit`, if only this part of the allowed failures happens."""
+    allowed = -1
+    while n >= safe_cases(allowed + 1, limit, alpha):
+        allowed += 1
+    return float(special.bdtr(allowed, n, part * (1 - limit))) if allowed >= 0 else 0.0
+
+
+def quantile(share: float) -> float:
+    """Return the standard normal distribution's quantile."""
+    return float(special.ndtri(share))
 
 
 def _z(confidence: float) -> float:
@@ -163,6 +239,18 @@ def _most_losses(score: float, n: int, margin: float) -> NDArray[np.int64]:
         good = _score(wins, middle, n, -margin) >= score - _TIE
         low, high = np.where(good, middle, low), np.where(good, high, middle - 1)
     return low
+
+
+@lru_cache(_KEPT)
+def _critical_score(n: int, margin: float, alpha: float) -> float:
+    """Return the smallest of Tango's scores that `noninferiority` calls significant, by bisection."""
+    rates = np.concatenate([[0.0], np.geomspace(0.02 / n, (1 - margin) / 2, 32)])
+    low, high = 0.0, float(_score(0, 0, n, -margin))
+    for _ in range(20):
+        middle = (low + high) / 2
+        size = _chance(_most_losses(middle, n, margin), n, rates, margin).max()
+        low, high = (low, middle) if size <= alpha else (middle, high)
+    return high
 
 
 def _chance(reach: NDArray[np.int64], n: int, win_rates: Floats, margin: float) -> Floats:

@@ -22,3 +22,25 @@ def size(share: float) -> str:
 def p(value: float) -> str:
     """Return a p-value with its relation, "= 0.012" or "< 0.001"."""
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def times(ratio: float | None) -> str:
+    """Return a ratio as "1.05 times", None as "unknown"."""
+    return "unknown" if ratio is None else f"{ratio:.2f} times"
+
+
+def amount(metric: str, value: float) -> str:
+    """Return seconds, dollars or tokens with their unit."""
+    if metric == "usd":
+        return f"${value:.4f}"
+    return f"{value:,.0f} tokens" if metric == "tokens" else f"{value:.2f} s"
+
+
+def metric(name: str) -> str:
+    """Return a score's name as words."""
+    return name.replace("_", " ")
+
+
+def left_out(count: int) -> str:
+    """Return how many cases were left out, as a sentence with a blank before it; nothing for none."""
+    return f" Left out, because one side could not be judged: {count}." if count else ""

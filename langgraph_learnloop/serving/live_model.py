@@ -30,6 +30,9 @@ from langgraph_learnloop.serving.toolcalls import is_malformed, new_call_id
 RELEASE_KEY = "learnloop_release"
 """Key of the config's metadata that names the release to use."""
 
+AT_KEY = "learnloop_release_at"
+"""Key of the config's metadata that names the releases to use in single nodes of the graph."""
+
 WARMER = (0.4, 0.8)
 """Added to the temperature at each further try to write a tool call that can be read: greedily, the same would come.
 
@@ -156,7 +159,8 @@ class LiveModel(BaseChatModel):
     def _release_id(self, run_manager: CallbackManagerForLLMRun | None) -> str:
         own = (run_manager.metadata or {}) if run_manager is not None else {}
         metadata = {**ensure_config().get("metadata", {}), **own}
-        if chosen := metadata.get(RELEASE_KEY):
+        at = metadata.get(AT_KEY) or {}
+        if chosen := at.get(metadata.get("langgraph_node"), metadata.get(RELEASE_KEY)):
             return str(chosen)
         thread_id = metadata.get("thread_id")
         return self.router.release_for(None if thread_id is None else str(thread_id))

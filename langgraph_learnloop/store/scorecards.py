@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, insert, select
+from sqlalchemy import Select, delete, insert, select
 
 from langgraph_learnloop.records import CaseResult, Scorecard
 from langgraph_learnloop.store.database import Database
@@ -52,6 +52,12 @@ class Scorecards:
         if rows:
             with self._database.writing() as connection:
                 connection.execute(self._database.insert_new(results_table), rows)
+
+    def forget_results(self, release_id: str, evaluator: str) -> None:
+        """Forget what is known of a release, so that it is asked again."""
+        mine = (results_table.c.release_id == release_id) & (results_table.c.evaluator == evaluator)
+        with self._database.writing() as connection:
+            connection.execute(delete(results_table).where(mine))
 
     def _read(self, query: Select[str]) -> tuple[Scorecard, ...]:
         with self._database.reading() as connection:

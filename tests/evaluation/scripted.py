@@ -75,8 +75,7 @@ def result(release: str, of: Case, right_tool: bool | None, fully_right: bool | 
         release_id=release,
         case_id=of.case_id,
         evaluator="tool-call-match/1",
-        right_tool=right_tool,
-        fully_right=fully,
+        scores={"right_tool": right_tool, "fully_right": fully},
         error="no answer" if right_tool is None else None,
     )
 

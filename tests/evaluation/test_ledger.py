@@ -11,9 +11,8 @@ def _result(release: str, case: str, right: bool | None) -> CaseResult:
         release_id=release,
         case_id=case,
         evaluator="e",
-        right_tool=right,
-        fully_right=right,
-        got=Message(role="assistant"),
+        scores={"fully_right": right},
+        got=(Message(role="assistant"),),
         seconds=0.1,
     )
 
@@ -30,7 +29,7 @@ def test_each_lesson_has_a_line() -> None:
         "r2": _asked("r2", a=True, b=False, d=True, e=True),
         "r3": _asked("r3", f=True),
     }
-    one, two, three = ledger(lessons, results, "r2")
+    one, two, three = ledger(lessons, results, "r2", "fully_right")
     assert (one.dataset, one.learned_by, one.cases, one.then, one.now) == ("d1", "r1", 2, 1.0, 0.5)
     assert (two.cases, two.then, two.now) == (1, 1.0, 1.0)
     assert (three.cases, three.then, three.now) == (0, None, None)
@@ -38,5 +37,5 @@ def test_each_lesson_has_a_line() -> None:
 
 def test_a_release_that_was_never_asked_has_no_shares() -> None:
     """Unknown is None, never 0."""
-    (row,) = ledger([Lesson("d", "r", ["a"])], {"r": _asked("r", a=True)}, "other")
+    (row,) = ledger([Lesson("d", "r", ["a"])], {"r": _asked("r", a=True)}, "other", "fully_right")
     assert (row.cases, row.then, row.now) == (0, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any, TypedDict
@@ -24,7 +25,7 @@ from langgraph.types import CachePolicy
 from langgraph_learnloop.errors import ConfigError
 from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
 from langgraph_learnloop.evaluation.replay import GraphReplay
-from langgraph_learnloop.records import Case, CaseResult, Message, Progress, ToolCall
+from langgraph_learnloop.records import Case, CaseResult, Judged, Message, Progress, ToolCall
 from tests.evaluation.scripted import Answer, ReleaseModel, Timers, calls, case
 
 CASES = tuple(case(f"timer number {i}") for i in range(5))
@@ -73,10 +74,10 @@ class MemoryCache:
 def test_the_same_graph_answers_for_each_release(timers: Timers) -> None:
     """Champion and candidate run one compiled graph; the release in the metadata makes the difference."""
     examined = replay(agent(timers))
-    assert [r.fully_right for r in examined.run("new", CASES)] == [True] * 5
+    assert [r.scores.get("fully_right") for r in examined.run("new", CASES)] == [True] * 5
     old = examined.run("old", CASES)
-    assert [(r.right_tool, r.fully_right) for r in old] == [(False, False)] * 5
-    assert old[0].got == Message(role="assistant", content="I am old.")
+    assert [tuple(r.scores.values()) for r in old] == [(False, False)] * 5
+    assert old[0].got == (Message(role="assistant", content="I am old."),)
     assert [r.case_id for r in old] == [c.case_id for c in CASES]
 
 
@@ -117,7 +118,7 @@ def test_the_users_callbacks_hear_nothing(timers: Timers) -> None:
 
     recorder = Recorder()
     graph = agent(timers).with_config({"callbacks": [recorder], "metadata": {"team": "a"}})
-    assert all(r.fully_right for r in replay(graph).run("new", CASES))
+    assert all(r.scores.get("fully_right") for r in replay(graph).run("new", CASES))
     assert recorder.heard == []
 
 
@@ -132,8 +133,8 @@ def test_a_node_cache_does_not_answer_for_another_release() -> None:
     )
     builder.add_edge(START, "model")
     examined = replay(builder.compile(cache=InMemoryCache()))
-    assert examined.run("old", CASES[:1])[0].right_tool is False
-    assert examined.run("new", CASES[:1])[0].right_tool is True
+    assert examined.run("old", CASES[:1])[0].scores.get("right_tool") is False
+    assert examined.run("new", CASES[:1])[0].scores.get("right_tool") is True
 
 
 def test_the_users_store_is_read_and_not_written() -> None:
@@ -147,8 +148,7 @@ def test_the_users_store_is_read_and_not_written() -> None:
         return {"messages": [AIMessage(content=str(found.value["name"]) if found else "nobody")]}
 
     (found,) = replay(chain(("answer", answer), store=store)).run("any", CASES[:1])
-    assert found.got is not None
-    assert found.got.content == "new"
+    assert found.got[0].content == "new"
     kept = store.get(("facts",), "who")
     assert kept is not None
     assert kept.value == {"name": "new"}
@@ -167,7 +167,7 @@ def test_a_hanging_case_costs_its_deadline_only(timers: Timers) -> None:
         results = replay(agent(timers, hangs), threads=2, timeout_seconds=1.0).run("new", CASES)
     finally:
         release.set()
-    assert [r.fully_right for r in results] == [True, True, None, True, True]
+    assert [r.scores.get("fully_right") for r in results] == [True, True, None, True, True]
     assert results[2].error == "No answer within 1 seconds."
 
 
@@ -188,7 +188,7 @@ def test_an_answer_after_its_deadline_is_ignored(timers: Timers) -> None:
     lines: list[Progress] = []
     examined = replay(agent(timers, slow), threads=1, timeout_seconds=1.0)
     results = examined.run("new", CASES[:2], on_progress=lines.append)
-    assert [r.fully_right for r in results] == [None, True]
+    assert [r.scores.get("fully_right") for r in results] == [None, True]
     assert len(lines) == 3
 
 
@@ -203,7 +203,7 @@ def test_a_crash_is_a_result_with_its_reason(timers: Timers) -> None:
         return calls("set_timer", minutes=5)
 
     results = replay(agent(timers, crashes)).run("new", CASES)
-    assert [r.fully_right for r in results] == [True, None, None, True, True]
+    assert [r.scores.get("fully_right") for r in results] == [True, None, None, True, True]
     assert "ValueError: the server is down" in str(results[1].error)
     assert "SystemExit" in str(results[2].error)
 
@@ -213,17 +213,19 @@ def test_a_judge_that_cannot_tell_or_crashes_is_no_verdict(timers: Timers) -> No
 
     class Unsure:
         name = "unsure/1"
+        target = guard = "sure"
+        whole = False
 
-        def judge(self, case: Case, got: Message) -> tuple[bool | None, bool | None]:
+        def judge(self, case: Case, got: Sequence[Message]) -> Judged:
             if case.case_id == CASES[0].case_id:
                 raise ConnectionError("no judge")
-            return None, None
+            return Judged({"sure": None})
 
     first, second = GraphReplay(agent(timers), Unsure()).run("new", CASES[:2])
     assert "no judge" in str(first.error)
-    assert first.right_tool is None
+    assert first.scores.get("right_tool") is None
     assert "'unsure/1' could not judge" in str(second.error)
-    assert second.got is not None
+    assert second.got
 
 
 def test_a_release_is_examined_once(timers: Timers) -> None:
@@ -248,9 +250,9 @@ def test_a_failure_is_not_cached(timers: Timers) -> None:
         return calls("set_timer", minutes=5)
 
     examined, cache = replay(agent(timers, answer)), MemoryCache()
-    assert examined.run("new", CASES[:1], cache)[0].fully_right is None
+    assert examined.run("new", CASES[:1], cache)[0].scores.get("fully_right") is None
     down[0] = False
-    assert examined.run("new", CASES[:1], cache)[0].fully_right is True
+    assert examined.run("new", CASES[:1], cache)[0].scores.get("fully_right") is True
 
 
 def test_progress_counts_to_the_end(timers: Timers) -> None:
@@ -274,7 +276,7 @@ def test_cases_run_side_by_side_within_the_limit(timers: Timers, threads: int, m
         return calls("set_timer", minutes=5)
 
     results = replay(agent(timers, answer), threads=threads).run("new", CASES[:3])
-    assert [r.fully_right for r in results] == [True if meet else None] * 3
+    assert [r.scores.get("fully_right") for r in results] == [True if meet else None] * 3
 
 
 def test_a_whole_conversation_is_replayed(timers: Timers) -> None:
@@ -290,7 +292,7 @@ def test_a_whole_conversation_is_replayed(timers: Timers) -> None:
     model = ReleaseModel(answer=knows)
     asked = case("five").model_copy(update={"messages": turns})
     (found,) = replay(create_agent(model, [timers.tool])).run("new", [asked])
-    assert found.fully_right
+    assert found.scores.get("fully_right")
     assert [m.type for m in model.asked[0]] == ["human", "ai", "tool", "ai", "human"]
     assert model.asked[0][1].tool_calls[0]["args"] == {"minutes": 1}  # type: ignore[attr-defined]
 
@@ -311,7 +313,7 @@ def test_a_pause_for_a_person_still_gives_the_answer(timers: Timers) -> None:
     graph = agent(
         timers, middleware=[HumanInTheLoopMiddleware(interrupt_on={"set_timer": True})], checkpointer=InMemorySaver()
     )
-    assert [r.fully_right for r in replay(graph).run("new", CASES)] == [True] * 5
+    assert [r.scores.get("fully_right") for r in replay(graph).run("new", CASES)] == [True] * 5
 
 
 def test_the_users_own_pauses_stay() -> None:
@@ -324,7 +326,7 @@ def test_the_users_own_pauses_stay() -> None:
         interrupt_before=["publish"],
     )
     (found,) = replay(graph).run("new", CASES[:1])
-    assert found.got == Message(role="assistant", content="ok")
+    assert found.got == (Message(role="assistant", content="ok"),)
     assert ran == []
 
 
@@ -351,7 +353,7 @@ def test_what_follows_the_model_is_examined_too(timers: Timers) -> None:
             return {"messages": [mended.model_copy(update={"id": state["messages"][-1].id})]}
 
     graph = agent(timers, lambda name, messages: calls("set_timer", minutes=99), middleware=[Mend()])
-    assert replay(graph).run("new", CASES[:1])[0].fully_right
+    assert replay(graph).run("new", CASES[:1])[0].scores.get("fully_right")
     assert timers.set == []
 
 
@@ -366,7 +368,7 @@ def test_a_plain_graph_needs_no_tools() -> None:
     """A graph without tools is examined to its end."""
     graph = chain(("draft", model_node()), ("polish", lambda s: {"messages": [AIMessage(content="polished")]}))
     (found,) = replay(graph).run("old", CASES[:1])
-    assert found.got == Message(role="assistant", content="polished")
+    assert found.got == (Message(role="assistant", content="polished"),)
 
 
 def test_a_graph_that_runs_its_tools_by_hand_is_refused(timers: Timers) -> None:
@@ -375,7 +377,7 @@ def test_a_graph_that_runs_its_tools_by_hand_is_refused(timers: Timers) -> None:
     graph = chain(("model", model_node(tools=[act])), ("act", lambda state: act.invoke({"minutes": 1})))
     with pytest.raises(ConfigError, match=r"stop_before=\['node'\]"):
         replay(graph)
-    assert replay(graph, stop_before=["act"]).run("new", CASES[:1])[0].fully_right
+    assert replay(graph, stop_before=["act"]).run("new", CASES[:1])[0].scores.get("fully_right")
     assert timers.set == []
 
 
@@ -389,7 +391,7 @@ def test_nothing_runs_after_a_call_where_no_node_is_known_to_act() -> None:
     """With stop_before=[] the run still ends at the first call for a tool."""
     ran: list[str] = []
     graph = chain(("model", model_node()), ("after", lambda state: ran.append("acted")))
-    assert replay(graph, stop_before=[]).run("new", CASES[:1])[0].fully_right
+    assert replay(graph, stop_before=[]).run("new", CASES[:1])[0].scores.get("fully_right")
     assert ran == []
 
 
@@ -406,7 +408,7 @@ def test_a_hidden_tool_is_stopped_at_the_door(timers: Timers) -> None:
 
     (found,) = replay(chain(("hidden", RunnableLambda(Hidden().__call__)))).run("new", CASES[:1])
     assert timers.set == []
-    assert found.fully_right is None
+    assert found.scores.get("fully_right") is None
     assert "'set_timer' was about to run" in str(found.error)
 
 
@@ -438,13 +440,14 @@ def test_a_swallowed_stop_is_no_answer(timers: Timers) -> None:
     assert "'set_timer' was about to run" in str(found.error)
 
 
-def test_an_inner_agent_with_tools_is_refused(timers: Timers) -> None:
-    """A replay cannot stop inside a node that is an agent itself; naming the node is the way out."""
+def test_an_inner_agent_is_stopped_at_its_tools(timers: Timers) -> None:
+    """What an agent that is a node asks for is the answer; naming the node ends the replay before it."""
     graph = chain(("model", lambda s: {"messages": [AIMessage(content="Let me see.")]}), ("inner", agent(timers)))
-    with pytest.raises(ConfigError, match="'inner'"):
-        replay(graph)
+    (found,) = replay(graph).run("new", CASES[:1])
+    assert found.scores["fully_right"] is True
+    assert timers.set == []
     (found,) = replay(graph, stop_before=["inner"]).run("new", CASES[:1])
-    assert found.got == Message(role="assistant", content="Let me see.")
+    assert found.got == (Message(role="assistant", content="Let me see."),)
 
 
 def test_an_unknown_node_to_stop_before_is_refused(timers: Timers) -> None:
@@ -481,7 +484,7 @@ def test_an_async_graph_is_awaited(timers: Timers) -> None:
         return {"messages": [await model.ainvoke(state["messages"])]}
 
     graph = chain(("model", answer), ("tools", ToolNode([timers.tool])))
-    assert [r.fully_right for r in replay(graph).run("new", CASES)] == [True] * 5
+    assert [r.scores.get("fully_right") for r in replay(graph).run("new", CASES)] == [True] * 5
     assert timers.set == []
 
 
@@ -490,7 +493,7 @@ def test_a_bare_model_is_examined_too(timers: Timers) -> None:
     model = ReleaseModel(answer=knows)
     asked = CASES[0].model_copy(update={"messages": (Message(role="system", content="Be."), *CASES[0].messages)})
     (found,) = replay(model.bind_tools([timers.tool])).run("new", [asked])
-    assert found.fully_right
+    assert found.scores.get("fully_right")
     assert [m.type for m in model.asked[0]] == ["system", "human"]
 
 
@@ -512,9 +515,8 @@ def test_arguments_that_are_no_json_are_wrong_and_kept(timers: Timers) -> None:
         )
 
     (found,) = replay(agent(timers, broken)).run("new", CASES[:1])
-    assert (found.right_tool, found.fully_right) == (True, False)
-    assert found.got is not None
-    assert found.got.tool_calls[0].args == {"unreadable": '{"minutes": 5'}
+    assert (found.scores.get("right_tool"), found.scores.get("fully_right")) == (True, False)
+    assert found.got[0].tool_calls[0].args == {"unreadable": '{"minutes": 5'}
 
 
 def test_a_runnable_that_gives_no_message_is_named() -> None:

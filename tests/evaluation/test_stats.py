@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import beta, binom, binomtest, permutation_test
 
-from langgraph_learnloop.evaluation import stats
+from langgraph_learnloop.evaluation import measures, stats
 
 
 def test_mcnemar_agrees_with_the_published_example() -> None:
@@ -153,3 +155,154 @@ def test_detectable_is_where_the_power_is_reached() -> None:
     assert stats.mcnemar_power(500, change, 0.01) == pytest.approx(0.8, abs=1e-6)
     assert stats.detectable(4) is None
     assert stats.detectable(0) is None
+
+
+def test_power_counts_only_changes_that_are_large_enough() -> None:
+    """Where a gain of at least ten points must be seen, half of those who truly gain ten do not show it."""
+    assert stats.mcnemar_power(1_000, 0.10, 0.02, least=0.10) == pytest.approx(0.5, abs=0.05)
+    assert stats.mcnemar_power(1_000, 0.10, 0.02) > 0.99
+
+
+@pytest.mark.parametrize(("change", "noise"), [(0.1, 0.0), (0.1, 0.05), (0.05, 0.02)])
+def test_mcnemar_cases_reach_the_power(change: float, noise: float) -> None:
+    """So many cases have a power near four in five by the exact sum."""
+    n = stats.mcnemar_cases(change, noise)
+    assert stats.mcnemar_power(n, change, noise) == pytest.approx(0.8, abs=0.08) or noise == 0.0
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.01, 0.03])
+def test_noninferiority_cases_reach_the_power(noise: float) -> None:
+    """So many cases have a power near four in five by the exact sum, and simulation agrees with that."""
+    n = stats.noninferiority_cases(noise, 0.05)
+    power = stats.noninferiority_power(n, noise, 0.05)
+    assert power >= 0.7
+    flips = np.random.default_rng(2).multinomial(n, [noise, noise, 1 - 2 * noise], size=4_000)
+    known = {(w, m): stats.noninferiority(w, m, n, 0.05) <= 0.05 for w, m in {(int(w), int(m)) for w, m, _ in flips}}
+    assert power == pytest.approx(np.mean([known[int(w), int(m)] for w, m, _ in flips]), abs=0.03)
+
+
+def test_too_few_cases_have_no_power() -> None:
+    """Below the fewest cases that can rule a loss out nobody passes; at them a candidate without a flip does."""
+    assert stats.noninferiority_power(148, 0.0, 0.02) == 0.0
+    assert stats.noninferiority_power(149, 0.0, 0.02) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (5, 5), (98, 100), (1, 3)])
+def test_share_bounds_are_those_of_the_beta_distribution(right: int, n: int) -> None:
+    """Clopper and Pearson's bounds by scipy's own beta quantiles, and 0 and 1 at the ends."""
+    low, high = stats.share_bounds(right, n)
+    assert low == (pytest.approx(beta.ppf(0.05, right, n - right + 1)) if right else 0.0)
+    assert high == (pytest.approx(beta.ppf(0.95, right + 1, n - right)) if right < n else 1.0)
+
+
+@pytest.mark.parametrize(("failures", "needed"), [(0, 2995), (1, 4742)])
+def test_safe_cases_are_the_fewest(failures: int, needed: int) -> None:
+    """So many cases show 99.9%, one less does not."""
+    assert stats.safe_cases(failures, 0.999) == needed
+    assert stats.too_few_failures(failures, needed, 0.999) <= 0.05 < stats.too_few_failures(failures, needed - 1, 0.999)
+
+
+def test_safe_power_is_the_chance_of_few_failures() -> None:
+    """On the fewest cases a single failure is too many."""
+    assert stats.safe_power(2995, 0.999, 0.1) == pytest.approx(0.9999**2995)
+    assert stats.safe_power(2994, 0.999, 0.1) == 0.0
+
+
+def test_sign_flip_agrees_with_scipy() -> None:
+    """All flips of few differences are those of scipy's exact permutation test."""
+    d = np.array([0.3, -0.1, 0.2, 0.25, 0.0, 0.4, -0.05])
+    theirs = permutation_test((d,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf)
+    assert measures.sign_flip(d) == pytest.approx(theirs.pvalue)
+
+
+def test_sign_flip_of_many_is_drawn_the_same_each_time() -> None:
+    """Seeded, never 0, and near McNemar's exact test where the scores are right and wrong."""
+    d = np.array([1.0] * 20 + [-1.0] * 9 + [0.0] * 50)
+    assert measures.sign_flip(d) == measures.sign_flip(d)
+    assert measures.sign_flip(d) == pytest.approx(stats.mcnemar_greater(20, 9), abs=0.01)
+    assert measures.sign_flip(np.ones(40)) == pytest.approx(1 / 10_001)
+    assert measures.sign_flip(np.zeros(5)) == 1.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-1, 1), max_size=12))
+def test_sign_flip_is_a_share(values: list[float]) -> None:
+    """A p-value is above 0 and at most 1, and both sides together leave nothing out."""
+    d = np.array(values)
+    p, q = measures.sign_flip(d), measures.sign_flip(-d)
+    assert 0 < p <= 1
+    assert p + q >= 1 - 1e-9
+
+
+@pytest.mark.parametrize(("n", "lost"), [(20, 0.1), (50, 0.02), (200, 0.3)])
+def test_the_bets_keep_their_error_rate_where_permutation_does_not(n: int, lost: float) -> None:
+    """Small wins beside total losses with a mean of 0: at most 5% of 4,000 are called a gain."""
+    gain = lost / (1 - lost) * 0.9
+    d = np.where(np.random.default_rng(4).random((4_000, n)) < lost, -0.9, gain)
+    assert np.mean(measures.no_gain(d, -1.0, 0.05) <= 0.05) <= 0.05
+    if n == 20:
+        assert np.mean([measures.sign_flip(one) <= 0.05 for one in d[:200]]) > 0.05
+
+
+def test_the_bets_find_a_gain() -> None:
+    """A mean of 0.1 in 200 scattered scores is found nearly always, and the power says so."""
+    d = np.random.default_rng(6).uniform(-0.4, 0.6, (500, 200))
+    seen = np.mean(measures.no_gain(d, -1.0, 0.05) <= 0.05)
+    assert seen >= 0.9
+    assert measures.bet_power(d[0], 0.1, -1.0, 0.05) == pytest.approx(seen, abs=0.1)
+    assert measures.bet_cases(float(d.std()), 0.1, -1.0, 0.05) < 200
+
+
+def test_the_bets_bear_the_edges() -> None:
+    """No case, one case, or only total losses show nothing; more certain gains never raise the p-value."""
+    assert measures.no_gain(np.zeros(0), -1.0, 0.05) == 1.0
+    assert measures.no_gain(np.full(30, -1.0), -1.0, 0.05) == 1.0
+    assert measures.no_gain(np.ones(1), -1.0, 0.05) > 0.05
+    assert measures.no_gain(np.full(40, 0.5), -1.0, 0.05) <= measures.no_gain(np.full(20, 0.5), -1.0, 0.05)
+
+
+def test_the_bootstrap_covers() -> None:
+    """Of 300 intervals of a mean at least 92% hold the true one."""
+    d = np.random.default_rng(8).uniform(-0.4, 0.6, (300, 80))
+    ends = [measures.bootstrap(lambda drawn: drawn.mean(axis=-1), one) for one in d]
+    assert np.mean([low <= 0.1 <= high for low, high in ends]) >= 0.92
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95])
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("n", [70, 150, 300])
+def test_slower_keeps_its_error_rate(share: float, together: bool, n: int) -> None:
+    """Where the quantile is exactly at the limit, at most 5% of 2,000 pass, whether or not the sides agree."""
+    rng, shape = np.random.default_rng(9), (2_000, n)
+    common = rng.lognormal(0, 0.8, shape) if together else 1.0
+    before, after = (common * rng.lognormal(0, 0.3, shape) for _ in range(2))
+    assert np.mean(measures.slower(before, 1.2 * after, share, 1.2, 0.05) <= 0.05) <= 0.05
+
+
+def test_slower_finds_what_is_fast() -> None:
+    """Three hundred cases of one speed rule out a quarter more, and the bound stands between the two."""
+    rng = np.random.default_rng(10)
+    before, after = (rng.lognormal(0, 0.2, 300) for _ in range(2))
+    assert measures.slower(before, after, 0.5, 1.25, 0.05) <= 0.05
+    assert 1.0 < measures.quantile_ratio_bound(before, after, 0.5, 0.05) < 1.25
+
+
+def test_too_few_cases_have_no_slowest() -> None:
+    """The 95th percentile takes so many cases and not one less, however fast the candidate is."""
+    needed = measures.quantile_cases(0.95, 0.05)
+    before = np.linspace(1.0, 2.0, needed)
+    assert needed == 63
+    after = np.full(needed, 0.001)
+    assert measures.slower(before, after, 0.95, 1.2, 0.05) <= 0.05
+    assert measures.slower(before[1:], after[1:], 0.95, 1.2, 0.05) > 0.05
+    assert measures.quantile_ratio_bound(before[1:], after[1:], 0.95, 0.05) == float("inf")
+    assert measures.slower(before[:20], after[:20], 0.95, 1.2, 0.05) > 0.3
+    assert measures.slower(before[:3], after[:3], 0.95, 1.2, 0.05) > 0.8
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.5])
+def test_dearer_keeps_its_error_rate(sigma: float) -> None:
+    """Where the mean cost is exactly at the limit, beside a fixed price, at most 5% of 2,000 pass."""
+    after = 1.2 * np.random.default_rng(11).lognormal(-sigma * sigma / 2, sigma, (2_000, 100))
+    assert np.mean(measures.dearer(np.ones((2_000, 100)), after, 1.2, 0.05) <= 0.05) <= 0.05
+    assert measures.dearer(np.zeros(0), np.zeros(0), 1.2, 0.05) == 1.0

@@ -56,10 +56,10 @@ def test_a_candidates_latest_scorecard_counts(store: Store, noon: datetime) -> N
 
 def test_results_are_kept_by_release_case_and_evaluator(store: Store) -> None:
     """A known result stays; scores of another evaluator never mix in."""
-    result = CaseResult(release_id="r", case_id="c", evaluator="calls-1", right_tool=True, fully_right=None)
-    other = result.model_copy(update={"evaluator": "calls-2", "right_tool": False})
+    result = CaseResult(release_id="r", case_id="c", evaluator="calls-1", scores={"right_tool": True, "n": 0.5})
+    other = result.model_copy(update={"evaluator": "calls-2", "scores": {"right_tool": False}})
     store.scorecards.add_results([result, other])
-    store.scorecards.add_results([result.model_copy(update={"right_tool": False})])
+    store.scorecards.add_results([result.model_copy(update={"scores": {}})])
     store.scorecards.add_results([])
     assert store.scorecards.results("r", "calls-1") == {"c": result}
     assert store.scorecards.results("r", "calls-2") == {"c": other}

@@ -1,0 +1,269 @@
+"""How candidates are examined: which cases are asked, through which graph, and what the answers say.
+
+`LearnLoop` holds one `Exams`; its verbs `evaluate`, `examine`, `replay`, `credit` and `report` end here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from langgraph_learnloop.capture.policy import Policy
+from langgraph_learnloop.config import LoopConfig
+from langgraph_learnloop.errors import ConfigError, NotFoundError
+from langgraph_learnloop.lessons import Lessons
+from langgraph_learnloop.records import (
+    Case,
+    CaseResult,
+    Dataset,
+    Message,
+    NodeCredit,
+    Release,
+    Scorecard,
+)
+from langgraph_learnloop.store.opened import Store
+
+if TYPE_CHECKING:
+    from langgraph_learnloop.evaluation.limits import Limits
+    from langgraph_learnloop.evaluation.planning import GatePlan
+    from langgraph_learnloop.evaluation.replay import GraphReplay
+    from langgraph_learnloop.evaluation.report import Report
+    from langgraph_learnloop.ports import Evaluator, OnProgress
+
+PROBES = 8
+"""Cases that a release must answer as it did in its examination, before it serves."""
+ASKED_AGAIN = 5
+"""Known cases that a release is asked again, to see that the agent around it is still the one that was examined."""
+UNJUDGED = 50
+"""Results without a verdict that a scorecard keeps, on each side."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The agent that candidates are examined with."""
+
+    graph: Any
+    """The compiled graph."""
+    stop_before: Sequence[str] | None
+    """Nodes that act on the world, at which a replay ends."""
+    pure: Collection[str]
+    """Tools that act on nothing, so that a replay may run them."""
+    context: Any
+    """Runtime context of the graph's nodes in a replay."""
+
+
+class Exams:
+    """Examine releases of one agent, in its store."""
+
+    def __init__(
+        self, store: Store, config: LoopConfig, policy: Policy, lessons: Lessons, evaluator: Callable[[], Evaluator]
+    ) -> None:
+        """Work on an open store."""
+        self._store = store
+        self._config = config
+        self._policy = policy
+        self._lessons = lessons
+        self._evaluator = evaluator
+        self.watched: Watched | None = None
+        """The agent; None before it is watched."""
+
+    def cases(self, dataset: Dataset) -> tuple[Case, ...]:
+        """Return what candidates are asked: the dataset's held-out cases, the ratchet, and the user's own suites.
+
+        What an earlier lesson repaired is no target any more but a regression suite, for good. Raise DataError when a
+        training example leaked into the cases.
+        """
+        from langgraph_learnloop.evaluation.suites import as_regression, read_suite, refuse_leaks
+
+        found = {case.case_id: case for case in self._lessons.cases(dataset)}
+        for lesson, new in self._lessons.repaired(before=dataset):
+            found.update({case.case_id: case for case in as_regression(new, lesson)})
+        own = [case for path in self._config.suites for case in read_suite(path)]
+        # A request can be in several suites: the same case counts in each.
+        return refuse_leaks([*found.values(), *own], self._lessons.examples(dataset))
+
+    def results(
+        self,
+        release: Release,
+        cases: Sequence[Case],
+        on_progress: OnProgress | None = None,
+        enough: Callable[[CaseResult], object] | None = None,
+    ) -> tuple[CaseResult, ...]:
+        """Return how a release does on cases; what is known from before is not asked again, if it still holds."""
+        from langgraph_learnloop.evaluation.paired import shuffled
+
+        order = shuffled(cases)
+        known = self._store.scorecards.results(release.release_id, self._evaluator().name)
+        self._check(release, [case for case in order if case.case_id in known], known)
+        return self.replays.run(release.release_id, order, self._store.scorecards, on_progress, enough)
+
+    def plan(self, dataset: Dataset, champion: Release | None) -> tuple[GatePlan, ...]:
+        """Return what each gate could show on a dataset's cases, by what is known of the champion."""
+        from langgraph_learnloop.evaluation.planning import plan
+
+        evaluator, cases = self._evaluator(), self.cases(dataset)
+        known = self._store.scorecards.results(champion.release_id, evaluator.name) if champion else {}
+        results = [known[case.case_id] for case in cases if case.case_id in known]
+        target, guard = evaluator.target, evaluator.guard
+        return plan(cases, self.limits, target=target, guard=guard, champion=results or None)
+
+    def card(
+        self,
+        champion: Release,
+        candidate: Release,
+        dataset: Dataset,
+        now: datetime,
+        on_progress: OnProgress | None = None,
+    ) -> Scorecard:
+        """Return the scorecard of a candidate, all of whose verdicts are in the store then."""
+        from langgraph_learnloop.evaluation.futility import Futility
+        from langgraph_learnloop.evaluation.gates import judge
+        from langgraph_learnloop.evaluation.paired import shuffled
+
+        evaluator, cases = self._evaluator(), self.cases(dataset)
+        before = self.results(champion, cases, on_progress)
+        known = {result.case_id: result for result in before}
+        order, arrived = iter(shuffled(cases)), dict[str, CaseResult]()
+        futility = Futility(self.limits, evaluator.target, evaluator.guard)
+        case, stopped = next(order, None), list[str]()
+
+        def hopeless(result: CaseResult) -> bool:
+            nonlocal case
+            arrived[result.case_id] = result
+            # In their order, not as they come: what is hard may take longer.
+            while case is not None and case.case_id in arrived and not stopped:
+                why = futility.add(case, known[case.case_id], arrived[case.case_id])
+                stopped.extend([why] if why is not None else [])
+                case = next(order, None)
+            return bool(stopped)
+
+        after = self.results(candidate, cases, on_progress, hopeless if self._config.early_stop else None)
+        card = judge(
+            before,
+            after,
+            cases,
+            target=evaluator.target,
+            guard=evaluator.guard,
+            limits=self.limits,
+            dataset=dataset.version,
+            stopped_early=stopped[0] if stopped else None,
+            now=now,
+        )
+        left = [[result for result in side if result.error is not None][:UNJUDGED] for side in (before, after)]
+        return card.model_copy(update={"unjudged": (*left[0], *left[1])})
+
+    def probe(self, release: Release) -> list[tuple[Message | None, Message | None]]:
+        """Return what a release answered to a few cases when it was examined, and what it answers now."""
+        known = self._store.scorecards.results(release.release_id, self._evaluator().name)
+        cases = self._lessons.cases_one_by_one(self._store.datasets.get(str(release.dataset)))
+        probes = islice((case for case in cases if case.case_id in known), PROBES)
+        now = self.replays.run(release.release_id, list(probes))
+        return [(_first(known[result.case_id]), _first(result)) for result in now]
+
+    def replay(self, run_id: str, release: Release, step_id: str | None = None) -> tuple[Case, CaseResult]:
+        """Run a recorded run again with a release, whole, from one of its model calls (default: its first).
+
+        The case holds what happened then as its reference; the score "same" says whether it happened again.
+        """
+        from langgraph_learnloop.evaluation.fidelity import SameTrajectory, case_of
+
+        run = self._store.runs.resolve(run_id)
+        case = case_of(run, self._store.runs, step_id)
+        (result,) = self._replays(SameTrajectory(self._mask)).run(release.release_id, [case])
+        return case, result
+
+    def credit(self, candidate: Release, champion: Release, cases: Sequence[Case]) -> tuple[NodeCredit, ...]:
+        """Return which nodes mend the cases when the candidate answers in them alone."""
+        from langgraph_learnloop.evaluation.ablation import credit
+
+        def replay(evaluator: Evaluator) -> GraphReplay:
+            return self._replays(evaluator, judge_diverged=True)
+
+        evaluator, runs = self._evaluator(), self._store.runs
+        return credit(replay, evaluator, candidate.release_id, champion.release_id, cases, runs)
+
+    def report(self, release_id: str) -> Report:
+        """Return all there is to show of a release's latest examination; NotFoundError when there was none."""
+        from langgraph_learnloop.evaluation.report import Report, margins
+
+        candidate = self._store.releases.resolve(release_id)
+        card = self._store.scorecards.of(candidate.release_id)
+        if card is None:
+            raise NotFoundError(
+                f"The release {candidate.release_id!r} was never examined: loop.evaluate(release) does."
+            )
+        champion = self._store.releases.get(card.champion)
+        evaluator = card.evaluator or self._evaluator().name
+        sides = [self._store.scorecards.results(one.release_id, evaluator) for one in (champion, candidate)]
+        for result in card.unjudged:
+            sides[result.release_id == candidate.release_id].setdefault(result.case_id, result)
+        return Report(
+            scorecard=card,
+            candidate=candidate,
+            champion=champion,
+            cases=self.cases(self._store.datasets.get(str(card.dataset))) if card.dataset else (),
+            champion_results=sides[0],
+            candidate_results=sides[1],
+            remembered=self._lessons.remembered(candidate, self._evaluator()),
+            margins=margins(self.limits),
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """Return what the gates ask for."""
+        from langgraph_learnloop.evaluation.limits import Limits
+
+        config = self._config
+        return Limits(
+            alpha=config.alpha,
+            target_gain=config.target_gain,
+            retention_margin=config.retention_margin,
+            category_margin=config.category_margin,
+            safety=config.safety,
+            latency_ratio=config.latency_ratio,
+            cost_ratio=config.cost_ratio,
+        )
+
+    @cached_property
+    def replays(self) -> GraphReplay:
+        """Return whoever asks the watched agent."""
+        return self._replays(self._evaluator())
+
+    @property
+    def _mask(self) -> Callable[[Any], Any] | None:
+        return self._policy.fit if self._policy.redaction is not None else None
+
+    def _replays(self, evaluator: Evaluator, *, judge_diverged: bool = False) -> GraphReplay:
+        from langgraph_learnloop.evaluation.replay import GraphReplay
+
+        if self.watched is None:
+            raise ConfigError("No agent is watched yet: call loop.watch(graph) first.")
+        return GraphReplay(
+            self.watched.graph,
+            evaluator,
+            threads=self._config.eval_threads,
+            timeout_seconds=self._config.eval_seconds,
+            stop_before=self.watched.stop_before,
+            pure=self.watched.pure,
+            context=self.watched.context,
+            runs=self._store.runs,
+            mask=self._mask,
+            price=self._policy.usd,
+            judge_diverged=judge_diverged,
+        )
+
+    def _check(self, release: Release, known: Sequence[Case], results: dict[str, CaseResult]) -> None:
+        """Throw away what is known of a release if it answers otherwise now: then the agent around it has changed."""
+        if release.sampling.temperature > 0 or not known:
+            return
+        again = self.replays.run(release.release_id, known[:ASKED_AGAIN])
+        if any(result.got[:1] != results[result.case_id].got[:1] for result in again if result.error is None):
+            self._store.scorecards.forget_results(release.release_id, self._evaluator().name)
+
+
+def _first(result: CaseResult) -> Message | None:
+    return result.got[0] if result.got else None
