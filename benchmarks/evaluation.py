@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import evaluation_replay
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -495,7 +496,10 @@ class Part(NamedTuple):
     """Prints them."""
 
 
-PARTS: dict[str, Part] = {"gates": Part(measure_gates, met_gates, show_gates)}
+PARTS: dict[str, Part] = {
+    "gates": Part(measure_gates, met_gates, show_gates),
+    "replay": Part(evaluation_replay.replays, evaluation_replay.met, evaluation_replay.show),
+}
 """By the name that `--only` takes; a part in a module of its own is one more line here."""
 
 

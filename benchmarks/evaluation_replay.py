@@ -19,6 +19,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.sqlite import SqliteSaver
+from rich.console import Console
+from rich.table import Table
 
 from langgraph_learnloop import LearnLoop
 from langgraph_learnloop.evaluation.fidelity import SameTrajectory, case_of
@@ -28,8 +30,8 @@ from langgraph_learnloop.records import Case
 OVERHEAD_MS = 5.0
 """Milliseconds of a replay beyond the time of its models."""
 SECONDS_OF_1000 = 20.0
-_STATES = 16
-"""So many different things the model does, by the number in the question."""
+_QUESTIONS = 16
+"""So many different questions are asked."""
 
 
 class Clerk(BaseChatModel):
@@ -109,11 +111,41 @@ def replays(quick: bool = False) -> dict[str, Any]:
         "tool_answers": sum(message.role == "tool" for result in results for message in result.got),
         "writes_in_users_threads": writes,
         "live_tool_calls": live,
-        "ms_alone": alone["ms"],
         "overhead_ms": alone["overhead_ms"],
         "bare_graph_ms": bare,
-        "seconds_of_1000": together["ms"],
+        "seconds_of_1000": {"1": alone["ms"], "16": together["ms"]},
     }
+
+
+def met(figures: dict[str, Any]) -> dict[str, bool]:
+    """Return which goals were reached."""
+    return {
+        "every replay does the same": figures["same"] == figures["from_checkpoint"] == figures["runs"],
+        "nothing written, nothing run": not figures["writes_in_users_threads"] and not figures["live_tool_calls"],
+        "overhead <= 5 ms": figures["overhead_ms"] <= OVERHEAD_MS,
+        "1,000 replays <= 20 s": figures["seconds_of_1000"]["16"] <= SECONDS_OF_1000,
+    }
+
+
+def show(console: Console, figures: dict[str, Any]) -> None:
+    """Print the figures."""
+    table = Table("replays of recorded runs with the same release", "", title="Replay")
+    seconds = figures["seconds_of_1000"]
+    rows = {
+        "runs (threads of three turns, none to three tool calls, SQLite checkpoints)": figures["runs"],
+        "started from their own checkpoint": figures["from_checkpoint"],
+        "same trajectory": figures["same"],
+        "tool calls answered from the recording": figures["tool_answers"],
+        "tool calls that ran": figures["live_tool_calls"],
+        "writes in the users' threads": figures["writes_in_users_threads"],
+        "beyond the model's own time, median": f"{figures['overhead_ms']:.1f} ms",
+        "the bare graph for such a run, median": f"{figures['bare_graph_ms']:.1f} ms",
+        "1,000 replays, one at a time": f"{seconds['1']:.1f} s",
+        "1,000 replays, sixteen at a time": f"{seconds['16']:.1f} s",
+    }
+    for name, figure in rows.items():
+        table.add_row(name, str(figure))
+    console.print(table)
 
 
 def _timed(graph: Any, cases: Sequence[Case], threads: int, how: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +168,7 @@ def _bare(graph: Any, count: int) -> float:
 
 
 def _asked(number: int) -> dict[str, Any]:
-    return {"messages": [("user", f"where is order {number % _STATES}")]}
+    return {"messages": [("user", f"where is order {number % _QUESTIONS}")]}
 
 
 def _thread(name: str) -> Any:

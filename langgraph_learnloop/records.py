@@ -610,6 +610,8 @@ class Case(Record):
     """A whole run as it should be, from the answer to the end: assistant and tool messages."""
     run_id: str | None = None
     """The recorded run that it was made from: a replay can start from that run's checkpoint."""
+    step_id: str | None = None
+    """The run's model call that is asked again; None looks for the one that read these messages."""
 
 
 class Judged(NamedTuple):

@@ -79,7 +79,7 @@ def credit(
 
 def _from_the_start(case: Case, run: Run, runs: RunReader) -> Case:
     first = case_of(run, runs)
-    return case.model_copy(update={"messages": first.messages})
+    return case.model_copy(update={"messages": first.messages, "step_id": first.step_id})
 
 
 def _nodes(run: Run) -> set[str]:

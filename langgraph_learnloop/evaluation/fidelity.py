@@ -61,6 +61,7 @@ def case_of(run: Run, runs: RunReader, step_id: str | None = None) -> Case:
         expected=after[0] if after else None,
         reference=tuple(after),
         run_id=run.run_id,
+        step_id=step.step_id,
     )
 
 

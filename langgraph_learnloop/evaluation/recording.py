@@ -132,11 +132,11 @@ def recordable(tools: Sequence[BaseTool | Callable[..., Any]], *, pure: Collecti
 
 
 def recorded_in(
-    run: Run, since: Step | None, stored: Mapping[str, Message], live: Sequence[BaseMessage]
+    run: Run, since: Step | None, stored: Callable[[Step], Message | None], live: Sequence[BaseMessage]
 ) -> list[Recorded]:
     """Return the tool calls of a run from a step on, with their answers, in order of start.
 
-    `stored` are the stored answers by the step that gave them, `live` what the thread's own state holds: the
+    `stored` reads the answer that a step gave, `live` what the thread's own state holds: the
     originals, unmasked, where they are still there.
     """
     answers = _unique((m.tool_call_id, m) for m in live if isinstance(m, ToolMessage))
@@ -148,7 +148,7 @@ def recorded_in(
     for step in later:
         call = step.tool_calls[0]
         call = call.model_copy(update={"args": asked.get(call.id, call.args)})
-        found.append(_recorded(step, call, answers.get(call.id), stored.get(step.step_id)))
+        found.append(_recorded(step, call, answers.get(call.id), stored))
     return found
 
 
@@ -166,14 +166,17 @@ def _unique(pairs: Iterable[tuple[str | None, Any]]) -> dict[str | None, Any]:
     return {key: value for key, value in found if counts[key] == 1}
 
 
-def _recorded(step: Step, call: ToolCall, live: ToolMessage | None, stored: Message | None) -> Recorded:
+def _recorded(
+    step: Step, call: ToolCall, live: ToolMessage | None, stored: Callable[[Step], Message | None]
+) -> Recorded:
     if step.steered:
         return Recorded(call, None, "changed the state of the graph, which its answer does not hold.")
     if live is not None:
         return Recorded(call, live)
-    if stored is None:
+    kept = stored(step)
+    if kept is None:
         return Recorded(call, None, f"gave no answer when it was recorded: {step.error or 'it never ended'}.")
-    return Recorded(call, _as_tool_message(stored, call.name))
+    return Recorded(call, _as_tool_message(kept, call.name))
 
 
 def _as_tool_message(stored: Message, name: str) -> ToolMessage:

@@ -116,8 +116,11 @@ class Starts:
     def _recorded(self, run: Run, step: Step | None) -> list[Recorded]:
         if self._runs is None:
             return []
-        tools = [s for s in run.steps if s.kind == "tool" and s.output]
-        stored = {s.step_id: self._runs.messages(s.output)[-1] for s in tools}
+        runs = self._runs
+
+        def stored(step: Step) -> Message | None:
+            return runs.messages(step.output)[-1] if step.output else None
+
         live: Sequence[BaseMessage] = ()
         if self._saver is not None and run.thread_id is not None:
             latest = self._saver.get_tuple({"configurable": {"thread_id": run.thread_id, "checkpoint_ns": ""}})
@@ -126,8 +129,10 @@ class Starts:
 
 
 def _blamed(run: Run, case: Case, runs: RunReader) -> Step | None:
-    """Return the model call that read the messages of a case."""
-    calls = (step for step in run.steps if step.kind == "model" and step.input is not None)
+    """Return the model call that is asked again: the one that is named, or that read the messages of the case."""
+    calls = [step for step in run.steps if step.kind == "model" and step.input is not None]
+    if case.step_id is not None:
+        return next((step for step in calls if step.step_id == case.step_id), None)
     return next((step for step in calls if _same(runs.conversation(step.input), case.messages)), None)
 
 

@@ -122,7 +122,7 @@ def mcnemar_power(n: int, change: float, noise: float = 0.0, alpha: float = 0.05
     one_way = (change + noise) / (change + 2 * noise)
     hit = np.where(needed > flips, 0.0, special.bdtrc(np.maximum(needed - 1, 0), np.maximum(flips, 1), one_way))
     hit = np.where((needed == 1) & (flips == 0), 0.0, hit)
-    return float(np.sum(weights * hit))
+    return float(min(1.0, np.sum(weights * hit)))
 
 
 def detectable(n: int, noise: float = 0.0, alpha: float = 0.05, power: float = 0.8) -> float | None:
