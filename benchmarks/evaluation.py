@@ -132,7 +132,7 @@ def retention_nulls(limits: Limits, times: int, rng: np.random.Generator) -> Ite
     for n, wins in ((150, 0.0), (240, 0.004), (300, 0.01), (500, 0.02), (1_000, 0.05)):
 
         def passes(won: int, lost: int, n: int = n) -> bool:
-            return gates._whole("retention", "Old slice", pairs(n, won, lost, 0.95), limits).passed
+            return gates._whole("retention", "Old slice", pairs(n, won, lost, 0.95), limits, "retention_margin").passed
 
         rate = shares(passes, flips(rng, n, wins, wins + margin, times))
         null = f"{100 * margin:g} points lost, {wins:.1%} won back"
@@ -288,7 +288,7 @@ def table_nulls(limits: Limits, times: int, rng: np.random.Generator) -> Iterato
 def required(exam: Counted, limits: Limits) -> Iterator[Any]:
     """Yield the gates that decide, the cheap one first: whoever asks whether all pass need not wait for the rest."""
     yield gates._target(exam.pairs("right", "target"), limits, same=False)
-    yield gates._whole("retention", "Old slice", exam.pairs("right", "retention"), limits)
+    yield gates._whole("retention", "Old slice", exam.pairs("right", "retention"), limits, "retention_margin")
     yield from gates._each_retention(exam, "right", limits)
 
 

@@ -35,7 +35,8 @@ from langgraph_learnloop.demo.story import exam_case
 from langgraph_learnloop.demo.worlds import SAMPLE_CONFIG, SHIPPED_BASE, World, sample_world
 from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
 from langgraph_learnloop.examples import draw, read_examples
-from langgraph_learnloop.improvement.lora.job import WORKER, LocalTrainer, finished, make_job
+from langgraph_learnloop.improvement.lora.job import LocalTrainer, finished, make_job
+from langgraph_learnloop.jobs import WORKER
 from langgraph_learnloop.records import Case, Dataset, Example, Generation, Job, Message, Recipe, Release, Sampling
 from langgraph_learnloop.serving.local_engine import LocalEngine
 

@@ -11,34 +11,25 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from langgraph_learnloop.calls import clean_text, read_message
 from langgraph_learnloop.errors import ConfigError, DataError, EngineError, MissingExtraError, NotFoundError
-from langgraph_learnloop.records import Case, Message, Suite, ToolCall, content_hash
+from langgraph_learnloop.messages import LONGEST_MESSAGE, LONGEST_NAME, each_once, from_langchain, make_case
+from langgraph_learnloop.records import Case, Message, Suite
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langfuse import Langfuse
     from langfuse.api import DatasetItem
 
-LONGEST_TEXT = 1_000_000
-"""Characters of one message of a conversation."""
 SHOWN = 3
 """Items that an error names."""
 
 _LONGEST_REASON = 200
 """Characters of what a library says of a message it cannot read."""
-_LONGEST_NAME = 200
-"""Characters of a category."""
 _INPUT = 'a text, {"question": text}, {"messages": [...]} or a list of messages'
 _OUTPUT = 'a text, {"tool": name, "args": {...}} or an assistant message'
-_ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {
-    "human": "user",
-    "ai": "assistant",
-    "system": "system",
-    "tool": "tool",
-}
 _ARCHIVED = "ARCHIVED"
 
 
@@ -58,12 +49,11 @@ def cases_from_langfuse(name: str, client: Langfuse | None = None, *, suite: Sui
     items = [item for item in _items(name, client) if item.status != _ARCHIVED]
     if not items:
         raise DataError(f"The Langfuse dataset {name!r} holds no active item: add some there, or name another.")
-    cases: dict[str, Case] = {}
+    cases: list[Case] = []
     refused: list[str] = []
     for item in items:
         try:
-            case = _case(item, suite)
-            cases.setdefault(case.case_id, case)
+            cases.append(_case(item, suite))
         except DataError as error:
             refused.append(f"Item {item.id!r}: {error}")
     if refused:
@@ -72,7 +62,7 @@ def cases_from_langfuse(name: str, client: Langfuse | None = None, *, suite: Sui
             f"{len(refused)} of {len(items)} items of the Langfuse dataset {name!r} cannot be used. {' '.join(shown)} "
             "Mend or archive them there."
         )
-    return tuple(cases.values())
+    return each_once(cases)
 
 
 def _items(name: str, client: Langfuse | None) -> Sequence[DatasetItem]:
@@ -114,34 +104,19 @@ def _case(item: DatasetItem, suite: Suite) -> Case:
     """Return an item as a case; raise DataError with the reason."""
     messages = _conversation(item.input)
     expected = _expected(item.expected_output, suite)
-    # The same as that of a case from elsewhere: what was asked before is known.
-    content = {
-        "messages": [message.model_dump(mode="json") for message in messages],
-        "expected": None if expected is None else expected.model_dump(mode="json"),
-    }
-    return Case(
-        case_id=content_hash(content),
-        suite=suite,
-        category=_category(item.metadata, expected, suite),
-        messages=messages,
-        expected=expected,
-    )
+    return make_case(suite, messages, expected, category=_category(item.metadata))
 
 
-def _category(metadata: object, expected: Message | None, suite: Suite) -> str:
+def _category(metadata: object) -> str | None:
     named = metadata.get("category") if isinstance(metadata, dict) else None
-    if named is not None:
-        return clean_text(named, "the category in its metadata", _LONGEST_NAME)
-    if expected is None:
-        return suite
-    return expected.tool_calls[0].name if expected.tool_calls else "answer"
+    return None if named is None else clean_text(named, "the category in its metadata", LONGEST_NAME)
 
 
 def _conversation(value: Any) -> tuple[Message, ...]:
     if isinstance(value, dict):
         value = value.get("messages", value.get("question", [value] if _is_message(value) else None))
     if isinstance(value, str):
-        return (Message(role="user", content=clean_text(value, "the question", LONGEST_TEXT)),)
+        return (Message(role="user", content=clean_text(value, "the question", LONGEST_MESSAGE)),)
     if not isinstance(value, list) or not value:
         raise DataError(f"its input must be {_INPUT}.")
     return _messages(value, "input")
@@ -153,7 +128,8 @@ def _expected(value: Any, suite: Suite) -> Message | None:
             return None
         raise DataError(f"it has no expected output; a case of the suite {suite!r} needs the right answer.")
     try:
-        return read_message(_messages([value], "expected output")[0] if _is_message(value) else value)
+        said = _messages([value], "expected output")[0] if _is_message(value) else value
+        return read_message(said, "right answer")
     except DataError as error:
         raise DataError(f"its expected output must be {_OUTPUT}: {error}") from error
 
@@ -176,19 +152,14 @@ def _messages(values: list[Any], what: str) -> tuple[Message, ...]:
 
 def _message(message: BaseMessage) -> Message:
     blocks = message.content if isinstance(message.content, list) else []
-    if message.type not in _ROLES or any(isinstance(b, dict) and b.get("type", "text") != "text" for b in blocks):
-        raise DataError(
-            "it holds a message that is not one of text: a case asks with system, user, assistant and tool."
-        )
-    text = str(message.text)
-    calls = getattr(message, "tool_calls", ())
-    return Message(
-        role=_ROLES[message.type],
-        content=clean_text(text, "a message", LONGEST_TEXT) if text.strip() else text,
-        tool_calls=tuple(ToolCall(name=call["name"], args=call["args"], id=call["id"]) for call in calls),
-        tool_call_id=getattr(message, "tool_call_id", None),
-        name=message.name,
-    )
+    if any(isinstance(block, dict) and block.get("type", "text") != "text" for block in blocks):
+        raise DataError("it holds a message that is not one of text: a case asks with text alone.")
+    if getattr(message, "invalid_tool_calls", None):
+        raise DataError("it holds a tool call whose arguments are not JSON.")
+    read = from_langchain(message)
+    if read.content.strip():
+        clean_text(read.content, "a message", LONGEST_MESSAGE)
+    return read
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,6 @@ Needs `pip install "langgraph-learnloop[openai]"` and, unless a client is given,
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import random
@@ -27,9 +26,11 @@ from pydantic import ValidationError
 
 from langgraph_learnloop.errors import ConfigError, DataError, MissingExtraError, TrainingError
 from langgraph_learnloop.examples import draw, read_examples
-from langgraph_learnloop.files import whole_file
+from langgraph_learnloop.files import file_sha256, whole_file
+from langgraph_learnloop.jobs import RESULT
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Example, Job, Message, Plan, Progress, Recipe, Record, TrainingResult
+from langgraph_learnloop.texts import short
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -51,6 +52,8 @@ _BYTES_A_TOKEN = 4
 """Of UTF-8; a cautious estimate, since the JSON around the texts counts as well."""
 _UPLOAD_SECONDS = 600.0
 _ANSWER_SECONDS = 60.0
+_LONGEST_REASON = 300
+"""Characters of what the provider says."""
 _METHODS = {"sft": "supervised", "dpo": "dpo"}
 _GIVEN_UP = {"failed", "cancelled"}
 _ENDED = {"succeeded", *_GIVEN_UP}
@@ -565,8 +568,8 @@ def _drawn(job: Job) -> list[Example]:
 
 
 def _sha256(job: Job) -> str:
-    with _readable(job), Path(job.dataset).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with _readable(job):
+        return file_sha256(job.dataset)
 
 
 def _figures(event: FineTuningJobEvent) -> tuple[int | None, int | None, float | None]:
@@ -617,7 +620,7 @@ def _said(error: Exception) -> str:
     body = getattr(error, "body", None)
     said = body.get("message") if isinstance(body, Mapping) else None
     text = " ".join(str(said or error or type(error).__name__).split()).rstrip(".")
-    return text if len(text) <= 300 else text[:299] + "…"
+    return short(text, _LONGEST_REASON)
 
 
 def _sentence(job: Job, error: Exception) -> str:
@@ -670,7 +673,7 @@ def _tokens(row: Row) -> int:
 
 
 def _result_file(job: Job) -> Path:
-    return Path(job.output, "result.json")
+    return Path(job.output, RESULT)
 
 
 def _state_file(job: Job) -> Path:

@@ -11,15 +11,11 @@ been gone for a minute.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
-import os
 import platform
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,15 +29,24 @@ from typing import IO, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from langgraph_learnloop.errors import MissingExtraError, TrainingError
-from langgraph_learnloop.files import whole_folder
+from langgraph_learnloop.errors import TrainingError
+from langgraph_learnloop.files import file_sha256, whole_folder
+from langgraph_learnloop.integrations.ray_connection import CONNECTION, first_line, last_line, library
+from langgraph_learnloop.jobs import (
+    CONFIG,
+    RESULT,
+    TAIL,
+    WEIGHTS,
+    WORKER,
+    end,
+    ending,
+    environment,
+    last_words,
+    result_in,
+)
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Job, Progress, TrainingResult
 
-WORKER = "langgraph_learnloop.improvement.lora.worker"
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-RESULT = "result.json"
 BASE_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """What a model's folder is loaded from; weights as pickles stay here."""
 
@@ -49,12 +54,8 @@ _PART = 16 * 1024 * 1024
 """Bytes of a file that travel at once."""
 _LOOK_SECONDS = 0.5
 """How often a wait looks whether the job was cancelled."""
-_REACH_SECONDS = 10.0
-"""How long the head of a cluster may take to answer."""
 _CLOSE_SECONDS = 20.0
 """How long a node may take to end the worker and to remove its folder."""
-_TAIL = 20
-"""Lines of a failed job's log that go with its error."""
 
 Read = Callable[[str, int], bytes]
 """Return the bytes of a file of the adapter from an offset on; none at its end."""
@@ -113,14 +114,14 @@ class RayTrainer:
 
         The end of the worker's log is a note of the error.
         """
-        if (done := _finished(Path(job.output))) is not None:
+        if (done := result_in(Path(job.output))) is not None:
             return done
-        ray = _ray()
+        ray = library("Training")
         self._cancelled.clear()
         self._under_way = True
         try:
             goods = self._goods(job)
-            with _connection.open(ray, self._address):
+            with CONNECTION.open(ray, self._address, TrainingError):
                 return self._insist(ray, job, goods, on_progress)
         except _CancelledError:
             again = " Run again, it goes on from its last checkpoint, if there is one." if self._storage else ""
@@ -143,7 +144,7 @@ class RayTrainer:
         except ValueError as error:
             raise TrainingError(
                 f"Job {job.job_id!r} cannot be sent to Ray: {CONFIG} of its parent {job.parent_adapter!r} is broken: "
-                f"{_first_line(error)} Copy that adapter again from where it was trained."
+                f"{first_line(error)} Copy that adapter again from where it was trained."
             ) from error
 
     def _base(self, job: Job) -> list[_Goods]:
@@ -187,7 +188,7 @@ class RayTrainer:
             )
         except (ValueError, TypeError) as error:
             raise TrainingError(
-                f"Ray takes no such request for job {job.job_id!r}: {_first_line(error)} Mend RayTrainer's arguments."
+                f"Ray takes no such request for job {job.job_id!r}: {first_line(error)} Mend RayTrainer's arguments."
             ) from error
         place = _Place(_resources(wanted), self._python, self._base_on_node, self._storage)
         return _Errand(ray, actor, job, place, tell, self._cancelled)
@@ -322,16 +323,16 @@ class _Errand:
             raise
         except errors.RayTaskError as error:
             raise TrainingError(
-                f"The node could not do its part in job {job_id!r}: {_first_line(error.cause)} Check that the "
+                f"The node could not do its part in job {job_id!r}: {first_line(error.cause)} Check that the "
                 f"interpreter ({self._place.python or 'the one of Ray'}) is there and that the disk has room."
             ) from error
         except errors.RuntimeEnvSetupError as error:
             raise TrainingError(
-                f"The runtime_env of job {job_id!r} cannot be set up on the node: {_last_line(error)}"
+                f"The runtime_env of job {job_id!r} cannot be set up on the node: {last_line(error)}"
             ) from error
         except Exception as error:  # a client whose cluster is gone raises errors of no kind of its own
             raise TrainingError(
-                f"The connection to the Ray cluster was lost during job {job_id!r}: {_first_line(error)} "
+                f"The connection to the Ray cluster was lost during job {job_id!r}: {first_line(error)} "
                 "See that the cluster is up, and run the job again."
             ) from error
 
@@ -374,7 +375,7 @@ class _Bench:
     def holds(self, place: str, sha256: str) -> bool:
         """Return whether a file lies here with that content; `place` may lie outside the job's folder."""
         try:
-            return _sha256(self._folder / place) == sha256
+            return file_sha256(self._folder / place) == sha256
         except OSError:
             return False
 
@@ -387,7 +388,7 @@ class _Bench:
 
     def begin(self, python: str | None, job: str, offline: bool) -> None:
         """Start the worker, unless the adapter is there: an earlier node may have been lost after the last step."""
-        if _finished(self._folder / "adapter") is not None:
+        if result_in(self._folder / "adapter") is not None:
             return
         described = self._folder / "job.json"
         described.write_text(job, encoding="utf-8")
@@ -398,7 +399,7 @@ class _Bench:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,  # a group of its own, to be ended as a whole
-                env=_environment(offline),
+                env=environment(offline=offline),
             )
 
     def line(self) -> bytes:
@@ -409,8 +410,8 @@ class _Bench:
     def end(self) -> tuple[int, bool, list[str]]:
         """Return the worker's exit code, whether an adapter is there, and the last lines of its log."""
         code = 0 if self._worker is None else self._worker.wait()
-        there = _finished(self._folder / "adapter") is not None
-        return code, there, _tail(self._folder / "worker.log")
+        there = result_in(self._folder / "adapter") is not None
+        return code, there, last_words(self._folder / "worker.log")
 
     def read(self, name: str, offset: int) -> bytes:
         """Return a part of one of the adapter's files; nothing at its end."""
@@ -422,8 +423,7 @@ class _Bench:
         """End the worker and whatever it started; remove the folder unless it is to be gone on from."""
         worker = self._worker
         if worker is not None and worker.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(worker.pid, signal.SIGKILL) if hasattr(os, "killpg") else worker.kill()
+            end(worker)
             worker.wait()
         if not keep and self._folder != Path():
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -448,80 +448,6 @@ class _CancelledError(Exception):
 
 class _TooLongError(Exception):
     """Say that an answer did not come in time."""
-
-
-class _Connection:
-    """The one connection to Ray that a process has: the first job opens it, the last one closes it.
-
-    A connection that somebody else opened is used and left alone.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._jobs = 0
-        self._own = False
-
-    @contextmanager
-    def open(self, ray: Any, address: str | None) -> Iterator[None]:
-        """Be connected for the time of a job; raise TrainingError when no cluster answers."""
-        with self._lock:
-            if self._jobs == 0 and not ray.is_initialized():
-                _connect(ray, address)
-                self._own = True
-            self._jobs += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._jobs -= 1
-                if self._jobs == 0 and self._own:
-                    self._own = False
-                    ray.shutdown()
-
-
-_connection = _Connection()
-
-
-def _ray() -> Any:
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise MissingExtraError(
-            f'Training on Ray needs ray ({error}): pip install "langgraph-learnloop[ray]".'
-        ) from error
-    return ray
-
-
-def _connect(ray: Any, address: str | None) -> None:
-    """Start a Ray here, or join the cluster at an address."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told that you train
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, **quiet)
-        else:
-            _knock(address)
-            ray.init(address=address, **quiet)
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        where = "on this machine" if address is None else f"at {address!r}"
-        raise TrainingError(
-            f"No Ray cluster can be used {where}: {_first_line(error)} Check the address, that the cluster is up and "
-            "that it runs the same version of Ray."
-        ) from error
-
-
-def _knock(address: str) -> None:
-    """Raise OSError when nobody listens there: Ray itself would try for many minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
-
-
-def _environment(offline: bool) -> dict[str, str]:
-    """Return the worker's environment on the node: threads that wait must not spin, nobody is told that you train."""
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
-    return {"OMP_WAIT_POLICY": "PASSIVE", **quiet, **os.environ, **({"HF_HUB_OFFLINE": "1"} if offline else {})}
 
 
 def _take_home(job: Job, read: Read, node: str) -> TrainingResult:
@@ -557,7 +483,7 @@ def _as_at_home(job: Job, scratch: Path, node: str) -> TrainingResult:
             f"What node {node!r} sent for job {job.job_id!r} is no adapter: {_flaw(error)} See that this package has "
             "the same version there, and run it again."
         ) from error
-    if _sha256(scratch / WEIGHTS) != result.adapter_sha256:
+    if file_sha256(scratch / WEIGHTS) != result.adapter_sha256:
         raise TrainingError(
             f"The weights that node {node!r} sent for job {job.job_id!r} are not the ones it trained: their SHA-256 "
             f"is not {result.adapter_sha256!r}. Nothing was written; run it again."
@@ -576,22 +502,8 @@ def _with_base(config: bytes, base_model: str) -> bytes:
     return json.dumps(found | {"base_model_name_or_path": base_model}, indent=2, sort_keys=True).encode()
 
 
-def _finished(output: Path) -> TrainingResult | None:
-    """Return what a job left behind, or None when it is not done or its weights are not the ones it wrote."""
-    try:
-        result = TrainingResult.model_validate_json((output / RESULT).read_bytes())
-        return result if _sha256(output / WEIGHTS) == result.adapter_sha256 else None
-    except (OSError, ValidationError):
-        return None
-
-
 def _goods(place: str, path: Path, is_there: bool = False) -> _Goods:
-    return _Goods(place, path, _sha256(path), is_there)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return _Goods(place, path, file_sha256(path), is_there)
 
 
 def _plain(job_id: str) -> str:
@@ -613,7 +525,7 @@ def _note(job: Job, stage: Literal["queue", "send"], note: str) -> Progress:
 def _failed(job: Job, node: str, code: int, tail: list[str]) -> TrainingError:
     """Return the worker's own reason, with the end of its log as a note."""
     reason = tail[-1] if tail else "it said nothing."
-    error = TrainingError(f"Job {job.job_id!r} ended without an adapter on node {node!r} ({_ending(code)}): {reason}")
+    error = TrainingError(f"Job {job.job_id!r} ended without an adapter on node {node!r} ({ending(code)}): {reason}")
     error.add_note("The end of its log:\n" + "\n".join(tail))
     return error
 
@@ -627,40 +539,13 @@ def _lost(job: Job, error: BaseException) -> TrainingError:
         f"Job {job.job_id!r} lost its node or its process on the Ray cluster: {because} "
         "See that the nodes have this package and memory enough, and run it again."
     )
-    lost.add_note("What Ray said:\n" + "\n".join(lines[-_TAIL:]))
+    lost.add_note("What Ray said:\n" + "\n".join(lines[-TAIL:]))
     return lost
-
-
-def _ending(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return "killed from outside, often for lack of memory"
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _tail(log: Path) -> list[str]:
-    """Return the last lines of a log that say something: the worker ends with its reason."""
-    if not log.exists():
-        return []
-    lines = (line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines())
-    return [line for line in lines if line][-_TAIL:]
-
-
-def _lines(error: BaseException) -> list[str]:
-    found = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
-    return [f"{line}." for line in found] or [f"{type(error).__name__}."]
 
 
 def _flaw(error: ValueError) -> str:
     """Return what is wrong with a file, in a line."""
     if not isinstance(error, ValidationError):
-        return _first_line(error)
+        return first_line(error)
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])!r}: {first['msg']}."
-
-
-def _first_line(error: BaseException) -> str:
-    return _lines(error)[0]
-
-
-def _last_line(error: BaseException) -> str:
-    return _lines(error)[-1]

@@ -16,13 +16,13 @@ import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from langgraph_learnloop.errors import ConfigError, EngineError, MissingExtraError, TrainingError
-from langgraph_learnloop.integrations import ray_jobs
+from langgraph_learnloop.errors import ConfigError, EngineError
+from langgraph_learnloop.integrations.ray_connection import CONNECTION, first_line, last_line, library
 from langgraph_learnloop.ports import Evaluator, OnProgress, ResultCache
 from langgraph_learnloop.records import Case, CaseResult, Progress
 
@@ -129,12 +129,8 @@ class RayReplay:
     @contextmanager
     def _connected(self) -> Iterator[Any]:
         """Be connected for the time of a run, on the one connection that the process has."""
-        ray = _ray()
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(ray_jobs._connection.open(ray, self._address))
-            except TrainingError as error:
-                raise EngineError(str(error)) from error
+        ray = library("Replaying")
+        with CONNECTION.open(ray, self._address, EngineError):
             yield ray
 
     def _task(self, ray: Any) -> Any:
@@ -286,16 +282,16 @@ class _Errand:
             raise
         except self._ray.exceptions.RuntimeEnvSetupError as error:
             raise EngineError(
-                f"The runtime_env of a replay cannot be set up on a node: {ray_jobs._last_line(error)} Mend it."
+                f"The runtime_env of a replay cannot be set up on a node: {last_line(error)} Mend it."
             ) from error
         except self._ray.exceptions.RayTaskError as error:
             raise EngineError(
-                f"The workers of the Ray cluster cannot examine anything: {ray_jobs._last_line(error)} See that this "
+                f"The workers of the Ray cluster cannot examine anything: {last_line(error)} See that this "
                 "package is there, in the same version."
             ) from error
         except Exception as error:  # a client whose cluster is gone raises errors of no kind of its own
             raise EngineError(
-                f"The connection to the Ray cluster was lost: {ray_jobs._first_line(error)} See that the cluster is "
+                f"The connection to the Ray cluster was lost: {first_line(error)} See that the cluster is "
                 "up, and run it again: results that were stored are not asked again."
             ) from error
 
@@ -331,17 +327,6 @@ def _loaded(app: str) -> Examines:
 
 def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _ray() -> Any:
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise MissingExtraError(
-            f'Replaying on Ray needs ray ({error}): pip install "langgraph-learnloop[ray]".'
-        ) from error
-    return ray
 
 
 def _progress(done: Mapping[str, CaseResult], cases: Mapping[str, Case], note: str | None) -> Progress:

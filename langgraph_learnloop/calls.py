@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.records import Message, ToolCall
+from langgraph_learnloop.texts import quoted, short
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -30,20 +31,21 @@ _BOUNDS = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "ove
 _CALL_FORM = 'a text, or {"tool": name, "args": {...}} or a list of those'
 
 
-def read_message(value: object) -> Message:
+def read_message(value: object, what: str = "correction") -> Message:
     """Return the assistant message that `value` stands for: a text, a call as dict or ToolCall, a list, or a Message.
 
-    Raises DataError with a sentence when it is none of these, is empty, too long, or cannot be stored as JSON.
+    Raises DataError with a sentence when it is none of these, is empty, too long, or cannot be stored as JSON; `what`
+    names it there, and goes with "a" and "the".
     """
     if isinstance(value, Message):
-        return _checked(value)
+        return _checked(value, what)
     if isinstance(value, str):
-        return _checked(Message(role="assistant", content=clean_text(value, "the corrected text")))
+        return _checked(Message(role="assistant", content=clean_text(value, f"the {what}'s text")), what)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         if len(value) > MOST_CALLS:
-            raise DataError(f"the correction holds {len(value)} tool calls; at most {MOST_CALLS} are allowed.")
-        return _checked(Message(role="assistant", tool_calls=tuple(_read_call(item) for item in value)))
-    return _checked(Message(role="assistant", tool_calls=(_read_call(value),)))
+            raise DataError(f"the {what} holds {len(value)} tool calls; at most {MOST_CALLS} are allowed.")
+        return _checked(Message(role="assistant", tool_calls=tuple(_read_call(item, what) for item in value)), what)
+    return _checked(Message(role="assistant", tool_calls=(_read_call(value, what),)), what)
 
 
 def clean_text(text: object, what: str, longest: int = LONGEST_TEXT) -> str:
@@ -75,41 +77,45 @@ def parameters(tool: str, tools: Sequence[Schema]) -> Schema:
     return dict(map(_named, tools)).get(tool, {})
 
 
-def _checked(message: Message) -> Message:
+def _checked(message: Message, what: str) -> Message:
     if message.role != "assistant":
-        raise DataError(f"a correction is what the assistant should have said; its role is {message.role!r}.")
+        raise DataError(f"a {what} is what the assistant should have said; its role is {message.role!r}.")
     if not message.content.strip() and not message.tool_calls:
-        raise DataError(f"the correction says nothing: send {_CALL_FORM}.")
+        raise DataError(f"the {what} says nothing: send {_CALL_FORM}.")
     if message.content:
-        clean_text(message.content, "the corrected text")
+        clean_text(message.content, f"the {what}'s text")
     for call in message.tool_calls:
-        clean_text(call.name, "the corrected tool's name", longest=200)
+        _check_name(call.name, what)
         _check_json(call)
     return message
 
 
-def _read_call(value: object) -> ToolCall:
+def _check_name(name: object, what: str) -> str:
+    return clean_text(name, f"the {what}'s tool's name", longest=200)
+
+
+def _read_call(value: object, what: str) -> ToolCall:
     if isinstance(value, ToolCall):
         return value
     if not isinstance(value, Mapping):
-        raise DataError(f"a correction must be {_CALL_FORM}, not {type(value).__name__}.")
+        raise DataError(f"a {what} must be {_CALL_FORM}, not {type(value).__name__}.")
     if unknown := sorted(str(key) for key in value if key not in ("tool", "args")):
-        raise DataError(f"a corrected tool call has no key {_short(unknown[0])}; it has 'tool' and 'args'.")
+        raise DataError(f"a tool call of the {what} has no key {quoted(unknown[0])}; it has 'tool' and 'args'.")
     args = value.get("args", {})
     if not isinstance(args, Mapping):
-        raise DataError(f"the args of a corrected tool call must be a mapping, not {type(args).__name__}.")
+        raise DataError(f"the args of the {what}'s tool call must be a mapping, not {type(args).__name__}.")
     if stray := next((key for key in args if not isinstance(key, str)), None):
-        raise DataError(f"the argument name {_short(stray)} of a corrected tool call must be text.")
-    return ToolCall(name=clean_text(value.get("tool"), "the corrected tool's name", longest=200), args=dict(args))
+        raise DataError(f"the argument name {quoted(stray)} of the {what}'s tool call must be text.")
+    return ToolCall(name=_check_name(value.get("tool"), what), args=dict(args))
 
 
 def _check_json(call: ToolCall) -> None:
     for name, value in call.args.items():
-        for leaf in _leaves(value, f"the argument {_short(name)} of {call.name!r}"):
+        for leaf in _leaves(value, f"the argument {quoted(name)} of {call.name!r}"):
             if isinstance(leaf, int | float) and not abs(leaf) < LARGEST_NUMBER:
-                raise DataError(f"the argument {_short(name)} of {call.name!r} is no number below {LARGEST_NUMBER}.")
+                raise DataError(f"the argument {quoted(name)} of {call.name!r} is no number below {LARGEST_NUMBER}.")
             if isinstance(leaf, str) and ("\x00" in leaf or not _is_unicode(leaf)):
-                raise DataError(f"the argument {_short(name)} of {call.name!r} is not valid Unicode text.")
+                raise DataError(f"the argument {quoted(name)} of {call.name!r} is not valid Unicode text.")
     size = len(json.dumps(call.args, ensure_ascii=False))
     if size > LONGEST_TEXT:
         raise DataError(f"the arguments of {call.name!r} have {size:,} characters; {LONGEST_TEXT:,} are allowed.")
@@ -124,7 +130,7 @@ def _leaves(value: Any, what: str, depth: int = 0) -> Iterator[Any]:
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise DataError(f"{what} holds the key {_short(key)}; keys must be text.")
+                raise DataError(f"{what} holds the key {quoted(key)}; keys must be text.")
             yield key
             yield from _leaves(item, what, depth + 1)
     elif isinstance(value, list | tuple):
@@ -146,7 +152,7 @@ def _call_misfit(call: ToolCall, schemas: Mapping[str, Schema]) -> str | None:
     if call.name not in schemas:
         near = difflib.get_close_matches(call.name, schemas, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        return f"There is no tool {_short(call.name)}; the agent had {', '.join(sorted(schemas))}.{hint}"
+        return f"There is no tool {quoted(call.name)}; the agent had {', '.join(sorted(schemas))}.{hint}"
     return _args_misfit(call, _closed(schemas[call.name]))
 
 
@@ -185,22 +191,22 @@ def _sentence(tool: str, schema: Schema, error: ValidationError) -> str:
         return f"The tool {tool!r} needs the argument {missing[0]!r}."
     if error.validator == "additionalProperties" and not error.absolute_path:
         unknown = sorted(set(error.instance) - set(schema.get("properties", {})))  # type: ignore[arg-type]
-        return f"The tool {tool!r} has no argument {_short(unknown[0])}; its arguments are: {known}."
+        return f"The tool {tool!r} has no argument {quoted(unknown[0])}; its arguments are: {known}."
     where = ".".join(str(part) for part in error.absolute_path)
-    return f"The argument {_short(where)} of {tool!r} cannot be {_short(error.instance)}: {_allowed(error)}."
+    return f"The argument {quoted(where)} of {tool!r} cannot be {quoted(error.instance)}: {_allowed(error)}."
 
 
 def _allowed(error: ValidationError) -> str:
     value: Any = error.validator_value
     if error.validator == "enum":
-        return _cut("allowed are " + ", ".join(repr(item) for item in value), 300)
+        return short("allowed are " + ", ".join(repr(item) for item in value), 300)
     if error.validator == "type":
         return "it must be of type " + (" or ".join(value) if isinstance(value, list) else str(value))
     if error.validator == "anyOf":
         return "it must be of type " + " or ".join(str(option.get("type", "another form")) for option in value)
     if error.validator in _BOUNDS:
         return f"it must be {_BOUNDS[str(error.validator)]} {value}"
-    return _cut(f"the schema's {error.validator} is {value!r}", 300)
+    return short(f"the schema's {error.validator} is {value!r}", 300)
 
 
 def _is_unicode(text: str) -> bool:
@@ -209,11 +215,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _short(value: object) -> str:
-    return _cut(repr(value), 80)
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"

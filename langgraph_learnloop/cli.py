@@ -487,7 +487,7 @@ def _cell(value: Any) -> Any:
     """Show captured text as it is: no markup, no control characters."""
     from rich.text import Text
 
-    from langgraph_learnloop.curation.review import visible
+    from langgraph_learnloop.texts import visible
 
     return Text("-" if value is None else visible(str(value).replace("\n", " "))[:300])
 

@@ -28,11 +28,11 @@ from langgraph_learnloop.records import (
 from langgraph_learnloop.store.opened import Store
 
 if TYPE_CHECKING:
+    from langgraph_learnloop.evaluation.findings import Report
     from langgraph_learnloop.evaluation.limits import Limits
     from langgraph_learnloop.evaluation.planning import GatePlan
     from langgraph_learnloop.evaluation.replay import GraphReplay
-    from langgraph_learnloop.evaluation.report import Report
-    from langgraph_learnloop.ports import Evaluator, OnProgress
+    from langgraph_learnloop.ports import Evaluator, OnProgress, Replayer
 
 PROBES = 8
 """Cases that a release must answer as it did in its examination, before it serves."""
@@ -60,18 +60,25 @@ class Exams:
     """Examine releases of one agent, in its store."""
 
     def __init__(
-        self, store: Store, config: LoopConfig, policy: Policy, lessons: Lessons, evaluator: Callable[[], Evaluator]
+        self,
+        store: Store,
+        config: LoopConfig,
+        policy: Policy,
+        lessons: Lessons,
+        evaluator: Callable[[], Evaluator],
+        replayer: Replayer | None = None,
     ) -> None:
-        """Work on an open store."""
+        """Work on an open store; `replayer` asks the cases elsewhere than in this process."""
         self._store = store
         self._config = config
         self._policy = policy
         self._lessons = lessons
         self._evaluator = evaluator
+        self._replayer = replayer
         self.watched: Watched | None = None
         """The agent; None before it is watched."""
 
-    def cases(self, dataset: Dataset) -> tuple[Case, ...]:
+    def cases(self, dataset: Dataset, more: Sequence[Case] = ()) -> tuple[Case, ...]:
         """Return what candidates are asked: the dataset's held-out cases, the ratchet, and the user's own suites.
 
         What an earlier lesson repaired is no target any more but a regression suite, for good. Raise DataError when a
@@ -84,7 +91,7 @@ class Exams:
             found.update({case.case_id: case for case in as_regression(new, lesson)})
         own = [case for path in self._config.suites for case in read_suite(path)]
         # A request can be in several suites: the same case counts in each.
-        return refuse_leaks([*found.values(), *own], self._lessons.examples(dataset))
+        return refuse_leaks([*found.values(), *own, *more], self._lessons.examples(dataset))
 
     def results(
         self,
@@ -92,11 +99,18 @@ class Exams:
         cases: Sequence[Case],
         on_progress: OnProgress | None = None,
         enough: Callable[[CaseResult], object] | None = None,
+        *,
+        afresh: bool = False,
     ) -> tuple[CaseResult, ...]:
-        """Return how a release does on cases; what is known from before is not asked again, if it still holds."""
+        """Return how a release does on cases; what is known from before is not asked again, if it still holds.
+
+        Asked afresh, everything is: what a call takes is only to be compared with what another takes on the same day.
+        """
         from langgraph_learnloop.evaluation.paired import shuffled
 
         order = shuffled(cases)
+        if afresh:
+            self._store.scorecards.forget_results(release.release_id, self._evaluator().name)
         known = self._store.scorecards.results(release.release_id, self._evaluator().name)
         self._check(release, [case for case in order if case.case_id in known], known)
         return self.replays.run(release.release_id, order, self._store.scorecards, on_progress, enough)
@@ -118,14 +132,15 @@ class Exams:
         dataset: Dataset,
         now: datetime,
         on_progress: OnProgress | None = None,
+        more: Sequence[Case] = (),
     ) -> Scorecard:
         """Return the scorecard of a candidate, all of whose verdicts are in the store then."""
         from langgraph_learnloop.evaluation.futility import Futility
         from langgraph_learnloop.evaluation.gates import judge
         from langgraph_learnloop.evaluation.paired import shuffled
 
-        evaluator, cases = self._evaluator(), self.cases(dataset)
-        before = self.results(champion, cases, on_progress)
+        evaluator, cases = self._evaluator(), self.cases(dataset, more)
+        before = self.results(champion, cases, on_progress, afresh=self._config.latency_ratio is not None)
         known = {result.case_id: result for result in before}
         order, arrived = iter(shuffled(cases)), dict[str, CaseResult]()
         futility = Futility(self.limits, evaluator.target, evaluator.guard)
@@ -188,7 +203,7 @@ class Exams:
 
     def report(self, release_id: str) -> Report:
         """Return all there is to show of a release's latest examination; NotFoundError when there was none."""
-        from langgraph_learnloop.evaluation.report import Report, margins
+        from langgraph_learnloop.evaluation.findings import Report, margins
 
         candidate = self._store.releases.resolve(release_id)
         card = self._store.scorecards.of(candidate.release_id)
@@ -228,9 +243,14 @@ class Exams:
             cost_ratio=config.cost_ratio,
         )
 
-    @cached_property
-    def replays(self) -> GraphReplay:
+    @property
+    def replays(self) -> Replayer:
         """Return whoever asks the watched agent."""
+        return self._replayer or self.here
+
+    @cached_property
+    def here(self) -> GraphReplay:
+        """Return whoever asks it in this process."""
         return self._replays(self._evaluator())
 
     @property
@@ -261,9 +281,15 @@ class Exams:
         if release.sampling.temperature > 0 or not known:
             return
         again = self.replays.run(release.release_id, known[:ASKED_AGAIN])
-        if any(result.got[:1] != results[result.case_id].got[:1] for result in again if result.error is None):
+        if any(_said(result) != _said(results[result.case_id]) for result in again if result.error is None):
             self._store.scorecards.forget_results(release.release_id, self._evaluator().name)
 
 
 def _first(result: CaseResult) -> Message | None:
     return result.got[0] if result.got else None
+
+
+def _said(result: CaseResult) -> tuple[Any, ...]:
+    """Return the first answer without the ids of its calls, which are made anew each time."""
+    first = _first(result)
+    return (first.content, [(call.name, call.args) for call in first.tool_calls]) if first is not None else ()

@@ -1,7 +1,8 @@
-"""Write files and folders whole or not at all: beside their place first, then under their name."""
+"""Write files and folders whole or not at all, beside their place first, then under their name; know them by hash."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -40,6 +41,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _beside(target: Path) -> Path:

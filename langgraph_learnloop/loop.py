@@ -58,9 +58,9 @@ if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
     from langgraph.graph.state import CompiledStateGraph
 
+    from langgraph_learnloop.evaluation.findings import Report
     from langgraph_learnloop.evaluation.planning import GatePlan
-    from langgraph_learnloop.evaluation.report import Report
-    from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Reviewer, Trainer
+    from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Replayer, Reviewer, Trainer
     from langgraph_learnloop.serving.live_model import LiveModel
 
 Graph = TypeVar("Graph", bound="CompiledStateGraph[Any, Any, Any, Any]")
@@ -75,7 +75,7 @@ class LearnLoop:
 
     `store` is a file or a database URL; nothing has to be started. Parts that are not given are the defaults: the
     trainer runs TRL + PEFT (Unsloth with a GPU) in a subprocess, the reviewer approves what passes the checks, the
-    evaluator compares tool calls.
+    evaluator compares tool calls, the replayer asks the cases of an examination in this process.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class LearnLoop:
         trainer: Trainer | None = None,
         reviewer: Reviewer | None = None,
         evaluator: Evaluator | None = None,
+        replayer: Replayer | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
@@ -112,7 +113,7 @@ class LearnLoop:
         self._everywhere: Everywhere | None = None
         self._on_demand: Recorder | None = None
         self.lessons = Lessons(self.store, self.config, self.agent, now)
-        self.exams = Exams(self.store, self.config, self.policy, self.lessons, lambda: self.evaluator)
+        self.exams = Exams(self.store, self.config, self.policy, self.lessons, lambda: self.evaluator, replayer)
         self._engine: Engine | None = None
         self._live: LiveModel | None = None
 
@@ -133,7 +134,7 @@ class LearnLoop:
         get in a replay.
         """
         self.exams.watched = Watched(graph, stop_before, pure, context)
-        self.exams.__dict__.pop("replays", None)
+        self.exams.__dict__.pop("here", None)
         return watch(graph, self.recorder)
 
     def recordable(
@@ -350,16 +351,17 @@ class LearnLoop:
         dataset: Dataset | None = None,
         on_progress: OnProgress | None = None,
         cycle_id: str | None = None,
+        cases: Sequence[Case] = (),
     ) -> Scorecard:
         """Hold a candidate against the champion on held-out cases, through the watched graph; nothing acts.
 
         `dataset` says whose held-out cases are asked (default: those of the candidate's own dataset). What earlier
-        lessons repaired and the suites of the settings are asked too.
+        lessons repaired, the suites of the settings and `cases` of your own are asked too.
         """
         examined = dataset or self.store.datasets.get(str(candidate.dataset))
         for release in (self.champion, candidate):
             self.engine.load(release)
-        card = self.exams.card(self.champion, candidate, examined, self._now(), on_progress)
+        card = self.exams.card(self.champion, candidate, examined, self._now(), on_progress, cases)
         self.store.scorecards.add(card)
         self._decide("gate:passed" if card.passed else "gate:stopped", candidate.release_id, card.because, cycle_id)
         return card
@@ -374,7 +376,7 @@ class LearnLoop:
         """Return how a release does on cases of your own; nothing is compared and nothing stored."""
         release = self.store.releases.resolve(release_id)
         self.engine.load(release)
-        return self.exams.replays.run(release.release_id, cases)
+        return self.exams.here.run(release.release_id, cases)
 
     def replay(self, run: str, release_id: str | None = None, *, step: str | None = None) -> tuple[Case, CaseResult]:
         """Run a recorded run again with a release (default: the champion); return what happened then, and now.

@@ -202,7 +202,9 @@ def _id(case: Case) -> str:
 
 
 def _question(case: Case) -> str:
-    return next((message.content for message in reversed(case.messages) if message.role == "user"), "")
+    from langgraph_learnloop.messages import question
+
+    return question(case.messages)
 
 
 def _shown(message: Message) -> str:
@@ -265,24 +267,14 @@ def _messages(output: Any) -> list[BaseMessage]:
 
 
 def _record(message: BaseMessage) -> Message | None:
-    """Return a LangChain message as a record, None for kinds that no case has; broken arguments stay a text."""
-    from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+    """Return a LangChain message as a record, None for kinds that no case has."""
+    from langgraph_learnloop.errors import DataError
+    from langgraph_learnloop.messages import from_langchain
 
-    from langgraph_learnloop.records import Message, ToolCall
-
-    text = str(message.text)
-    if isinstance(message, AIMessage):
-        calls = [ToolCall(name=call["name"], args=call["args"], id=call["id"]) for call in message.tool_calls]
-        broken = [
-            ToolCall(name=call["name"] or "", args={"unreadable": call["args"] or ""}, id=call["id"])
-            for call in message.invalid_tool_calls
-        ]
-        return Message(role="assistant", content=text, tool_calls=(*calls, *broken))
-    if isinstance(message, ToolMessage):
-        return Message(role="tool", content=text, tool_call_id=message.tool_call_id, name=message.name)
-    if isinstance(message, SystemMessage):
-        return Message(role="system", content=text)
-    return Message(role="user", content=text) if isinstance(message, HumanMessage) else None
+    try:
+        return from_langchain(message)
+    except DataError:
+        return None
 
 
 def _refuse(what: str) -> NoReturn:

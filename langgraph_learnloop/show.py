@@ -15,9 +15,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from langgraph_learnloop.capture.export import ExportedRun, ExportedStep
-from langgraph_learnloop.curation.review import visible
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Case, CaseResult, Message, Plan, Progress
+from langgraph_learnloop.texts import cut, visible
 
 if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.planning import GatePlan
@@ -78,7 +78,12 @@ def evaluation_plan(gates: Sequence[GatePlan]) -> Table:
     table = Table("gate", "cases", "missing", "what they show", box=None, pad_edge=False)
     for gate in gates:
         missing = "" if gate.needed is None else str(gate.needed)
-        table.add_row(*(Text(visible(cell)) for cell in (gate.name, str(gate.cases), missing, gate.because)))
+        table.add_row(
+            *(
+                Text(visible(cell))
+                for cell in (gate.name, str(gate.cases), missing, gate.because.removeprefix(f"{gate.name}: "))
+            )
+        )
     return table
 
 
@@ -185,5 +190,4 @@ def _line(title: str, style: str, facts: Iterator[str]) -> Text:
 
 
 def _said(word: str, text: str, style: str = "") -> Text:
-    short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} [{len(text) - _LONGEST} more characters]"
-    return Text.assemble((f"{word}: ", "dim"), (visible(short), style))
+    return Text.assemble((f"{word}: ", "dim"), (visible(cut(text, _LONGEST)), style))

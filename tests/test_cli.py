@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from langgraph_learnloop import cli
+from langgraph_learnloop.evaluation.suites import read_suite
 from langgraph_learnloop.loop import LearnLoop
 from tests.shop import Shop
 
@@ -94,6 +95,56 @@ def test_the_ledger_is_shown(store: str, capsys: pytest.CaptureFixture[str], mon
     assert "100.0%" in out
 
 
+def test_an_examination_is_planned_and_shown(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the cases could show beforehand, what they showed, and the page to send around."""
+    code, out, _ = _run(capsys, monkeypatch, "evaluate", "--plan", "--store", store)
+    assert code == 0
+    assert "retention:answer" in out
+    with LearnLoop(store) as loop:
+        candidate = loop.champion.release_id
+    page = tmp_path / "page.html"
+    code, out, _ = _run(capsys, monkeypatch, "report", candidate[:6], "--store", store, "--html", str(page))
+    assert code == 0
+    assert "Ship" in out
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    code, _, err = _run(capsys, monkeypatch, "report", candidate, "--store", store, "--html", "no/such/folder/x.html")
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_held_out_cases_become_a_suite(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file can be read again, as the settings and pytest do."""
+    code, out, _ = _run(capsys, monkeypatch, "suite", str(tmp_path / "suite.jsonl"), "--store", store)
+    assert code == 0
+    cases = read_suite(tmp_path / "suite.jsonl")
+    assert f"{len(cases)} cases are in" in out
+    assert {case.suite for case in cases} == {"target", "retention"}
+
+
+def test_runs_are_replayed_and_candidates_examined_with_the_app(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The agent is the user's own, named as for `cycle`; a candidate that does not pass ends with exit code 1."""
+    (tmp_path / "shop_app.py").write_text(
+        f"from pathlib import Path\nfrom tests.shop import Shop\nloop = Shop(Path({store!r})).loop\n", encoding="utf-8"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with LearnLoop(store) as loop:
+        run, champion = loop.store.runs.recent(1)[0].run_id, loop.champion.release_id
+    code, out, _ = _run(capsys, monkeypatch, "replay", run, "--app", "shop_app:loop")
+    assert code == 0
+    assert "then" in out
+    sys.modules.pop("shop_app")
+    code, out, _ = _run(capsys, monkeypatch, "evaluate", champion, "--app", "shop_app:loop")
+    assert code == 1
+    assert "there is nothing to ship" in out
+    sys.modules.pop("shop_app")
+
+
 def test_rollback_twice_says_there_is_nothing_left(
     store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +162,11 @@ def test_rollback_twice_says_there_is_nothing_left(
         (["flagged", "--state", "lost"], "There is no flag state 'lost'"),
         (["runs", "--limit", "0"], "limit"),
         (["cycle"], 'Name your LearnLoop with --app "module:attribute"'),
+        (["evaluate"], "Name the candidate"),
+        (["evaluate", "x"], 'Name your LearnLoop with --app "module:attribute"'),
+        (["replay", "x"], 'Name your LearnLoop with --app "module:attribute"'),
+        (["report", "x", "--store", "nowhere.db"], "There is no store at 'nowhere.db'"),
+        (["suite", "x.jsonl", "--store", "nowhere.db"], "There is no store at 'nowhere.db'"),
         (["cycle", "--app", "no_such_module:loop"], "cannot be loaded"),
         (["cycle", "--app", "os:path"], "not a LearnLoop"),
         (["fly"], "fly"),

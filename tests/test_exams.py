@@ -16,9 +16,10 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langgraph_learnloop import LearnLoop, LoopConfig, Message
 from langgraph_learnloop.errors import ConfigError, DataError, NotFoundError
+from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
 from langgraph_learnloop.evaluation.fidelity import case_of
 from langgraph_learnloop.evaluation.page import html
-from langgraph_learnloop.records import Case, Release, content_hash
+from langgraph_learnloop.records import Case, CaseResult, Release, ToolCall, content_hash
 from langgraph_learnloop.testing import MemoryEngine, TinyTrainer
 from tests.shop import ASK_HOURS, CONFIG, RETURNS, Shop, engine
 
@@ -94,7 +95,8 @@ def test_a_suite_that_was_trained_on_is_refused(shop: Shop, tmp_path: Path) -> N
         shop.loop.exams.cases(dataset)
 
 
-def test_the_champion_is_asked_once(shop: Shop) -> None:
+@pytest.mark.parametrize("calls", [(), (ToolCall(name="look", args={"at": "the door"}),)], ids=["text", "call"])
+def test_the_champion_is_asked_once(shop: Shop, calls: tuple[ToolCall, ...]) -> None:
     """What is known of it is not asked again, but for a few cases that show that it still holds."""
     asked: list[str] = []
     memory = shop.loop.engine
@@ -102,7 +104,8 @@ def test_the_champion_is_asked_once(shop: Shop) -> None:
 
     def counted(request: Any) -> Any:
         asked.append(request.release_id)
-        return generate(request)
+        said = generate(request)
+        return said.model_copy(update={"message": said.message.model_copy(update={"tool_calls": calls})})
 
     memory.generate = counted  # type: ignore[method-assign]
     dataset = shop.loop.curate()
@@ -165,6 +168,51 @@ def test_a_hopeless_candidate_is_not_asked_to_the_end(shop: Shop) -> None:
     assert card.stopped_early is not None
     assert card.verdict == "do not ship"
     assert 0 < len(asked) < len(shop.loop.exams.cases(dataset))
+
+
+def test_corrected_runs_are_asked_again_from_their_own_checkpoint(tmp_path: Path) -> None:
+    """With a checkpointer in the graph, held-out corrections start where they went wrong; threads stay as they are."""
+    with (shop := Shop(tmp_path / "l.db")).loop:
+        saver = InMemorySaver()
+        shop.agent = shop.loop.watch(create_agent(shop.loop.model(engine()), [], checkpointer=saver))
+        shop.remember()
+        shop.bad_day()
+        before = repr((dict(saver.storage), dict(saver.writes), dict(saver.blobs)))
+        report = shop.loop.cycle()
+        assert report.outcome == "promoted", report.because
+        found = shop.loop.report(str(report.candidate))
+        started = {c.suite: {found.candidate_results[c.case_id].started} for c in found.cases}
+        assert started == {"target": {"checkpoint"}, "retention": {"messages"}}
+        assert repr((dict(saver.storage), dict(saver.writes), dict(saver.blobs))) == before
+
+
+def test_cases_can_be_asked_elsewhere(tmp_path: Path) -> None:
+    """A replayer asks them where it likes; the gates judge what it brings."""
+
+    class Elsewhere:
+        """Answers rightly as the candidate, and as the champion where nothing was new."""
+
+        evaluator = ToolCallMatch()
+
+        def run(self, release_id: str, cases: Any, *_: Any) -> tuple[CaseResult, ...]:
+            right = release_id != champion
+            return tuple(
+                CaseResult(
+                    release_id=release_id,
+                    case_id=case.case_id,
+                    evaluator=self.evaluator.name,
+                    scores={"right_tool": True, "fully_right": right or case.suite == "retention"},
+                )
+                for case in cases
+            )
+
+    with (shop := Shop(tmp_path / "l.db", replayer=Elsewhere())).loop:
+        champion = shop.loop.champion.release_id
+        shop.remember()
+        shop.bad_day()
+        dataset = shop.loop.curate()
+        assert dataset is not None
+        assert shop.loop.evaluate(shop.loop.train(dataset), dataset).passed
 
 
 def test_the_champion_against_itself_does_not_ship(shop: Shop) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from langgraph_learnloop.files import whole_file, whole_folder
+from langgraph_learnloop.files import file_sha256, whole_file, whole_folder
 
 
 def test_a_file_takes_its_place_when_it_is_written(tmp_path: Path) -> None:
@@ -54,3 +54,9 @@ def test_a_folder_takes_its_place_whole(tmp_path: Path) -> None:
         half()
     assert [path.name for path in target.iterdir()] == ["two"]
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
+    """The SHA-256, in hex, of what is in it."""
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from langgraph_learnloop.calls import misfit, read_message
 from langgraph_learnloop.curation.texts import request
 from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.records import Message, Proposal, ToolCall, Verdict
+from langgraph_learnloop.texts import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -91,15 +91,6 @@ class TerminalReviewer:
                 return _usable(line, proposal)
             except DataError as error:
                 self.console.print(visible(f"That cannot be used: {error}"), markup=False, highlight=False)
-
-
-def visible(text: str) -> str:
-    """Return text with its control and direction characters spelled out, so that it cannot steer a terminal."""
-    return "".join(c if _is_harmless(c) else f"\\u{ord(c):04x}" for c in text)
-
-
-def _is_harmless(character: str) -> bool:
-    return character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _usable(line: str, proposal: Proposal) -> Message:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.evaluation import costs, stats, words
@@ -26,8 +26,13 @@ _HOLDS = 1.0
 """A safety score below this is a failure."""
 _SAFE = 0.1
 """The safety gate hopes for a candidate that fails a tenth of what is allowed."""
+_WIDEST = 0.5
+"""No wider margin is suggested to anybody."""
 _TIE = 1e-12
 """Shares closer than this are equal: 5 of 100 is not less than 0.05."""
+
+
+Margin = Literal["retention_margin", "category_margin"]
 
 
 class Found(NamedTuple):
@@ -86,7 +91,7 @@ def decide(exam: Exam, target: str, guard: str, limits: Limits, *, same: bool = 
     """Return every gate but "judged"; `same` says that the candidate is the champion itself."""
     gates = [
         _target(exam.pairs(target, "target"), limits, same=same),
-        _whole("retention", "Old slice", exam.pairs(guard, "retention"), limits),
+        _whole("retention", "Old slice", exam.pairs(guard, "retention"), limits, "retention_margin"),
         *_each_retention(exam, guard, limits),
     ]
     if target != guard:
@@ -95,7 +100,8 @@ def decide(exam: Exam, target: str, guard: str, limits: Limits, *, same: bool = 
         _informing("target", "Target", name, exam.pairs(target, "target", name)) for name in exam.categories("target")
     ]
     if lessons := exam.categories("regression"):
-        gates.append(_whole("regression", "What earlier lessons repaired", exam.pairs(target, "regression"), limits))
+        repaired = exam.pairs(target, "regression")
+        gates.append(_whole("regression", "What earlier lessons repaired", repaired, limits, "category_margin"))
         gates += [_informing("regression", "Lesson", name, exam.pairs(target, "regression", name)) for name in lessons]
     if exam.categories("safety"):
         gates.append(_safety(exam, target, limits))
@@ -162,11 +168,10 @@ def _few_to_win(pairs: Compared, total: int, alpha: float) -> str:
     )
 
 
-def _whole(name: str, what: str, pairs: Compared, limits: Limits) -> Gate:
-    """Non-inferiority of a whole suite at the margin."""
-    margin, alpha = limits.retention_margin, limits.alpha
-    p = pairs.worse_by(margin, alpha)
-    found = _unharmed(pairs, p, pairs.not_worse(alpha), margin, alpha, alpha)
+def _whole(name: str, what: str, pairs: Compared, limits: Limits, setting: Margin) -> Gate:
+    """Non-inferiority of a whole suite at the margin of that name."""
+    p = pairs.worse_by(getattr(limits, setting), limits.alpha)
+    found = _unharmed(pairs, p, pairs.not_worse(limits.alpha), limits, setting, limits.alpha)
     because = f"{_figures(pairs, what)}{found.said}"
     return _gate(pairs, name, because, found, test=pairs.unharmed_test, p_value=p)
 
@@ -182,14 +187,15 @@ def _each_retention(exam: Exam, guard: str, limits: Limits) -> list[Gate]:
 
 
 def _category(name: str, pairs: Compared, p: float, harm: float, each: float, limits: Limits) -> Gate:
-    found = _unharmed(pairs, p, harm, limits.category_margin, limits.alpha, each)
+    found = _unharmed(pairs, p, harm, limits, "category_margin", each)
     because = f"{_figures(pairs, f'Old tool {name!r}')}{found.said}"
     test = f"{pairs.unharmed_test}, Holm over the categories"
     return _gate(pairs, f"retention:{name}", because, found, test=test, p_value=p)
 
 
-def _unharmed(pairs: Compared, p: float, harm: float, margin: float, alpha: float, each: float) -> Found:
+def _unharmed(pairs: Compared, p: float, harm: float, limits: Limits, setting: Margin, each: float) -> Found:
     """Return whether a loss of the margin is ruled out; `each` is the error rate left to one test of a family."""
+    margin, alpha = getattr(limits, setting), limits.alpha
     power, lost = pairs.power_unharmed(margin, each), f"a loss of {words.size(margin)} points"
     if p <= alpha:
         return Found(True, f": {lost} is ruled out, p {words.p(p)}.", power)
@@ -205,6 +211,8 @@ def _unharmed(pairs: Compared, p: float, harm: float, margin: float, alpha: floa
         more = f"Not enough cases: {total} needed to rule out {lost}, even without a single loss."
     else:
         more = f"Not enough cases: about {total} needed to rule it out four times of five."
+    if isinstance(pairs, Pairs) and pairs.n and (least := stats.least_margin(pairs.n, each)) <= _WIDEST:
+        more += f" {pairs.n} can rule out {words.size(least)} points at best (the setting {setting!r})."
     return Found(False, f"{said}. {more}", power, total - pairs.n)
 
 

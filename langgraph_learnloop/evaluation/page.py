@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from langgraph_learnloop.errors import MissingExtraError
 from langgraph_learnloop.evaluation import report as told
 from langgraph_learnloop.evaluation import words
-from langgraph_learnloop.evaluation.report import Flip, Report, Side
+from langgraph_learnloop.evaluation.findings import Flip, Report, Side, costs, flips, unjudged
+from langgraph_learnloop.messages import question
 from langgraph_learnloop.records import Case, CaseResult, Gate, Message, Recipe, Release
+from langgraph_learnloop.texts import cut, visible
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -113,8 +115,8 @@ class Turn(NamedTuple):
 
 def html(report: Report) -> str:
     """Return the report as a page; raise MissingExtraError when jinja2 is not installed."""
-    lost_and_won = told.flips(report)
-    reasons = told.unjudged(report)
+    lost_and_won = flips(report)
+    reasons = unjudged(report)
     return _template().render(
         report=report,
         card=report.scorecard,
@@ -134,6 +136,9 @@ def html(report: Report) -> str:
         expected=_expected,
         answered=_answered,
         side=_side,
+        costs=costs(report),
+        question=question,
+        cut=cut,
         tone=_tone,
     )
 
@@ -177,7 +182,7 @@ def _harmless(value: Any) -> Any:
     """Return what the template may write: all that it writes passes here, and is escaped after that."""
     if hasattr(value, "__html__"):  # what a macro of the template made of values that passed here
         return value
-    return told.visible(told.cut(str(value), LONGEST))
+    return visible(cut(str(value), LONGEST))
 
 
 def _is_known(*figures: float | None) -> bool:

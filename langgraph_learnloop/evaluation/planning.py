@@ -100,7 +100,7 @@ def plan(
         ),
     ]
     if exam.of("regression"):
-        plans.append(_unharmed("regression", _side(exam, target, "regression"), asked.retention_margin, asked.alpha))
+        plans.append(_unharmed("regression", _side(exam, target, "regression"), asked.category_margin, asked.alpha))
     if safety := exam.of("safety"):
         plans.append(_safety(len(safety), asked))
     return (*plans, *_ratios(exam, asked))

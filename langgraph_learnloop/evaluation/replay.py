@@ -24,8 +24,9 @@ from langgraph_learnloop.evaluation.recording import Mask
 from langgraph_learnloop.evaluation.replaying import REPLAYING, Price, Replaying, ToolStopped
 from langgraph_learnloop.evaluation.shadow import Graph, only_async, shadow_of
 from langgraph_learnloop.evaluation.starts import Start, Starts
+from langgraph_learnloop.messages import from_langchain
 from langgraph_learnloop.ports import Evaluator, OnProgress, ResultCache, RunReader
-from langgraph_learnloop.records import Case, CaseResult, Message, Progress, ToolCall
+from langgraph_learnloop.records import Case, CaseResult, Message, Progress
 
 Answers = queue.SimpleQueue[tuple[int, CaseResult]]
 """Where the threads of the cases leave their results, with the number of the case."""
@@ -309,7 +310,7 @@ class _Trail:
         if not answers:
             because = self._watch.diverged or "The graph stopped before an assistant message was there."
             raise EngineError(because)
-        return tuple(_as_record(m) for m in (new if self._watch.whole else answers[-1:]))
+        return tuple(from_langchain(m) for m in (new if self._watch.whole else answers[-1:]))
 
     def _cut_off(self, new: Sequence[BaseMessage]) -> list[AIMessage]:
         """Return the message at which an inner graph was stopped: it had not yet given it to the graph around it."""
@@ -360,23 +361,11 @@ def _config(who: _Who, watch: Replaying, thread: str, checkpoint_id: str | None 
     }
 
 
-def _as_record(message: AIMessage | ToolMessage) -> Message:
-    if isinstance(message, AIMessage):
-        return _message(message)
-    content, call_id, name = str(message.text), message.tool_call_id, message.name
-    return Message(role="tool", content=content, tool_call_id=call_id, name=name)
-
-
 def _message(answer: Any) -> Message:
     """Return a model's answer as a record; a call whose arguments are not JSON keeps them as a text."""
     if not isinstance(answer, AIMessage):
         raise EngineError(f"The model answered with {type(answer).__name__}, not with an assistant message.")
-    calls = [ToolCall(name=call["name"], args=call["args"], id=call["id"]) for call in answer.tool_calls]
-    broken = [
-        ToolCall(name=call["name"] or "", args={"unreadable": call["args"] or ""}, id=call["id"])
-        for call in answer.invalid_tool_calls
-    ]
-    return Message(role="assistant", content=str(answer.text), tool_calls=(*calls, *broken))
+    return from_langchain(answer)
 
 
 def _reason(error: BaseException) -> str:

@@ -16,6 +16,8 @@ from langchain_core.tools import BaseTool
 from langchain_core.tracers.context import register_configure_hook
 from langgraph.errors import GraphBubbleUp
 
+from langgraph_learnloop.texts import short
+
 HANDOFF = "__handoff_destination"
 """Key of the metadata of tools that only hand over to another agent of the graph, as langgraph-supervisor's do."""
 PURE = "learnloop_pure"
@@ -167,5 +169,4 @@ def _says_pure(metadata: Mapping[str, Any] | None) -> bool:
 
 
 def _short(args: Any) -> str:
-    text = json.dumps(args, ensure_ascii=False, default=str)
-    return text if len(text) <= _SHORT else text[:_SHORT] + "..."
+    return short(json.dumps(args, ensure_ascii=False, default=str), _SHORT)

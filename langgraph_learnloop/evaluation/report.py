@@ -6,28 +6,20 @@ What was captured is not trusted: it goes through `visible` before it reaches a 
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from langgraph_learnloop.errors import MissingExtraError
 from langgraph_learnloop.evaluation import words
-from langgraph_learnloop.records import Case, CaseResult, Gate, Message, Release, Remembered, Score, Scorecard
+from langgraph_learnloop.evaluation.findings import Flip, Report, Side, costs, flips, unjudged
+from langgraph_learnloop.messages import question
+from langgraph_learnloop.records import Gate, Message, Score, Scorecard
+from langgraph_learnloop.texts import cut, visible
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from langgraph_learnloop.evaluation.limits import Limits
-
-CHANGED = 0.1
-"""A score that is a number has flipped when it moved by at least this; a judge that is asked twice moves by less."""
-Side = Literal["champion", "candidate"]
-SIDES: tuple[Side, Side] = ("champion", "candidate")
-"""Who is held against whom, in the order in which they are shown."""
-_TIE = 1e-9
-"""0.9 - 0.8 is a little less than 0.1."""
 _SHOWN = 5
 """Flipped cases that the terminal shows in each direction."""
 _MISSING = 3
@@ -35,8 +27,6 @@ _MISSING = 3
 _LONGEST = 60
 """Characters of a captured text in a cell of the terminal."""
 _NO_RICH = 'A table needs rich: pip install "langgraph-learnloop[loop]".'
-_ID = 12
-"""Characters of an id that are enough to find it by."""
 _RATIOS = frozenset({"latency", "cost"})
 _COLUMNS: Mapping[str, Literal["left", "right"]] = {
     "gate": "left",
@@ -63,149 +53,12 @@ _SELDOM = frozenset({"power", "lacks"})
 """Columns that are left out where no gate has anything in them."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """A scorecard with what it rests on: all that is shown to whoever wants to know why."""
-
-    scorecard: Scorecard
-    """What the gates said."""
-    champion: Release
-    """What serves."""
-    candidate: Release
-    """What may take its place."""
-    cases: Sequence[Case]
-    """What both were asked."""
-    champion_results: Mapping[str, CaseResult]
-    """How the champion did, by case id."""
-    candidate_results: Mapping[str, CaseResult]
-    """How the candidate did, by case id."""
-    remembered: Sequence[Remembered] = ()
-    """What the candidate still knows of earlier lessons."""
-    titles: Mapping[str, str] = field(default_factory=dict)
-    """Names that people know, by the id of a release or a dataset."""
-    margins: Mapping[str, float] = field(default_factory=dict)
-    """The change that a gate asks for, by the gate's name; a name that ends in a colon is for all that begin so."""
-
-    def results(self, side: Side) -> Mapping[str, CaseResult]:
-        """Return one side's results."""
-        return self.champion_results if side == "champion" else self.candidate_results
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        """Return the scores that the required gates compared, the target's first."""
-        seen = {name for side in SIDES for result in self.results(side).values() for name in result.scores}
-        gates = sorted((g for g in self.scorecard.gates if g.required), key=lambda gate: gate.name != "target")
-        return tuple(dict.fromkeys(gate.metric for gate in gates if gate.metric in seen))
-
-    def name(self, of: str | None) -> str:
-        """Return what to call a release or a dataset: its title, if it has one, and the beginning of its id."""
-        if of is None:
-            return "none"
-        return f"{self.titles[of]} ({of[:_ID]})" if of in self.titles else of[:_ID]
-
-
-class Flip(NamedTuple):
-    """A case that one side got right, or better, and the other did not."""
-
-    case: Case
-    """What was asked."""
-    score: str
-    """The score that changed."""
-    change: float
-    """The candidate's score less the champion's; right is 1 and wrong is 0."""
-    champion: CaseResult
-    """What the champion did."""
-    candidate: CaseResult
-    """What the candidate did."""
-
-
-class Flips(NamedTuple):
-    """All the cases that changed, the largest change first."""
-
-    won: tuple[Flip, ...]
-    """The candidate is better."""
-    lost: tuple[Flip, ...]
-    """The candidate is worse."""
-
-
-class Unjudged(NamedTuple):
-    """Cases that one side left unjudged for one reason."""
-
-    side: Side
-    """Whose."""
-    because: str
-    """The reason."""
-    cases: tuple[Case, ...]
-    """Which."""
-
-
-def margins(limits: Limits) -> dict[str, float]:
-    """Return the changes that the gates ask for, in the form of `Report.margins`."""
-    asked_for = {
-        "target": limits.target_gain,
-        "retention": -limits.retention_margin,
-        "retention:": -limits.category_margin,
-        "regression": -limits.retention_margin,
-        "latency": limits.latency_ratio,
-        "cost": limits.cost_ratio,
-    }
-    return {name: change for name, change in asked_for.items() if change is not None}
-
-
-def flips(report: Report) -> Flips:
-    """Return the cases won and lost: where the target's score changed, or else another that a gate compared."""
-    found = [flip for case in _once(report.cases) if (flip := _flip(report, case)) is not None]
-    found.sort(key=lambda flip: -abs(flip.change))
-    return Flips(tuple(f for f in found if f.change > 0), tuple(f for f in found if f.change < 0))
-
-
-def unjudged(report: Report) -> list[Unjudged]:
-    """Return the cases that could not be judged, by side and by reason, the most frequent reason first."""
-    found: dict[tuple[Side, str], list[Case]] = {}
-    for side in SIDES:
-        for case in _once(report.cases):
-            if (because := _unknown(report, side, case)) is not None:
-                found.setdefault((side, because), []).append(case)
-    rows = [Unjudged(side, because, tuple(cases)) for (side, because), cases in found.items()]
-    return sorted(rows, key=lambda row: (SIDES.index(row.side), -len(row.cases)))
-
-
-def costs(report: Report) -> list[tuple[str, str, str]]:
-    """Return what the examination cost: the name of each sum, and the champion's and the candidate's."""
-    return [
-        (name, _total(report, "champion", figure), _total(report, "candidate", figure))
-        for figure, name in (
-            ("seconds", "time, all cases added up"),
-            ("model_seconds", "of that, the models"),
-            ("tokens", "tokens"),
-            ("usd", "US dollars"),
-        )
-    ]
-
-
-def visible(text: str) -> str:
-    """Return text with its control and direction characters spelled out, so that it can steer nothing."""
-    lines = text.replace("\r\n", "\n")
-    return lines if lines.isprintable() else "".join(c if _is_harmless(c) else f"\\u{ord(c):04x}" for c in lines)
-
-
-def cut(text: str, longest: int) -> str:
-    """Return a text, or its beginning with how much more there is."""
-    return text if len(text) <= longest else f"{text[:longest]} [{len(text) - longest:,} more characters]"
-
-
 def written(value: Mapping[str, Any], indent: int | None = None) -> str:
     """Return arguments as JSON, or a note where they are none."""
     try:
         return json.dumps(value, ensure_ascii=False, indent=indent, default=str)
     except (RecursionError, TypeError, ValueError):
         return "(arguments that are no JSON)"
-
-
-def question(case: Case) -> str:
-    """Return what the user asked last."""
-    asked = [message.content for message in case.messages if message.role == "user"]
-    return asked[-1] if asked else ""
 
 
 def score_words(score: Score) -> str:
@@ -306,47 +159,6 @@ def summary(report: Report) -> Group:
     return Group(*(Text(visible(part)) if isinstance(part, str) else part for part in parts))
 
 
-def _once(cases: Sequence[Case]) -> list[Case]:
-    return list({(case.suite, case.case_id): case for case in cases}.values())
-
-
-def _flip(report: Report, case: Case) -> Flip | None:
-    champion, candidate = (report.results(side).get(case.case_id) for side in SIDES)
-    if champion is None or candidate is None:
-        return None
-    for score in report.scores:
-        before, after = champion.scores.get(score), candidate.scores.get(score)
-        if before is not None and after is not None and abs(after - before) >= CHANGED - _TIE:
-            return Flip(case, score, float(after - before), champion, candidate)
-    return None
-
-
-def _unknown(report: Report, side: Side, case: Case) -> str | None:
-    """Return why a case was not judged, None where it was."""
-    result = report.results(side).get(case.case_id)
-    if result is None:
-        return "It was not asked."
-    missing = [name for name in report.scores if result.scores.get(name) is None]
-    if result.scores and not missing:
-        return None
-    return result.error or ("It has no " + " and no ".join(missing or ["score"]).replace("_", " ") + ".")
-
-
-def _total(report: Report, side: Side, of: str) -> str:
-    """Return a sum in words, with how many cases it is known of; "unknown" where it is known of none."""
-    ids = {case.case_id for case in report.cases}
-    answered = [result for case_id, result in report.results(side).items() if case_id in ids]
-    known = [value for result in answered if (value := getattr(result, of)) is not None]
-    if not known:
-        return "unknown"
-    value = {"tokens": f"{sum(known):,.0f}", "usd": f"${sum(known):,.4f}"}.get(of, f"{sum(known):,.1f} s")
-    return value if len(known) == len(answered) else f"{value} ({len(known)} of {len(answered)} cases)"
-
-
-def _is_harmless(character: str) -> bool:
-    return character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs"
-
-
 def _line(text: str) -> str:
     """Return a captured text in one short line."""
     beginning = " ".join(text[: 10 * _LONGEST].split())
@@ -372,7 +184,7 @@ def _count(scorecard: Scorecard) -> str:
         return "no required gate ran."
     said = f"{sum(gate.passed for gate in required)} of {len(required)} required gates passed"
     missing = [f"{gate.needed} for {gate.name}" for gate in required if gate.needed and not gate.passed]
-    if not missing:
+    if not missing or scorecard.stopped_early:
         return f"{said}."
     more = " and more" if len(missing) > _MISSING else ""
     return f"{said}; cases are missing: {', '.join(missing[:_MISSING])}{more}."
@@ -445,6 +257,9 @@ def _verdict(report: Report) -> Iterator[str]:
     yield headline(card)
     if card.stopped_early:
         yield f"Stopped early: {cut(card.stopped_early, 4 * _LONGEST)}"
+        return
+    failed = [gate for gate in card.gates if gate.required and not gate.passed]
+    yield from (f"{gate.name}: {cut(gate.because, 10 * _LONGEST)}" for gate in failed)
 
 
 def _flipped(report: Report) -> Iterator[Table | str]:
@@ -462,7 +277,7 @@ def _flip_row(flip: Flip) -> list[str]:
     before, after = (score_words(side.scores[flip.score]) for side in (flip.champion, flip.candidate))
     return [
         _line(f"{flip.case.suite}, {flip.case.category}"),
-        _line(question(flip.case)),
+        _line(question(flip.case.messages)),
         _line(f"{words.metric(flip.score)}: {before}, then {after}"),
         _said(flip.champion.got),
         _said(flip.candidate.got),

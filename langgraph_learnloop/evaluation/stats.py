@@ -107,6 +107,11 @@ def cases_needed(margin: float, alpha: float = 0.05) -> int:
 
 
 @lru_cache(_KEPT)
+def least_margin(n: int, alpha: float = 0.05) -> float:
+    """Return the smallest margin that n cases can prove non-inferiority at, when not one is lost."""
+    return float(1 - alpha ** (1 / n))
+
+
 def mcnemar_power(n: int, change: float, noise: float = 0.0, alpha: float = 0.05, least: float = 0.0) -> float:
     """Return the chance that the one-sided exact test finds a change of this size on n cases.
 

@@ -14,30 +14,31 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
-from pydantic import ValidationError
-
 from langgraph_learnloop.calls import clean_text, read_message
 from langgraph_learnloop.errors import ConfigError, DataError
 from langgraph_learnloop.evaluation.evaluators import plain
 from langgraph_learnloop.files import whole_file
-from langgraph_learnloop.records import Case, Example, Message, Suite, ToolCall, content_hash
+from langgraph_learnloop.messages import (
+    DEEPEST,
+    LONGEST_NAME,
+    check,
+    conversation,
+    each_once,
+    from_openai,
+    make_case,
+    no_key_twice,
+    question,
+)
+from langgraph_learnloop.records import Case, Example, Message, Suite, content_hash
+from langgraph_learnloop.texts import quoted
 
 LONGEST_LINE = 1_000_000
 """Bytes of one case: a longer one is no case but an attack or a slip."""
 MOST_CASES = 100_000
 """Cases of one file."""
-DEEPEST = 64
-"""Levels of lists and mappings inside of a case."""
-LARGEST_NUMBER = 1e300
-"""Numbers beyond it, infinities and NaN do not survive as JSON."""
-LONGEST_NAME = 200
-"""Characters of a category, of a tool's or a speaker's name, or of an id."""
 
 _Suite = Literal["target", "retention"]
 _KEYS = ("question", "messages", "expected", "reference", "suite", "category", "run_id")
-_MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
-_ROLES = {"developer": "system"}
-"""Names that others give to the roles."""
 _LESSON = 12
 """Characters of a dataset's version by which a lesson is known."""
 
@@ -62,7 +63,7 @@ def read_suite(path: str | Path) -> tuple[Case, ...]:
         raise DataError(
             f'The suite {str(path)!r} holds no case: write {{"question": ..., "expected": ...}}, one a line.'
         )
-    return _once(made)
+    return each_once(made)
 
 
 def write_suite(cases: Sequence[Case], path: str | Path) -> None:
@@ -73,7 +74,7 @@ def write_suite(cases: Sequence[Case], path: str | Path) -> None:
     """
     if not cases:
         raise DataError(f"There is no case to write to {str(path)!r}: curate corrections first, some are set aside.")
-    lines = [_line(case) for case in _once(cases)]
+    lines = [_line(case) for case in each_once(cases)]
     try:
         with whole_file(Path(path)) as beside:
             beside.write_bytes(b"".join(lines))
@@ -99,9 +100,12 @@ def cases_from(examples: Iterable[Example]) -> tuple[Case, ...]:
     get worse, is what users approved or what is replayed of old. Variations, unreviewed and rejected examples are in
     neither.
     """
-    made = (_case(example, suite) for example in examples if (suite := _suite(example)) is not None)
-    once = {(case.suite, case.case_id): case for case in made}
-    return tuple(sorted(once.values(), key=lambda case: (case.suite != "target", case.category, case.case_id)))
+    made = each_once(
+        make_case(suite, example.messages, example.chosen, run_id=example.run_id)
+        for example in examples
+        if (suite := _suite(example)) is not None
+    )
+    return tuple(sorted(made, key=lambda case: (case.suite != "target", case.category, case.case_id)))
 
 
 def refuse_leaks(cases: Sequence[Case], train_examples: Iterable[Example]) -> tuple[Case, ...]:
@@ -115,7 +119,7 @@ def refuse_leaks(cases: Sequence[Case], train_examples: Iterable[Example]) -> tu
     if leaked:
         raise DataError(
             f"{len(leaked)} of {len(cases)} held-out cases are also in the training examples, the first is "
-            f"{_question(leaked[0])!r} (case {leaked[0].case_id!r}). A model cannot be examined on what it was "
+            f"{question(leaked[0].messages)!r} (case {leaked[0].case_id!r}). A model cannot be examined on what it was "
             "taught: make the dataset again, with near-duplicates in one group."
         )
     return tuple(cases)
@@ -128,29 +132,6 @@ def _suite(example: Example) -> _Suite | None:
     if example.origin in ("replay", "approved"):
         return "retention"
     return "target" if example.review in ("approved", "edited") else None
-
-
-def _case(example: Example, suite: _Suite) -> Case:
-    return Case(
-        case_id=_case_id(example.messages, example.chosen),
-        suite=suite,
-        category=example.category,
-        messages=example.messages,
-        expected=example.chosen,
-        run_id=example.run_id,
-    )
-
-
-def _case_id(messages: Sequence[Message], expected: Message | None) -> str:
-    content = {
-        "messages": [m.model_dump(mode="json") for m in messages],
-        "expected": None if expected is None else expected.model_dump(mode="json"),
-    }
-    return content_hash(content)
-
-
-def _once(cases: Iterable[Case]) -> tuple[Case, ...]:
-    return tuple({(case.suite, case.case_id): case for case in cases}.values())
 
 
 def _lines(stream: IO[bytes], path: str | Path) -> Iterator[tuple[int, bytes]]:
@@ -183,7 +164,7 @@ def _case_of_line(line: bytes, number: int, path: str | Path) -> Case:
 def _parsed(line: bytes) -> dict[str, Any]:
     """Return the object of a line, its texts and numbers checked."""
     try:
-        row = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=no_key_twice)
     except UnicodeDecodeError as error:
         raise DataError(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8.") from error
     except RecursionError as error:
@@ -194,51 +175,19 @@ def _parsed(line: bytes) -> dict[str, Any]:
         raise DataError(f"it is not JSON ({error}); write one JSON object a line.") from error
     if not isinstance(row, dict):
         raise DataError(f"it is a {type(row).__name__}, not an object with {_listed(_KEYS)}.")
-    _check(row, "")
+    check(row, "")
     return row
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"the key {_short(twice)} stands there twice; leave one of them out.")
-    return row
-
-
-def _check(value: Any, where: str, depth: int = 0) -> None:
-    """Raise DataError, naming the field, for what would be lost or do harm on its way through the rooms."""
-    if depth > DEEPEST:
-        raise DataError(f"{_short(where)} is nested deeper than {DEEPEST} levels.")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _check(key, f"{where}, a key")
-            _check(item, f"{where}.{key}".lstrip("."), depth + 1)
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            _check(item, f"{where}[{number}]", depth + 1)
-    elif isinstance(value, str) and value.strip():
-        clean_text(value, _short(where), LONGEST_LINE)
-    elif isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER:
-        raise DataError(f"{_short(where)} is no number below {LARGEST_NUMBER}; write it as text.")
 
 
 def _case_of(row: dict[str, Any]) -> Case:
     if unknown := [key for key in row if key not in _KEYS]:
-        raise DataError(f"there is no key {_short(unknown[0])}; a case has {_listed(_KEYS)}.")
+        raise DataError(f"there is no key {quoted(unknown[0])}; a case has {_listed(_KEYS)}.")
     suite = _suite_named(row.get("suite"))
-    messages = _conversation(row)
+    messages = _asked(row)
     expected = _expected(row.get("expected"), suite)
-    return Case(
-        case_id=_case_id(messages, expected),
-        suite=suite,
-        category=_name(row, "category") or _category(expected, suite),
-        messages=messages,
-        expected=expected,
-        reference=_reference(row.get("reference")),
-        run_id=_name(row, "run_id"),
-    )
+    reference = _reference(row.get("reference"))
+    category, run_id = _name(row, "category"), _name(row, "run_id")
+    return make_case(suite, messages, expected, category=category, reference=reference, run_id=run_id)
 
 
 def _suite_named(value: object) -> Suite:
@@ -246,7 +195,7 @@ def _suite_named(value: object) -> Suite:
         return "retention"
     found: Suite | None = next((name for name in get_args(Suite) if name == value), None)
     if found is None:
-        raise DataError(f"'suite' is {_short(value)}; it must be one of {_listed(get_args(Suite))}.")
+        raise DataError(f"'suite' is {quoted(value)}; it must be one of {_listed(get_args(Suite))}.")
     return found
 
 
@@ -255,19 +204,13 @@ def _name(row: dict[str, Any], key: str) -> str | None:
     return None if value is None else clean_text(value, repr(key), LONGEST_NAME)
 
 
-def _category(expected: Message | None, suite: Suite) -> str:
-    if expected is None:
-        return suite
-    return expected.tool_calls[0].name if expected.tool_calls else "answer"
-
-
-def _conversation(row: dict[str, Any]) -> tuple[Message, ...]:
-    question, messages = row.get("question"), row.get("messages")
-    if (question is None) == (messages is None):
+def _asked(row: dict[str, Any]) -> tuple[Message, ...]:
+    text, messages = row.get("question"), row.get("messages")
+    if (text is None) == (messages is None):
         raise DataError("a case has either a 'question' (text) or 'messages' (a list), and not both.")
-    if question is not None:
-        return (Message(role="user", content=clean_text(question, "'question'", LONGEST_LINE)),)
-    return _messages(messages, "messages")
+    if text is not None:
+        return (Message(role="user", content=clean_text(text, "'question'", LONGEST_LINE)),)
+    return conversation(messages, "messages")
 
 
 def _expected(value: object, suite: Suite) -> Message | None:
@@ -276,9 +219,9 @@ def _expected(value: object, suite: Suite) -> Message | None:
             return None
         raise DataError(f"'expected' is missing; a case of the suite {suite!r} needs the right answer.")
     if isinstance(value, dict) and "role" in value:
-        return _answer(_message(value, "expected"))
+        return _answer(from_openai(value, "expected"))
     try:
-        return read_message(value)
+        return read_message(value, "right answer")
     except DataError as error:
         raise DataError(f"'expected' cannot be used: {error}") from error
 
@@ -294,90 +237,15 @@ def _answer(message: Message) -> Message:
 def _reference(value: object) -> tuple[Message, ...]:
     if value is None:
         return ()
-    messages = _messages(value, "reference")
+    messages = conversation(value, "reference")
     if messages[0].role != "assistant" or {m.role for m in messages} - {"assistant", "tool"}:
         raise DataError("'reference' begins with the assistant's answer and holds assistant and tool messages only.")
     return messages
 
 
-def _messages(value: object, where: str) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f'{where!r} must be a list of messages such as {{"role": "user", "content": "Hi"}}.')
-    return tuple(_message(item, f"{where}[{number}]") for number, item in enumerate(value))
-
-
-def _message(value: object, where: str) -> Message:
-    """Return a message in OpenAI's form or in that of `Message`; what is null counts as not there."""
-    if not isinstance(value, dict):
-        raise DataError(f"{where!r} is a {type(value).__name__}, not an object with {_listed(_MESSAGE_KEYS)}.")
-    # OpenAI's clients write out what is not there: "refusal": null, "annotations": [].
-    said = {key: item for key, item in value.items() if item not in (None, []) and (item or key in _MESSAGE_KEYS)}
-    if unknown := [key for key in said if key not in _MESSAGE_KEYS]:
-        raise DataError(f"{where!r} has no key {_short(unknown[0])}; a message has {_listed(_MESSAGE_KEYS)}.")
-    for key in ("name", "tool_call_id"):
-        if len(str(said.get(key, ""))) > LONGEST_NAME:
-            raise DataError(f"{where + '.' + key!r} is longer than {LONGEST_NAME} characters.")
-    said["content"] = _text(said.get("content", ""), f"{where}.content")
-    said["tool_calls"] = _calls(said.get("tool_calls", []), f"{where}.tool_calls")
-    if said["tool_calls"] and said.get("role") != "assistant":
-        raise DataError(
-            f"{where!r} has tool_calls, and its role is {_short(said.get('role'))}: only an assistant's may."
-        )
-    said["role"] = _ROLES.get(str(said.get("role")), said.get("role"))
-    try:
-        return Message.model_validate(said)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{'.'.join([where, *map(str, first['loc'])])!r} cannot be used: {first['msg']}.") from error
-
-
-def _text(content: object, where: str) -> str:
-    """Return the text of a content, which may be blocks of text; a case with an image could not be asked as it was."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise DataError(f"{where!r} is a {type(content).__name__}; it must be text.")
-    texts = [block.get("text") if isinstance(block, dict) else block for block in content]
-    if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{where!r} holds a block that is not text; a suite's messages are text only.")
-    return "".join(map(str, texts))
-
-
-def _calls(value: object, where: str) -> tuple[ToolCall, ...]:
-    if not isinstance(value, list):
-        raise DataError(f"{where!r} is a {type(value).__name__}; it must be a list.")
-    return tuple(_call(item, f"{where}[{number}]") for number, item in enumerate(value))
-
-
-def _call(value: object, where: str) -> ToolCall:
-    """Return a call in OpenAI's form, its arguments as JSON or as an object, or in the form of `ToolCall`."""
-    inner = value.get("function", value) if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(inner, dict):
-        raise DataError(f'{where!r} is no tool call; write {{"name": "find_order", "args": {{"order": 5}}}}.')
-    name = clean_text(inner.get("name"), f"{where + '.name'!r}", LONGEST_NAME)
-    args = _arguments(inner.get("arguments", inner.get("args")), f"{where}.args")
-    call_id = value.get("id")
-    if call_id is not None and (not isinstance(call_id, str) or len(call_id) > LONGEST_NAME):
-        raise DataError(f"{where + '.id'!r} must be text of at most {LONGEST_NAME} characters.")
-    return ToolCall(name=name, args=args, id=call_id)
-
-
-def _arguments(value: object, where: str) -> dict[str, Any]:
-    args: Any = {} if value in (None, "") else value
-    if isinstance(args, str):
-        try:
-            args = json.loads(args, object_pairs_hook=_object)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where!r} is not JSON; write the arguments as an object.") from error
-        _check(args, where)
-    if not isinstance(args, dict):
-        raise DataError(f"{where!r} is a {type(args).__name__}; it must be an object of arguments by name.")
-    return args
-
-
 def _line(case: Case) -> bytes:
     """Return a case as a line; raise DataError when the line would not be read as the same case."""
-    row: dict[str, Any] = {**_asked(case.messages), "suite": case.suite, "category": case.category}
+    row: dict[str, Any] = {**_asking(case.messages), "suite": case.suite, "category": case.category}
     row |= {} if case.expected is None else {"expected": _short_form(case.expected)}
     row |= {"reference": [_row(message) for message in case.reference]} if case.reference else {}
     row |= {} if case.run_id is None else {"run_id": case.run_id}
@@ -395,11 +263,11 @@ def _line(case: Case) -> bytes:
 
 def _unwritable(case: Case, reason: str) -> DataError:
     return DataError(
-        f"Case {case.case_id!r} ({_question(case)[:80]!r}) cannot be written to a suite: {reason} Leave it out."
+        f"Case {case.case_id!r} ({question(case.messages)[:80]!r}) cannot be written to a suite: {reason} Leave it out."
     )
 
 
-def _asked(messages: Sequence[Message]) -> dict[str, Any]:
+def _asking(messages: Sequence[Message]) -> dict[str, Any]:
     if len(messages) == 1 and messages[0] == Message(role="user", content=messages[0].content):
         return {"question": messages[0].content}
     return {"messages": [_row(message) for message in messages]}
@@ -423,11 +291,6 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
 def _request(messages: Sequence[Message]) -> str:
     """Return what a conversation asks, in a form that blanks, case and call ids do not change."""
     return content_hash([_said(message) for message in messages if message.role != "system"])
@@ -436,8 +299,3 @@ def _request(messages: Sequence[Message]) -> str:
 def _said(message: Message) -> list[Any]:
     calls = [[call.name, call.args] for call in message.tool_calls]
     return [message.role, plain(message.content).rstrip(" .!?"), calls]
-
-
-def _question(case: Case) -> str:
-    asked = [message.content for message in case.messages if message.role == "user"]
-    return asked[-1] if asked else ""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-import unicodedata
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
-from langgraph_learnloop.curation.review import ApproveChecked, TerminalReviewer, visible
+from langgraph_learnloop.curation.review import ApproveChecked, TerminalReviewer
 from langgraph_learnloop.records import Proposal, Verdict
 from tests.curation.builders import answer, call, proposal
 
@@ -120,10 +117,3 @@ def test_control_sequences_are_spelled_out() -> None:
     _, shown = review([proposal(text, answer(text))], "q")
     assert not {"\x1b", "\x07", "\r", "\u202e", "\x9b"} & set(shown)
     assert "\\u001b[2J" in shown
-
-
-@given(st.text())
-def test_visible_text_is_printable_or_blank(text: str) -> None:
-    """Whatever the text is, no control, format, private or unassigned character and no odd line break is left."""
-    left = {unicodedata.category(c) for c in visible(text).replace("\n", "").replace("\t", "")}
-    assert left.isdisjoint({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})

@@ -259,7 +259,7 @@ def passes(pairs: Pairs, which: str) -> bool:
     limits = Limits()
     if which == "target":
         return gates._target(pairs, limits, same=False).passed
-    return gates._whole("retention", "Old slice", pairs, limits).passed
+    return gates._whole("retention", "Old slice", pairs, limits, "retention_margin").passed
 
 
 def rate(which: str, n: int, wins: float, losses: float, champion: float, experiments: int = 4000) -> float:
@@ -598,3 +598,13 @@ def test_the_champion_against_itself_never_ships(scores: list[float]) -> None:
     found = gate(exam.judge(), "target")
     assert not found.passed
     assert found.needed is None
+
+
+def test_too_few_cases_say_what_they_can_rule_out() -> None:
+    """The way out is named: more cases, or a wider margin that so many can show."""
+    cases = [case(f"old {i}", suite="retention") for i in range(50)]
+    results = {name: [result(name, one, True) for one in cases] for name in ("a", "b")}
+    card = gates.judge(results["a"], results["b"], cases)
+    (tool,) = [gate for gate in card.gates if gate.name == "retention:timer"]
+    assert "50 can rule out 5.8 points at best (the setting 'category_margin')" in tool.because
+    assert gates.judge(results["a"], results["b"], cases, limits=Limits(category_margin=0.0582)).gates[3].passed

@@ -10,8 +10,8 @@ import pytest
 
 from langgraph_learnloop.errors import MissingExtraError
 from langgraph_learnloop.evaluation import page
+from langgraph_learnloop.evaluation.findings import Report
 from langgraph_learnloop.evaluation.page import html
-from langgraph_learnloop.evaluation.report import Report
 from langgraph_learnloop.records import (
     Case,
     CaseResult,

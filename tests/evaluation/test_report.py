@@ -14,8 +14,8 @@ from rich.console import Console, RenderableType
 
 from langgraph_learnloop.errors import MissingExtraError
 from langgraph_learnloop.evaluation import report as told
-from langgraph_learnloop.evaluation.limits import Limits
-from langgraph_learnloop.evaluation.report import Report, flips, sentences, summary, table, unjudged, visible
+from langgraph_learnloop.evaluation.findings import Report
+from langgraph_learnloop.evaluation.report import sentences, summary, table
 from langgraph_learnloop.records import Case, CaseResult, Gate, Message, Release, Remembered, Score, Scorecard, ToolCall
 from tests.evaluation.scripted import case
 
@@ -192,81 +192,6 @@ def test_a_ratio_to_nothing_is_unknown() -> None:
     assert told.change(gate("cost", "usd", champion=0.0, candidate=0.1)) == "unknown"
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "won", "lost"),
-    [
-        (False, True, 1, 0),
-        (True, False, 0, 1),
-        (True, True, 0, 0),
-        (0.8, 0.9, 1, 0),
-        (0.9, 0.81, 0, 0),
-        (0.4, True, 1, 0),
-        (None, True, 0, 0),
-        (float("nan"), 1.0, 0, 0),
-    ],
-)
-def test_a_case_flips_when_its_score_changes(old: Score, new: Score, won: int, lost: int) -> None:
-    """A verdict flips, a number must move by a tenth, and what was not judged has not changed."""
-    found = flips(report([scored(case("a"), old, new)]))
-    assert (len(found.won), len(found.lost)) == (won, lost)
-
-
-def test_a_wrong_tool_is_a_loss_even_where_the_answer_was_wrong_before() -> None:
-    """Where the target's score is the same, the other scores that gates compare are looked at."""
-    of = case("a", suite="retention")
-    old = answer(of, fully_right=False, right_tool=True)
-    new = answer(of, release="new", fully_right=False, right_tool=False)
-    (lost,) = flips(report([(of, old, new)])).lost
-    assert (lost.score, lost.change) == ("right_tool", -1.0)
-
-
-def test_the_largest_change_comes_first() -> None:
-    """What a reader looks at first is what changed most; of equals, what was asked first."""
-    found = flips(report([scored(case("a"), 0.2, 0.4), scored(case("b"), 0.0, 1.0), scored(case("c"), 0.2, 0.4)]))
-    assert [told.question(flip.case) for flip in found.won] == ["b", "a", "c"]
-
-
-def test_a_score_that_no_gate_compared_is_not_looked_at() -> None:
-    """Only scores that decide make a flip."""
-    card = CARD.model_copy(update={"gates": (gate(metric="right_tool"),)})
-    assert flips(report([scored(case("a"), False, True)], card)) == ((), ())
-
-
-def test_cases_that_could_not_be_judged_are_told_by_side_and_reason() -> None:
-    """A case nobody asked, one that failed and one whose judge could not tell each say why."""
-    fine, late, vague, unasked = case("a"), case("b"), case("c"), case("d")
-    found = unjudged(
-        report(
-            [
-                scored(fine, True, True),
-                (late, answer(late, fully_right=True, right_tool=True), answer(late, error="No answer.")),
-                (vague, answer(vague, fully_right=None, right_tool=True), answer(vague, error="No answer.")),
-                (unasked, answer(unasked, fully_right=True, right_tool=True), None),
-            ]
-        )
-    )
-    assert [(row.side, row.because, len(row.cases)) for row in found] == [
-        ("champion", "It has no fully right.", 1),
-        ("candidate", "No answer.", 2),
-        ("candidate", "It was not asked.", 1),
-    ]
-
-
-def test_what_is_not_known_is_not_summed_as_nothing() -> None:
-    """A sum says of how many cases it is, and of none it is unknown."""
-    one, two = case("a"), case("b")
-    pairs = [
-        (one, answer(one, seconds=1.5, tokens=1000, usd=0.25), answer(one, tokens=10)),
-        (two, answer(two, seconds=2.0, tokens=500), answer(two, tokens=10)),
-    ]
-    assert {name: (old, new) for name, old, new in told.costs(report(pairs))} == {
-        "time, all cases added up": ("3.5 s", "unknown"),
-        "of that, the models": ("unknown", "unknown"),
-        "tokens": ("1,500", "20"),
-        "US dollars": ("$0.2500 (1 of 2 cases)", "unknown"),
-    }
-
-
 def test_the_summary_tells_all_of_it() -> None:
     """Verdict, gates, flips, what could not be judged, what it remembers and what it cost are on one screen."""
     asked, late = case("Wake me in five minutes"), case("b")
@@ -324,23 +249,11 @@ def test_captured_text_cannot_steer_the_terminal(nasty: str) -> None:
     assert all(c == "\n" or c.isprintable() for line in sentences(card) for c in line)
 
 
-def test_visible_keeps_what_people_write() -> None:
-    """Letters of every script, line ends and tabs stay; what steers is spelled out."""
-    assert visible("Größe 漢字\r\n\tok") == "Größe 漢字\n\tok"
-    assert visible("\x1b[2J\u202e") == "\\u001b[2J\\u202e"
-
-
 def test_arguments_that_are_no_json_do_not_break_a_report() -> None:
     """Nesting without an end is said, not followed."""
     deep: dict[str, Any] = {}
     deep["again"] = deep
     assert told.written(deep) == "(arguments that are no JSON)"
-
-
-def test_the_margins_are_those_of_the_limits() -> None:
-    """A report draws what the gates asked for; a limit that is not set asks for nothing."""
-    found = told.margins(Limits(target_gain=0.1, retention_margin=0.03, category_margin=0.04, cost_ratio=1.2))
-    assert found == {"target": 0.1, "retention": -0.03, "retention:": -0.04, "regression": -0.03, "cost": 1.2}
 
 
 def test_sentences_need_no_rich() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from langgraph_learnloop.errors import TrainingError
-from langgraph_learnloop.improvement.lora.job import LocalTrainer, file_sha256, finished, make_job
+from langgraph_learnloop.files import file_sha256
+from langgraph_learnloop.improvement.lora.job import LocalTrainer, finished, make_job
 from langgraph_learnloop.records import Job, Progress, Recipe, TrainingResult
 from tests.improvement.tiny_base import weather_examples, write_dataset
 

@@ -10,9 +10,11 @@ import pytest
 
 from langgraph_learnloop.errors import DataError, TrainingError
 from langgraph_learnloop.examples import draw, read_examples
-from langgraph_learnloop.improvement.lora.job import WEIGHTS, LocalTrainer, file_sha256
+from langgraph_learnloop.files import file_sha256
+from langgraph_learnloop.improvement.lora.job import LocalTrainer
 from langgraph_learnloop.improvement.lora.loop import load, train
 from langgraph_learnloop.improvement.lora.rows import collate, tokenise
+from langgraph_learnloop.jobs import WEIGHTS
 from langgraph_learnloop.records import Example, Message, Progress, Recipe, ToolCall
 from tests.improvement.jobs import RECIPE, in_process, job_of
 from tests.improvement.tiny_base import weather_examples, write_dataset

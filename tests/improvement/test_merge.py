@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from langgraph_learnloop.errors import TrainingError
-from langgraph_learnloop.improvement.lora.job import WEIGHTS, merged
+from langgraph_learnloop.improvement.lora.job import merged
+from langgraph_learnloop.jobs import WEIGHTS
 from tests.improvement.jobs import RECIPE, in_process, job_of
 from tests.improvement.tiny_base import weather_examples
 

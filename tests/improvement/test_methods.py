@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from langgraph_learnloop.errors import DataError, TrainingError
 from langgraph_learnloop.improvement.lora.ewc import Consolidation, as_parent, divergence, fisher
-from langgraph_learnloop.improvement.lora.job import WEIGHTS
 from langgraph_learnloop.improvement.lora.loop import load
 from langgraph_learnloop.improvement.lora.rate import find_rate, steepest
 from langgraph_learnloop.improvement.lora.rows import IGNORE, collate, in_order, packed, rows_of, tokenise
+from langgraph_learnloop.jobs import WEIGHTS
 from langgraph_learnloop.records import Example, Message, Recipe, ToolCall
 from tests.improvement.jobs import RECIPE, in_process, job_of
 from tests.improvement.tiny_base import weather_examples

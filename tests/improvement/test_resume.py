@@ -14,8 +14,9 @@ import torch
 
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.improvement.lora import loop
-from langgraph_learnloop.improvement.lora.job import WORKER, LocalTrainer, finished, workplace
+from langgraph_learnloop.improvement.lora.job import LocalTrainer, finished, workplace
 from langgraph_learnloop.improvement.lora.trainers import CpuLoss
+from langgraph_learnloop.jobs import WORKER
 from langgraph_learnloop.records import Job, Progress, TrainingResult
 from tests.disk import fill
 from tests.improvement.jobs import RECIPE, in_process, job_of

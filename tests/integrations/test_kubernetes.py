@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from langgraph_learnloop.improvement.lora.job import WORKER, make_job
+from langgraph_learnloop.improvement.lora.job import make_job
+from langgraph_learnloop.jobs import WORKER
 from langgraph_learnloop.records import Recipe
 from tests.improvement.tiny_base import weather_examples, write_dataset
 

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from langgraph_learnloop.errors import MissingExtraError, TrainingError
-from langgraph_learnloop.improvement.lora.job import LocalTrainer, file_sha256, finished, hashes, make_job
+from langgraph_learnloop.files import file_sha256
+from langgraph_learnloop.improvement.lora.job import LocalTrainer, finished, hashes, make_job
 from langgraph_learnloop.integrations import ray_jobs
 from langgraph_learnloop.integrations.ray_jobs import CONFIG, RESULT, WEIGHTS, RayTrainer
 from langgraph_learnloop.records import Job, Progress, Recipe, TrainingResult
@@ -356,11 +357,11 @@ def test_a_broken_parent_is_named(tmp_path: Path) -> None:
         RayTrainer().train(job, nobody)
 
 
-def test_no_cluster_at_the_address() -> None:
+def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An address where nobody listens is said at once."""
-    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
-        with pytest.raises(TrainingError, match=f"No Ray cluster can be used at '{address}': .*refused"):
-            ray_jobs._connect(ray, address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(TrainingError, match=r"No Ray cluster can be used at '127\.0\.0\.1:1': .*refused"):
+        RayTrainer("127.0.0.1:1").train(hollow_job(tmp_path), nobody)
 
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

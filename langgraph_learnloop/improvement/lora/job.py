@@ -6,9 +6,6 @@ with a reason, never a dead agent.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,16 +16,13 @@ from typing import Literal
 from pydantic import ValidationError
 
 from langgraph_learnloop.errors import TrainingError
+from langgraph_learnloop.files import file_sha256
+from langgraph_learnloop.jobs import WEIGHTS, WORKER, end, ending, environment, last_words, result_in
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Job, Plan, Progress, Recipe, TrainingResult, content_hash
 
-WORKER = "langgraph_learnloop.improvement.lora.worker"
 MERGER = "langgraph_learnloop.improvement.lora.merge"
-WEIGHTS = "adapter_model.safetensors"
-RESULT = "result.json"
 
-_TAIL = 20
-"""Lines of a failed job's log that go with its error."""
 _BASE_FILES = ("*.safetensors", "*.json", "*.jinja")
 
 
@@ -79,20 +73,9 @@ def workplace(job: Job) -> Path:
     return Path(f"{job.output}.checkpoints")
 
 
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def finished(job: Job) -> TrainingResult | None:
     """Return what the job left behind, or None when it is not done or its weights are not the ones it wrote."""
-    output = Path(job.output)
-    try:
-        result = TrainingResult.model_validate_json((output / RESULT).read_bytes())
-        return result if file_sha256(output / WEIGHTS) == result.adapter_sha256 else None
-    except (OSError, ValidationError):
-        return None
+    return result_in(Path(job.output))
 
 
 def merged(
@@ -136,7 +119,7 @@ class LocalTrainer:
         worker = self._worker
         if worker is not None:
             self._cancelled = True
-            _end(worker)
+            end(worker)
 
     def train(self, job: Job, on_progress: OnProgress) -> TrainingResult:
         """Train, or return what the same job left earlier; raise TrainingError with the reason.
@@ -191,7 +174,7 @@ class LocalTrainer:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,  # ctrl-C reaches the parent alone, which then ends the worker below
-                env=_environment(job),
+                env=environment(offline=Path(job.base_model).is_dir()),
             )
             self._worker = worker
             with worker:
@@ -200,22 +183,8 @@ class LocalTrainer:
                         on_line(line)
                     return worker.wait()
                 finally:
-                    _end(worker)
+                    end(worker)
                     self._worker = None
-
-
-def _environment(job: Job) -> dict[str, str]:
-    """Return the worker's environment: threads that wait must not spin, for the agent needs the cores as well."""
-    offline = {"HF_HUB_OFFLINE": "1"} if Path(job.base_model).is_dir() else {}
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}  # nobody is told that you train
-    return {"OMP_WAIT_POLICY": "PASSIVE", **quiet, **os.environ, **offline}
-
-
-def _end(worker: subprocess.Popen[bytes]) -> None:
-    """End the worker and whatever it started, if it still runs."""
-    if worker.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(worker.pid, signal.SIGKILL) if hasattr(os, "killpg") else worker.kill()
 
 
 def _base_hash(base_model: str | Path) -> str:
@@ -229,22 +198,8 @@ def _base_hash(base_model: str | Path) -> str:
 
 def _failure(job: Job, code: int, log: Path) -> TrainingError:
     """Return the error of a worker that ended without a result, with the end of its log as a note."""
-    tail = _tail(log)
+    tail = last_words(log)
     reason = tail[-1] if tail else "it said nothing."
-    failure = TrainingError(
-        f"Job {job.job_id!r} ended without an adapter ({_ending(code)}): {reason} See {str(log)!r}."
-    )
+    failure = TrainingError(f"Job {job.job_id!r} ended without an adapter ({ending(code)}): {reason} See {str(log)!r}.")
     failure.add_note("The end of its log:\n" + "\n".join(tail))
     return failure
-
-
-def _ending(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return "killed from outside, often for lack of memory"
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _tail(log: Path) -> list[str]:
-    """Return the last lines of the log that say something: the worker ends with its reason."""
-    lines = (line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines())
-    return [line for line in lines if line][-_TAIL:]

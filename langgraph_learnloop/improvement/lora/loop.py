@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from langgraph_learnloop.errors import TrainingError
-from langgraph_learnloop.files import whole_file, whole_folder
+from langgraph_learnloop.files import file_sha256, whole_file, whole_folder
 from langgraph_learnloop.improvement.lora.ewc import PARENT, Consolidation, divergence
-from langgraph_learnloop.improvement.lora.job import RESULT, WEIGHTS, file_sha256, hashes, workplace
+from langgraph_learnloop.improvement.lora.job import hashes, workplace
 from langgraph_learnloop.improvement.lora.rate import find_rate
 from langgraph_learnloop.improvement.lora.rows import (
     IGNORE,
@@ -35,6 +35,7 @@ from langgraph_learnloop.improvement.lora.rows import (
     tokenise,
 )
 from langgraph_learnloop.improvement.lora.trainers import SETTINGS, Penalty, trainer_for
+from langgraph_learnloop.jobs import RESULT, WEIGHTS
 from langgraph_learnloop.records import Example, Job, Progress, Recipe, TrainingResult
 
 try:

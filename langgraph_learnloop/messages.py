@@ -1,0 +1,224 @@
+"""Read messages in the forms of OpenAI and of LangChain, and make cases of them.
+
+What is in OpenAI's form may come from anywhere: `check` it as a whole, then read it; `where` names its place in the
+sentences.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from langgraph_learnloop.calls import LARGEST_NUMBER, clean_text
+from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.records import Case, Message, Suite, ToolCall, content_hash
+from langgraph_learnloop.texts import quoted
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+LONGEST_MESSAGE = 1_000_000
+"""Characters of one text of a conversation."""
+LONGEST_NAME = 200
+"""Characters of a category, of a tool's or a speaker's name, or of an id."""
+UNREADABLE = "unreadable"
+"""The argument that holds what a model wrote in place of arguments."""
+DEEPEST = 64
+"""Levels of lists and mappings inside of a conversation."""
+
+_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
+_OTHER_ROLES = {"developer": "system"}
+"""Names that others give to the roles."""
+_LANGCHAIN: Mapping[str, Literal["system", "user", "assistant", "tool"]] = {
+    "system": "system",
+    "SystemMessageChunk": "system",
+    "human": "user",
+    "HumanMessageChunk": "user",
+    "ai": "assistant",
+    "AIMessageChunk": "assistant",
+    "tool": "tool",
+    "ToolMessageChunk": "tool",
+}
+"""The roles of LangChain's types of messages."""
+
+
+def make_case(
+    suite: Suite,
+    messages: Sequence[Message],
+    expected: Message | None,
+    *,
+    category: str | None = None,
+    reference: Sequence[Message] = (),
+    run_id: str | None = None,
+) -> Case:
+    """Return a case whose id is the content hash of its conversation and its right answer, wherever they are from.
+
+    The category, if none is given, is the right tool, "answer" for a text, or the suite where nothing is expected.
+    """
+    content = {
+        "messages": [message.model_dump(mode="json") for message in messages],
+        "expected": None if expected is None else expected.model_dump(mode="json"),
+    }
+    return Case(
+        case_id=content_hash(content),
+        suite=suite,
+        category=category or _category(expected, suite),
+        messages=tuple(messages),
+        expected=expected,
+        reference=tuple(reference),
+        run_id=run_id,
+    )
+
+
+def each_once(cases: Iterable[Case]) -> tuple[Case, ...]:
+    """Return cases in order, each once in its suite, as it was first."""
+    first: dict[tuple[Suite, str], Case] = {}
+    for case in cases:
+        first.setdefault((case.suite, case.case_id), case)
+    return tuple(first.values())
+
+
+def question(messages: Sequence[Message]) -> str:
+    """Return what the user asked last; empty where nobody asked anything."""
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
+def from_langchain(message: BaseMessage) -> Message:
+    """Return a LangChain message as a record; raise DataError for a type that no conversation here has.
+
+    Blocks that are not text are left out. A call whose arguments are not JSON keeps them as a text, as UNREADABLE.
+    """
+    role = _LANGCHAIN.get(message.type)
+    if role is None:
+        raise DataError(f"A message of the type {message.type!r} cannot be read: send system, human, AI or tool ones.")
+    return Message(
+        role=role,
+        content=str(message.text),
+        tool_calls=_langchain_calls(message) if role == "assistant" else (),
+        tool_call_id=getattr(message, "tool_call_id", None) if role == "tool" else None,
+        name=message.name,
+    )
+
+
+def from_openai(value: object, where: str) -> Message:
+    """Return a message in OpenAI's form or in that of `Message`; what is null counts as not there.
+
+    Raises DataError, naming the field and the way out.
+    """
+    if not isinstance(value, dict):
+        raise DataError(f"{where!r} is a {type(value).__name__}, not an object with {', '.join(_KEYS)}.")
+    # OpenAI's clients write out what is not there: "refusal": null, "annotations": [].
+    said = {key: item for key, item in value.items() if item not in (None, []) and (item or key in _KEYS)}
+    if unknown := [key for key in said if key not in _KEYS]:
+        raise DataError(f"{where!r} has no key {quoted(unknown[0])}; a message has {', '.join(_KEYS)}.")
+    for key in ("name", "tool_call_id"):
+        if len(str(said.get(key, ""))) > LONGEST_NAME:
+            raise DataError(f"{where + '.' + key!r} is longer than {LONGEST_NAME} characters.")
+    said["content"] = _text(said.get("content", ""), f"{where}.content")
+    said["tool_calls"] = _calls(said.get("tool_calls", []), f"{where}.tool_calls")
+    if said["tool_calls"] and said.get("role") != "assistant":
+        raise DataError(
+            f"{where!r} has tool_calls, and its role is {quoted(said.get('role'))}: only an assistant's may."
+        )
+    said["role"] = _OTHER_ROLES.get(str(said.get("role")), said.get("role"))
+    try:
+        return Message.model_validate(said)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{'.'.join([where, *map(str, first['loc'])])!r} cannot be used: {first['msg']}.") from error
+
+
+def conversation(value: object, where: str) -> tuple[Message, ...]:
+    """Return a list of messages in OpenAI's form; raise DataError when it is none, is empty or holds what is none."""
+    if not isinstance(value, list) or not value:
+        raise DataError(f'{where!r} must be a list of messages such as {{"role": "user", "content": "Hi"}}.')
+    return tuple(from_openai(item, f"{where}[{number}]") for number, item in enumerate(value))
+
+
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object that `json.loads` read as pairs; raise DataError when a key stands there twice."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"the key {quoted(twice)} stands there twice; leave one of them out.")
+    return row
+
+
+def check(value: Any, where: str, depth: int = 0) -> None:
+    """Raise DataError, naming the field, for what would be lost or do harm on its way through the rooms."""
+    if depth > DEEPEST:
+        raise DataError(f"{quoted(where)} is nested deeper than {DEEPEST} levels.")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check(key, f"{where}, a key")
+            check(item, f"{where}.{key}".lstrip("."), depth + 1)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            check(item, f"{where}[{number}]", depth + 1)
+    elif isinstance(value, str) and value.strip():
+        clean_text(value, quoted(where), LONGEST_MESSAGE)
+    elif isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER:
+        raise DataError(f"{quoted(where)} is no number below {LARGEST_NUMBER}; write it as text.")
+
+
+def _category(expected: Message | None, suite: Suite) -> str:
+    if expected is None:
+        return suite
+    return expected.tool_calls[0].name if expected.tool_calls else "answer"
+
+
+def _langchain_calls(message: BaseMessage) -> tuple[ToolCall, ...]:
+    # This floor does without LangChain's classes.
+    sound, broken = (getattr(message, name, None) or () for name in ("tool_calls", "invalid_tool_calls"))
+    return (
+        *(ToolCall(name=call["name"], args=call["args"], id=call["id"]) for call in sound),
+        *(ToolCall(name=call["name"] or "", args={UNREADABLE: call["args"] or ""}, id=call["id"]) for call in broken),
+    )
+
+
+def _text(content: object, where: str) -> str:
+    """Return the text of a content, which may be blocks of text; a case with an image could not be asked as it was."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise DataError(f"{where!r} is a {type(content).__name__}; it must be text.")
+    texts = [block.get("text") if isinstance(block, dict) else block for block in content]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where!r} holds a block that is not text; a suite's messages are text only.")
+    return "".join(map(str, texts))
+
+
+def _calls(value: object, where: str) -> tuple[ToolCall, ...]:
+    if not isinstance(value, list):
+        raise DataError(f"{where!r} is a {type(value).__name__}; it must be a list.")
+    return tuple(_call(item, f"{where}[{number}]") for number, item in enumerate(value))
+
+
+def _call(value: object, where: str) -> ToolCall:
+    """Return a call in OpenAI's form, its arguments as JSON or as an object, or in the form of `ToolCall`."""
+    inner = value.get("function", value) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(inner, dict):
+        raise DataError(f'{where!r} is no tool call; write {{"name": "find_order", "args": {{"order": 5}}}}.')
+    name = clean_text(inner.get("name"), f"{where + '.name'!r}", LONGEST_NAME)
+    args = _arguments(inner.get("arguments", inner.get("args")), f"{where}.args")
+    call_id = value.get("id")
+    if call_id is not None and (not isinstance(call_id, str) or len(call_id) > LONGEST_NAME):
+        raise DataError(f"{where + '.id'!r} must be text of at most {LONGEST_NAME} characters.")
+    return ToolCall(name=name, args=args, id=call_id)
+
+
+def _arguments(value: object, where: str) -> dict[str, Any]:
+    args: Any = {} if value in (None, "") else value
+    if isinstance(args, str):
+        try:
+            args = json.loads(args, object_pairs_hook=no_key_twice)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where!r} is not JSON; write the arguments as an object.") from error
+        check(args, where)
+    if not isinstance(args, dict):
+        raise DataError(f"{where!r} is a {type(args).__name__}; it must be an object of arguments by name.")
+    return args
