@@ -351,6 +351,40 @@ def remembered(release: Annotated[str | None, typer.Argument()] = None, store: S
 
 
 @app.command()
+def rollout(
+    move: Annotated[str, typer.Argument(help="show, step, approve, pause, resume, back, or a share: 25")] = "show",
+    store: Store = "learnloop.db",
+    because: Annotated[str, typer.Option("--because", help="Why; it is kept in the log.")] = "",
+) -> None:
+    """Look at the rollout under way, or move it: to the next stage, to a share of new threads, to a pause, or back."""
+    from langgraph_learnloop.show import rollout_tree
+
+    me = _me()
+    with _opened(store) as loop:
+        rolling = loop.rolling
+        if move == "step":
+            loop.roll_on()
+        elif move in ("approve", "resume"):
+            getattr(rolling, move)(me)
+        elif move == "pause":
+            rolling.pause(me, because)
+        elif move == "back":
+            rolling.back(because or f"{me} took it back.", me)
+        elif move.isdecimal():
+            rolling.set_stage(int(move), me)
+        elif move != "show":
+            raise ConfigError(
+                f"There is no such move as {move!r}: show, step, approve, pause, resume, back, or a share of the new "
+                "threads such as 25."
+            )
+        latest = loop.store.rollouts.all()[-1:]
+        if not latest:
+            raise NotFoundError("There was no rollout yet: loop.rollout(release_id) begins one.")
+        evidence = rolling.evidence(latest[0]) if latest[0].open else None
+        console.print(rollout_tree(latest[0], evidence, rolling.servers()))
+
+
+@app.command()
 def rollback(store: Store = "learnloop.db", because: str = "Asked for on the command line.") -> None:
     """Give new conversations the release that served before this one."""
     with _opened(store) as loop:

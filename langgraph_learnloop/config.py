@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -101,6 +101,24 @@ class LoopConfig(Record):
     """Deadline of one case."""
     eval_threads: int = Field(default=16, ge=1)
     """Cases that are run at the same time."""
+    rollout_stages: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (1, 5, 25, 50, 100)
+    """Shares of the new threads, in percent, that a candidate gets one after the other."""
+    rollout_minutes: float = Field(default=60.0, ge=0)
+    """How long a stage lasts at least."""
+    rollout_threads: int = Field(default=20, ge=1)
+    """Threads that the candidate must have finished in a stage."""
+    rollout_margin: float = Field(default=0.05, gt=0, lt=1)
+    """At the last stage the candidate's share of flagged threads must be shown to be higher by less than this."""
+    rollout_latency_ratio: float | None = Field(default=1.25, gt=0)
+    """How many times slower the candidate's model calls may be before it is taken back; None does not look."""
+    rollout_cost_ratio: float | None = Field(default=1.25, gt=0)
+    """How many times dearer its threads may be before it is taken back; None does not look."""
+    settle_minutes: float = Field(default=10.0, ge=0)
+    """How long a thread must have been quiet before it counts as evidence: what was wrong is said a while later."""
+    ack_seconds: float = Field(default=5.0, ge=0)
+    """How long a promotion waits until every process that serves has followed it."""
+    autonomy: Literal["manual", "guarded", "automatic"] = "guarded"
+    """Who moves a rollout on: people each time, people at the last stage, or nobody; it goes back by itself in each."""
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a serving process looks for a new champion in the store."""
 
@@ -141,5 +159,6 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         "exclude_nodes",
         "exclude_fields",
         "suites",
+        "rollout_stages",
     }
     return {name: environ[PREFIX + name.upper()] for name in known if PREFIX + name.upper() in environ}

@@ -44,12 +44,14 @@ from langgraph_learnloop.records import (
     Recipe,
     Release,
     Remembered,
+    Rollout,
     Run,
     Scorecard,
     TrainingResult,
     Trial,
     Verdict,
 )
+from langgraph_learnloop.rolling import Rolling, behind_in_words
 from langgraph_learnloop.signals.explicit import make_feedback
 from langgraph_learnloop.store.opened import open_store
 
@@ -61,6 +63,8 @@ if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.findings import Report
     from langgraph_learnloop.evaluation.planning import GatePlan
     from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Replayer, Reviewer, Trainer
+    from langgraph_learnloop.serving.canary import Evidence
+    from langgraph_learnloop.serving.follower import Follower
     from langgraph_learnloop.serving.live_model import LiveModel
 
 Graph = TypeVar("Graph", bound="CompiledStateGraph[Any, Any, Any, Any]")
@@ -113,6 +117,8 @@ class LearnLoop:
         self._everywhere: Everywhere | None = None
         self._on_demand: Recorder | None = None
         self.lessons = Lessons(self.store, self.config, self.agent, now)
+        self.rolling = Rolling(self.store, self.config, self.agent, now, self._log_move)
+        self._follower: Follower | None = None
         self.exams = Exams(self.store, self.config, self.policy, self.lessons, lambda: self.evaluator, replayer)
         self._engine: Engine | None = None
         self._live: LiveModel | None = None
@@ -408,26 +414,52 @@ class LearnLoop:
         """
         from langgraph_learnloop.serving.swap import swap
 
-        release = self.store.releases.resolve(release_id)
-        card = self.store.scorecards.of(release.release_id)
-        if card is None or not card.passed:
-            said = "was never examined" if card is None else f"was stopped by the gate: {card.because}"
-            raise IllegalMoveError(f"Release {release.release_id!r} cannot serve: it {said}")
-        if card.champion != (serving := self.store.releases.champion()):
-            raise IllegalMoveError(
-                f"Release {release.release_id!r} cannot serve: it was examined against {card.champion!r}, "
-                f"and now {serving!r} serves. Examine it again with loop.evaluate()."
-            )
+        release, card = self._passed(release_id)
         swap(
             self.engine,
             release,
             lambda: self._probe(release),
-            lambda: self._point(release.release_id, card.because, "promote", cycle_id, actor),
+            lambda: self._point(release.release_id, card.because, "promote", cycle_id, actor, card.champion),
         )
+        if behind := self.rolling.behind(release.release_id, self.config.ack_seconds):
+            self._decide("promote:partial", release.release_id, behind_in_words(behind, release.release_id), cycle_id)
         return release
 
+    def rollout(self, release_id: str, actor: str = "learnloop") -> Rollout:
+        """Begin to give a release that passed its gates to a few percent of the new threads.
+
+        It is loaded and probed first, as for `promote`. `roll_on` moves it further, or back.
+        """
+        from langgraph_learnloop.serving.swap import swap
+
+        release, card = self._passed(release_id)
+        begun: list[Rollout] = []
+        swap(
+            self.engine,
+            release,
+            lambda: self._probe(release),
+            lambda: begun.append(self.rolling.start(self._new_id(), release, card.because, actor)),
+        )
+        self._follow()
+        return begun[0]
+
+    def roll_on(self) -> tuple[Rollout, Evidence | None]:
+        """Look at what the threads of the rollout under way say, and move it on, or back, as the settings allow."""
+        self.flush()
+        moved = self.rolling.step()
+        self._follow()
+        return moved
+
     def rollback(self, because: str = "Somebody asked for it.", actor: str = "learnloop") -> Release:
-        """Give new threads the champion before this one; raise NotFoundError when there was none."""
+        """End the rollout under way; without one, give new threads the champion before this one.
+
+        Threads that began with a release whose rollout ended so get the champion. Raise NotFoundError when there is
+        nothing to go back to.
+        """
+        if self.store.rollouts.open() is not None:
+            self.rolling.back(because, actor)
+            self._follow()
+            return self.champion
         release = self.store.releases.get(self.store.releases.previous())
         if self._engine is not None:
             self._engine.load(release)
@@ -518,6 +550,8 @@ class LearnLoop:
 
     def close(self) -> None:
         """Store what is recorded and let go of the files."""
+        if self._follower is not None:
+            self._follower.stop()
         self._writer.close()
         self.store.close()
 
@@ -538,13 +572,21 @@ class LearnLoop:
         return [self.recorder, *([self._on_demand] if self._on_demand is not None else [])]
 
     def _serve(self, engine: Engine, live_model: type[LiveModel], router: type[Any]) -> LiveModel:
+        from langgraph_learnloop.serving.follower import Follower
+
         releases = self.store.releases
+        find = lru_cache(maxsize=64)(releases.get)  # releases never change
         self._live = live_model(
             engine=engine,
-            router=router(releases, releases, self.config.poll_seconds),
+            router=router(self.store.rollouts, releases, self.config.poll_seconds),
             model_name=Path(engine.base_model).name,
-            find_release=lru_cache(maxsize=64)(releases.get),  # releases never change
+            find_release=find,
         )
+        if self._follower is not None:
+            self._follower.stop()
+        poll, registry = self.config.poll_seconds, self.store.rollouts
+        self._follower = Follower(engine, self._live.router, registry, find, poll, now=self._now)
+        self._follower.start()
         return self._live
 
     def _flag_new(self, runs: Sequence[Run]) -> None:
@@ -596,6 +638,15 @@ class LearnLoop:
         examples = read_examples(dataset.path)
         return problems(examples, recipe or self.config.recipe, self.config.least_corrections)
 
+    def _passed(self, release_id: str) -> tuple[Release, Scorecard]:
+        """Return a release that may be put in service, with its scorecard; else raise IllegalMoveError."""
+        release = self.store.releases.resolve(release_id)
+        card = self.store.scorecards.of(release.release_id)
+        self.rolling.check(release, card)
+        if card is None:  # `check` refused it; this tells mypy
+            raise IllegalMoveError(f"Release {release.release_id!r} was never examined.")
+        return release, card
+
     def _probe(self, release: Release) -> None:
         from langgraph_learnloop.serving.swap import agree
 
@@ -608,11 +659,19 @@ class LearnLoop:
         action: str = "serve",
         cycle_id: str | None = None,
         actor: str = "learnloop",
+        instead_of: str | None = None,
     ) -> None:
-        self.store.releases.point(release_id, because, actor)
-        if self._live is not None:
-            self._live.router.refresh()
+        self.store.releases.point(release_id, because, actor, instead_of)
+        self._follow()
         self._decide(action, release_id, because, cycle_id, actor)
+
+    def _follow(self) -> None:
+        """Have this process follow the registry now; the others do within a second."""
+        if self._follower is not None:
+            self._follower.step()
+
+    def _log_move(self, action: str, subject: str, because: str, actor: str) -> None:
+        self._decide(action, subject, because, actor=actor)
 
     def _decide(
         self, action: str, subject: str, because: str, cycle_id: str | None = None, actor: str = "learnloop"

@@ -5,7 +5,7 @@ Every port has a fake in `langgraph_learnloop.testing`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from langgraph_learnloop.records import (
@@ -22,7 +22,9 @@ from langgraph_learnloop.records import (
     Proposal,
     Recorded,
     Release,
+    Routes,
     Run,
+    Server,
     TrainingResult,
     Verdict,
 )
@@ -84,6 +86,14 @@ class Engine(Protocol):
         ...
 
 
+class StreamingEngine(Protocol):
+    """Serve releases word by word; an engine may do that too."""
+
+    def stream(self, request: Generation) -> Iterator[str | Generated]:
+        """Yield texts as they are written, in order, and at last the whole answer; raise EngineError at any time."""
+        ...
+
+
 class Trainer(Protocol):
     """Turn a job into an adapter."""
 
@@ -115,12 +125,28 @@ class ThreadPins(Protocol):
         """Return the thread's release; the first call decides it, for every process."""
         ...
 
+    def repin(self, thread_id: str, refused: Collection[str], release_id: str) -> str:
+        """Give a thread another release if it has one of those that are refused; return the one it has then."""
+        ...
 
-class Champion(Protocol):
+
+class Routing(Protocol):
     """Know which release new threads get."""
 
-    def champion(self) -> str:
-        """Return the release id that the pointer names."""
+    def routes(self) -> Routes:
+        """Return how threads find their release now, or raise NotFoundError before there is a champion."""
+        ...
+
+
+class Registry(Protocol):
+    """Know the processes that serve."""
+
+    def report(self, server: Server) -> None:
+        """Take down what a process reports of itself."""
+        ...
+
+    def retire(self, server_id: str) -> None:
+        """Forget a process that no longer serves."""
         ...
 
 

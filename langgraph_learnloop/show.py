@@ -16,11 +16,12 @@ from rich.tree import Tree
 
 from langgraph_learnloop.capture.export import ExportedRun, ExportedStep
 from langgraph_learnloop.ports import OnProgress
-from langgraph_learnloop.records import Case, CaseResult, Message, Plan, Progress
+from langgraph_learnloop.records import Case, CaseResult, Message, Plan, Progress, Rollout, Server
 from langgraph_learnloop.texts import cut, visible
 
 if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.planning import GatePlan
+    from langgraph_learnloop.serving.canary import Evidence
 
 _LONGEST = 600
 """Characters of a text that are shown."""
@@ -102,6 +103,19 @@ def replayed(case: Case, result: CaseResult) -> Tree:
         drawn.add(_said("differs", result.comment, "yellow"))
     if result.error is not None:
         drawn.add(_said("stopped", result.error, "yellow"))
+    return drawn
+
+
+def rollout_tree(rollout: Rollout, evidence: Evidence | None, servers: Sequence[Server]) -> Tree:
+    """Return where a rollout stands, what the threads say, and which processes follow it."""
+    facts = iter((rollout.state, f"{rollout.percent}% of new threads", f"since {rollout.stage_at:%Y-%m-%d %H:%M}"))
+    drawn = Tree(_line(f"{rollout.candidate} in place of {rollout.champion}", "bold", facts))
+    drawn.add(_said(rollout.by, rollout.because))
+    if evidence is not None:
+        drawn.add(_said(evidence.move, evidence.because))
+    for server in servers:
+        told = f"serves {server.champion}" + (f", {server.candidate} to some" if server.candidate else "")
+        drawn.add(_said(server.server_id, server.trouble or told, "red" if server.trouble else ""))
     return drawn
 
 

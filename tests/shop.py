@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ def engine() -> MemoryEngine:
 class Shop:
     """A loop, its agent, and people who ask."""
 
-    def __init__(self, store: Path, **parts: Any) -> None:
-        self.loop = LearnLoop(store, config=CONFIG, **{"trainer": TinyTrainer(), **parts})
+    def __init__(self, store: Path, settings: Mapping[str, Any] | None = None, **parts: Any) -> None:
+        config = CONFIG.model_copy(update=settings or {})
+        self.loop = LearnLoop(store, config=config, **{"trainer": TinyTrainer(), **parts})
         self.agent = self.loop.watch(create_agent(self.loop.model(engine()), []))
 
     def ask(self, thread: str, question: str) -> str:

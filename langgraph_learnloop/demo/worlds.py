@@ -104,7 +104,7 @@ FILE_CONFIG = LoopConfig(
     heldout=0.1,
     variations=6,
     retention_cases=200,
-    category_margin=0.05,
+    category_margin=0.1,
     sampling=Sampling(max_tokens=64),
     eval_threads=THREADS,
 )

@@ -197,7 +197,9 @@ def _unharmed(pairs: Compared, p: float, harm: float, limits: Limits, setting: M
     """Return whether a loss of the margin is ruled out; `each` is the error rate left to one test of a family."""
     margin, alpha = getattr(limits, setting), limits.alpha
     power, lost = pairs.power_unharmed(margin, each), f"a loss of {words.size(margin)} points"
-    if p <= alpha:
+    # A wide margin is the price of few cases; what they show to be worse by more than a narrow one is worse.
+    shown_worse = harm <= alpha and pairs.change < -limits.retention_margin - _TIE
+    if p <= alpha and not shown_worse:
         return Found(True, f": {lost} is ruled out, p {words.p(p)}.", power)
     if harm <= alpha:
         return Found(False, f": worse ({pairs.moved}), p of harm {words.p(harm)}{_after(alpha, each)}.", power)

@@ -1,68 +1,109 @@
-"""Say which release a thread gets: the one it started with, or the champion for a new thread."""
+"""Say which release a thread gets: the one it began with; a new one the champion, or the candidate of a rollout."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from langgraph_learnloop.ports import Champion, ThreadPins
+from langgraph_learnloop.errors import NotFoundError, StoreError
+from langgraph_learnloop.ports import Routing, ThreadPins
+from langgraph_learnloop.records import Routes
+
+_PARTS = 10_000
+"""Parts of a hundred percent that threads are dealt out in."""
+_log = logging.getLogger(__name__)
+
+
+def is_chosen(thread_id: str, salt: str, percent: float) -> bool:
+    """Return whether a thread is among the given percent; who is stays so when the percent grows."""
+    digest = hashlib.sha256(f"{salt}\n{thread_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) % _PARTS < percent * _PARTS / 100
 
 
 class Router:
-    """Send each thread to one release for as long as it lives.
+    """Send each thread to one release for as long as it lives, unless that release is rolled back.
 
-    The champion's pointer is read at most every `poll_seconds` of `clock`. Pins are remembered for the last
-    `max_threads` threads; an older thread's pin is asked for again.
+    The routes are read at most every `poll_seconds` of `clock`. Pins are remembered for the last `max_threads` threads;
+    an older thread's pin is asked for again. While the store cannot be reached, what was live goes on being served.
     """
 
     def __init__(
         self,
-        champion: Champion,
+        source: Routing,
         pins: ThreadPins,
         poll_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         max_threads: int = 100_000,
     ) -> None:
-        self._source = champion
+        self._source = source
         self._pins = pins
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._max_threads = max_threads
         self._lock = threading.Lock()
         self._known: OrderedDict[str, str] = OrderedDict()
-        self._champion: str | None = None
+        self._routes: Routes | None = None
         self._read_at = 0.0
 
     def release_for(self, thread_id: str | None) -> str:
         """Return the release id that serves a thread; None (no thread) gets the champion."""
+        routes = self._current()
         if thread_id is None:
-            return self._current()
+            return routes.champion
         with self._lock:
             known = self._known.get(thread_id)
-            if known is not None:
+            if known is not None and known not in routes.refused:
                 self._known.move_to_end(thread_id)
                 return known
-        return self._remember(thread_id, self._pins.pin(thread_id, self._current()))
+        return self._remember(thread_id, self._pinned(thread_id, routes))
 
-    def refresh(self) -> str:
-        """Read the champion's pointer now and return it."""
-        champion = self._source.champion()
+    def refresh(self) -> Routes:
+        """Read the routes now and return them."""
+        routes = self._source.routes()
         with self._lock:
-            self._champion, self._read_at = champion, self._clock()
-        return champion
+            self._routes, self._read_at = routes, self._clock()
+        return routes
 
     def in_use(self) -> set[str]:
-        """Return the releases that the remembered threads and the champion's pointer name."""
+        """Return the releases that the remembered threads and the routes name."""
         with self._lock:
-            return set(self._known.values()) | ({self._champion} if self._champion is not None else set())
+            routes = self._routes
+            named = {routes.champion, routes.candidate} - {None} if routes is not None else set[str]()
+            refused = routes.refused if routes is not None else frozenset()
+            return {release for release in (*self._known.values(), *named) if release and release not in refused}
 
-    def _current(self) -> str:
+    def _pinned(self, thread_id: str, routes: Routes) -> str:
+        """Return the release that a thread is pinned to, for every process; the first who asks decides."""
+        chosen = routes.champion
+        if routes.candidate is not None and is_chosen(thread_id, routes.salt, routes.percent):
+            chosen = routes.candidate
+        try:
+            pinned = self._pins.pin(thread_id, chosen)
+            if pinned in routes.refused:
+                pinned = self._pins.repin(thread_id, routes.refused, routes.champion)
+        except StoreError as error:
+            _log.warning("The thread %r gets %r unpinned: %s", thread_id, chosen, error)
+            return chosen
+        return pinned
+
+    def _current(self) -> Routes:
         with self._lock:
-            if self._champion is not None and self._clock() - self._read_at < self._poll_seconds:
-                return self._champion
-        return self.refresh()
+            known = self._routes
+            if known is not None and self._clock() - self._read_at < self._poll_seconds:
+                return known
+        try:
+            return self.refresh()
+        except (StoreError, NotFoundError) as error:
+            if known is None:
+                raise
+            _log.warning("What was live goes on being served: %s", error)
+            with self._lock:
+                self._read_at = self._clock()  # not to wait for the store at every request
+            return known
 
     def _remember(self, thread_id: str, release_id: str) -> str:
         with self._lock:

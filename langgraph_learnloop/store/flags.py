@@ -11,6 +11,9 @@ from langgraph_learnloop.records import Flag, FlagState
 from langgraph_learnloop.store.database import Database
 from langgraph_learnloop.store.tables import flags as flags_table
 
+_MOST = 500
+"""Ids in one query."""
+
 
 class Flags:
     """Store one flag a run, and move flags along FLAG_MOVES."""
@@ -54,6 +57,15 @@ class Flags:
                         "`learnloop flagged` lists the runs that have one."
                     )
                 _put(connection, flag.move(state))
+
+    def among(self, run_ids: Sequence[str]) -> frozenset[str]:
+        """Return those of some runs that are flagged, whatever became of it but for flags that were dismissed."""
+        found: set[str] = set()
+        with self._database.reading() as connection:
+            for start in range(0, len(run_ids), _MOST):
+                some = flags_table.c.run_id.in_(run_ids[start : start + _MOST]) & (flags_table.c.state != "dismissed")
+                found.update(connection.execute(select(flags_table.c.run_id).where(some)).scalars())
+        return frozenset(found)
 
 
 def _find(connection: Connection, run_id: str) -> Flag | None:

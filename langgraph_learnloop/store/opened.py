@@ -13,6 +13,7 @@ from langgraph_learnloop.store.decisions import Decisions
 from langgraph_learnloop.store.feedback import Feedbacks
 from langgraph_learnloop.store.flags import Flags
 from langgraph_learnloop.store.releases import Releases
+from langgraph_learnloop.store.rollouts import Rollouts
 from langgraph_learnloop.store.runs import Runs
 from langgraph_learnloop.store.scorecards import Scorecards
 
@@ -31,6 +32,7 @@ class Store:
         self.flags = Flags(database)
         self.datasets = Datasets(database)
         self.releases = Releases(database)
+        self.rollouts = Rollouts(database)
         self.scorecards = Scorecards(database)
         self.decisions = Decisions(database)
         self.cycles = Cycles(database)

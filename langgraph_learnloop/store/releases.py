@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 
-from langgraph_learnloop.errors import NotFoundError
+from langgraph_learnloop.errors import IllegalMoveError, NotFoundError
 from langgraph_learnloop.records import Release
 from langgraph_learnloop.store.database import Database
 from langgraph_learnloop.store.tables import pins as pins_table
@@ -67,7 +67,7 @@ class Releases:
     def champion(self) -> str:
         """Return the id of the release that new threads get, or raise NotFoundError when there is none yet."""
         with self._database.reading() as connection:
-            champion = _champion(connection)
+            champion = champion_of(connection)
         if champion is None:
             raise NotFoundError(
                 f"The store {self._database.where!r} has no champion yet: no release was put in "
@@ -75,18 +75,21 @@ class Releases:
             )
         return champion
 
-    def point(self, release_id: str, because: str, actor: str) -> None:
-        """Make a stored release the champion; pointing at the champion again changes nothing."""
+    def point(self, release_id: str, because: str, actor: str, instead_of: str | None = None) -> None:
+        """Make a stored release the champion; pointing at the champion again changes nothing.
+
+        With `instead_of`, raise IllegalMoveError when another release serves by now: somebody was faster.
+        """
         with self._database.writing() as connection:
             known = select(releases_table.c.seq).where(releases_table.c.release_id == release_id)
             if connection.execute(known).first() is None:
                 raise self._unknown(release_id)
-            if _champion(connection) != release_id:
-                connection.execute(
-                    insert(pointer_table).values(
-                        release_id=release_id, actor=actor, because=because, at=self._now().timestamp()
-                    )
+            if instead_of is not None and (serving := champion_of(connection)) not in (instead_of, release_id):
+                raise IllegalMoveError(
+                    f"The release {release_id!r} was to take the place of {instead_of!r}, and now {serving!r} serves. "
+                    "Examine it again with loop.evaluate()."
                 )
+            point_to(connection, release_id, because, actor, self._now())
 
     def previous(self) -> str:
         """Return where a rollback goes: the champion before the present one; raise NotFoundError when none was.
@@ -124,6 +127,14 @@ class Releases:
             connection.execute(self._database.insert_new(pins_table), row)
             return str(connection.execute(mine).scalar_one())
 
+    def repin(self, thread_id: str, refused: Collection[str], release_id: str) -> str:
+        """Give a thread another release if it has one of those that are refused; return the one it has then."""
+        mine = pins_table.c.thread_id == thread_id
+        with self._database.writing() as connection:
+            bad = mine & pins_table.c.release_id.in_(list(refused))
+            connection.execute(update(pins_table).where(bad).values(release_id=release_id))
+            return str(connection.execute(select(pins_table.c.release_id).where(mine)).scalar_one())
+
     def _unknown(self, release_id: str) -> NotFoundError:
         return NotFoundError(
             f"The release {release_id!r} is not in the store {self._database.where!r}. "
@@ -131,6 +142,14 @@ class Releases:
         )
 
 
-def _champion(connection: Connection) -> str | None:
+def point_to(connection: Connection, release_id: str, because: str, actor: str, now: datetime) -> None:
+    """Make a release the champion inside of a transaction; the champion stays as it is."""
+    if champion_of(connection) != release_id:
+        row = {"release_id": release_id, "actor": actor, "because": because, "at": now.timestamp()}
+        connection.execute(insert(pointer_table).values(**row))
+
+
+def champion_of(connection: Connection) -> str | None:
+    """Return the champion inside of a transaction."""
     query = select(pointer_table.c.release_id).order_by(pointer_table.c.seq.desc()).limit(1)
     return connection.execute(query).scalar()

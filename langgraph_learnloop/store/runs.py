@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +71,20 @@ class Runs:
             if value is not None:
                 query = query.where(runs_table.c[column] == value)
         return self._runs(query)
+
+    def since(self, began: datetime, agent: str) -> tuple[Run, ...]:
+        """Return an agent's runs that began at a time or later, oldest first."""
+        late = (runs_table.c.started_at >= began.timestamp()) & (runs_table.c.agent == agent)
+        return self._runs(select(runs_table).where(late).order_by(runs_table.c.started_at, runs_table.c.run_id))
+
+    def older_threads(self, thread_ids: Sequence[str], at: datetime) -> frozenset[str]:
+        """Return those of some threads that had a run before a time."""
+        found: set[str] = set()
+        with self._database.reading() as connection:
+            for part in _chunks(list(thread_ids)):
+                old = runs_table.c.thread_id.in_(part) & (runs_table.c.started_at < at.timestamp())
+                found.update(connection.execute(select(runs_table.c.thread_id).where(old).distinct()).scalars())
+        return frozenset(found)
 
     def resolve(self, beginning: str) -> Run:
         """Return the run whose id begins so; raise NotFoundError when there is none, or more than one."""

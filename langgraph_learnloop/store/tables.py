@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
 
-VERSION = "0001"
+VERSION = "0002"
 """The schema these tables describe: the number of the newest file in migrations/versions."""
 
 VERSION_TABLE = "learnloop_version"
@@ -103,6 +103,25 @@ pins = Table(
     metadata,
     Column("thread_id", Text, primary_key=True),
     Column("release_id", Text, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("rollout_id", Text, nullable=False, unique=True),
+    Column("candidate", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("moves", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+servers = Table(
+    "servers",
+    metadata,
+    Column("server_id", Text, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("body", Text, nullable=False),
 )
 
 scorecards = Table(

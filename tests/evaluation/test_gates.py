@@ -608,3 +608,15 @@ def test_too_few_cases_say_what_they_can_rule_out() -> None:
     (tool,) = [gate for gate in card.gates if gate.name == "retention:timer"]
     assert "50 can rule out 5.8 points at best (the setting 'category_margin')" in tool.because
     assert gates.judge(results["a"], results["b"], cases, limits=Limits(category_margin=0.0582)).gates[3].passed
+
+
+def test_harm_that_is_shown_stops_within_a_wide_margin() -> None:
+    """Few cases ask for a wide margin; what they show to be worse by more than a narrow one does not ship."""
+    cases = [case(f"old {i}", suite="retention") for i in range(200)]
+    before = [result("a", one, True) for one in cases]
+    for lost, ships in ((4, True), (7, False)):
+        after = [result("b", one, i >= lost) for i, one in enumerate(cases)]
+        card = gates.judge(before, after, cases, limits=Limits(category_margin=0.1))
+        (tool,) = [gate for gate in card.gates if gate.name == "retention:timer"]
+        assert tool.passed is ships, tool.because
+    assert "worse (7 cases lost, 0 won)" in tool.because

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from langgraph_learnloop.serving.router import Router
+from collections.abc import Collection
+from typing import Any
+
+from langgraph_learnloop.errors import StoreError
+from langgraph_learnloop.records import Routes
+from langgraph_learnloop.serving.router import Router, is_chosen
 
 
 class Pointer:
-    """A champion that can be moved, and counts how often it is read."""
+    """Routes that can be moved, and count how often they are read."""
 
     def __init__(self, release_id: str) -> None:
         self.now = release_id
+        self.more: dict[str, Any] = {}
         self.reads = 0
+        self.down = False
 
-    def champion(self) -> str:
+    def routes(self) -> Routes:
         self.reads += 1
-        return self.now
+        if self.down:
+            raise StoreError("The store cannot be reached.")
+        return Routes(self.now, **self.more)
 
 
 class Pins:
@@ -23,10 +32,18 @@ class Pins:
     def __init__(self, **known: str) -> None:
         self.known = known
         self.asked = 0
+        self.down = False
 
     def pin(self, thread_id: str, release_id: str) -> str:
         self.asked += 1
+        if self.down:
+            raise StoreError("The store cannot be reached.")
         return self.known.setdefault(thread_id, release_id)
+
+    def repin(self, thread_id: str, refused: Collection[str], release_id: str) -> str:
+        if self.known[thread_id] in refused:
+            self.known[thread_id] = release_id
+        return self.known[thread_id]
 
 
 class Clock:
@@ -70,7 +87,7 @@ def test_refresh_sees_a_flip_at_once():
     router = Router(pointer, Pins(), poll_seconds=1000)
     router.release_for(None)
     pointer.now = "new"
-    assert router.refresh() == router.release_for(None) == "new"
+    assert router.refresh().champion == router.release_for(None) == "new"
 
 
 def test_memory_is_bounded_and_forgetting_is_harmless():
@@ -93,3 +110,47 @@ def test_in_use_names_pinned_releases_and_the_champion():
     pointer.now = "new"
     router.release_for(None)
     assert router.in_use() == {"older", "new"}
+
+
+def test_a_rollout_takes_its_share_of_new_threads():
+    """The share is that of the stage, those who have begun stay, and who was chosen stays so at the next stage."""
+    pointer = Pointer("old")
+    router = Router(pointer, Pins(before="old"), poll_seconds=0)
+    pointer.more = {"candidate": "new", "percent": 5, "salt": "r1"}
+    threads = [f"t{i}" for i in range(20_000)]
+    got = {thread: router.release_for(thread) for thread in threads}
+    share = sum(release == "new" for release in got.values()) / len(threads)
+    assert 0.04 < share < 0.06
+    assert router.release_for("before") == "old"
+    assert router.release_for(None) == "old"
+    pointer.more = {"candidate": "new", "percent": 50, "salt": "r1"}
+    assert [router.release_for(thread) for thread in threads] == list(got.values())
+    early = {thread for thread in threads if is_chosen(thread, "r1", 5)}
+    assert early == {thread for thread, release in got.items() if release == "new"}
+    assert all(is_chosen(thread, "r1", 50) for thread in early)
+    assert not any(is_chosen(thread, "r1", 0) for thread in threads)
+    assert all(is_chosen(thread, "r1", 100) for thread in threads)
+
+
+def test_threads_of_a_release_that_was_rolled_back_get_the_champion():
+    """In this process at once, and in the store for all the others."""
+    pointer, pins = Pointer("old"), Pins()
+    router = Router(pointer, pins, poll_seconds=0)
+    pointer.more = {"candidate": "bad", "percent": 100, "salt": "r1"}
+    assert router.release_for("t1") == "bad"
+    pointer.more = {"refused": frozenset({"bad"})}
+    assert (router.release_for("t1"), pins.known["t1"]) == ("old", "old")
+    pins.known["t2"] = "bad"
+    assert router.release_for("t2") == "old"
+    assert "bad" not in router.in_use()
+
+
+def test_what_was_live_is_served_while_the_store_is_away():
+    """Old threads, new ones and the champion: nobody waits for the store."""
+    pointer, pins, clock = Pointer("old"), Pins(), Clock()
+    router = Router(pointer, pins, poll_seconds=1.0, clock=clock)
+    router.release_for("t1")
+    pointer.down = pins.down = True
+    clock.now = 5.0
+    assert [router.release_for(thread) for thread in ("t1", "t2", None)] == ["old"] * 3
+    assert pointer.reads == 2

@@ -1,0 +1,119 @@
+"""Follow the registry in every process that serves: load what is to come, report what serves, forget what is over."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from langgraph_learnloop.errors import LearnLoopError
+from langgraph_learnloop.ports import Engine, Registry
+from langgraph_learnloop.records import Release, Routes, Server
+from langgraph_learnloop.serving.router import Router
+
+HEARTBEAT_SECONDS = 5.0
+"""How often a process reports itself while nothing changes."""
+_log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Keep one engine and router in step with the registry, in a thread of its own.
+
+    What new threads may be given is loaded before they ask for it. A release that was loaded here and that no thread is
+    remembered to use is unloaded after `keep` newer ones.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        router: Router,
+        registry: Registry,
+        find: Callable[[str], Release],
+        poll_seconds: float = 1.0,
+        keep: int = 3,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.server_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._engine = engine
+        self._router = router
+        self._registry = registry
+        self._find = find
+        self._poll_seconds = poll_seconds
+        self._keep = keep
+        self._now = now
+        self._loaded: list[str] = []
+        self._said: Server | None = None
+        self._said_at = 0.0
+        self._step_lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="learnloop-follower", daemon=True)
+
+    def start(self) -> None:
+        """Report this process, and follow from now on."""
+        self.step()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following, and say that this process no longer serves."""
+        self._stopped.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+        try:
+            self._registry.retire(self.server_id)
+        except LearnLoopError as error:
+            _log.warning("The process %s could not sign off: %s", self.server_id, error)
+
+    def step(self) -> None:
+        """Look at the registry once; what goes wrong is logged, and what was live goes on being served."""
+        with self._step_lock:
+            try:
+                routes = self._router.refresh()
+                trouble = self._load(routes)
+                self._unload(routes)
+                self._report(routes, trouble)
+            except LearnLoopError as error:
+                _log.warning("The registry could not be followed, what was live is served: %s", error)
+
+    def _follow(self) -> None:
+        while not self._stopped.wait(self._poll_seconds):
+            self.step()
+
+    def _load(self, routes: Routes) -> str | None:
+        """Load what threads may be given; return why that failed."""
+        for release_id in (routes.champion, routes.candidate):
+            if release_id is None:
+                continue
+            try:
+                self._engine.load(self._find(release_id))
+            except LearnLoopError as error:
+                _log.warning("The release %s cannot be served here: %s", release_id, error)
+                return str(error)
+            self._loaded = [one for one in self._loaded if one != release_id] + [release_id]
+        return None
+
+    def _unload(self, routes: Routes) -> None:
+        needed = self._router.in_use() | {routes.champion}
+        over = [one for one in self._loaded[: -self._keep or None] if one not in needed]
+        over += [one for one in self._loaded if one in routes.refused and one not in over]
+        for release_id in over:
+            self._engine.unload(release_id)
+            self._loaded.remove(release_id)
+
+    def _report(self, routes: Routes, trouble: str | None) -> None:
+        server = Server(
+            server_id=self.server_id,
+            champion=routes.champion,
+            candidate=routes.candidate,
+            loaded=tuple(self._loaded),
+            trouble=trouble,
+            at=self._now(),
+        )
+        changed = self._said is None or server.model_copy(update={"at": self._said.at}) != self._said
+        if changed or time.monotonic() - self._said_at >= HEARTBEAT_SECONDS:
+            self._registry.report(server)
+            self._said, self._said_at = server, time.monotonic()

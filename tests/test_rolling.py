@@ -1,0 +1,169 @@
+"""A candidate gets a few percent of the threads, more when they go well, and none any more when they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langgraph_learnloop.errors import ConfigError, IllegalMoveError, NotFoundError
+from langgraph_learnloop.records import Release
+from langgraph_learnloop.rolling import behind_in_words
+from tests.shop import ASK_HOURS, RETURNS, Shop
+
+SETTINGS: dict[str, Any] = {
+    "rollout_stages": (20, 50, 100),
+    "rollout_minutes": 0.0,
+    "settle_minutes": 0.0,
+    "poll_seconds": 0.01,
+    "rollout_latency_ratio": None,  # what the fake engine remembers takes it time
+    "autonomy": "automatic",
+}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    """Open a shop whose rollouts need not wait."""
+    with (shop := Shop(tmp_path / "l.db", settings=SETTINGS)).loop:
+        shop.remember()
+        shop.bad_day()
+        yield shop
+
+
+def candidate(shop: Shop) -> Release:
+    """Return a release that passed its gates."""
+    dataset = shop.loop.curate()
+    assert dataset is not None
+    trained = shop.loop.train(dataset)
+    card = shop.loop.evaluate(trained, dataset)
+    assert card.passed, card.because
+    return trained
+
+
+def serve(shop: Shop, day: str, threads: int, annoyed_by: str | None = None) -> list[str]:
+    """Let people talk to the agent; those who were served by a release that annoys them say so. Return who served."""
+    for number in range(threads):
+        shop.ask(f"{day} {number}", ASK_HOURS[number % len(ASK_HOURS)])
+    shop.loop.flush()
+    served = []
+    for number in range(threads):
+        run = shop.loop.store.runs.last_of_thread(f"{day} {number}")
+        served.append(str(run.release))
+        if run.release == annoyed_by:
+            shop.loop.feedback(run.run_id, score=-1)
+    return served
+
+
+def test_a_good_candidate_comes_to_serve_everybody(shop: Shop) -> None:
+    """Stage by stage, each with its reason in the log; the pointer moves at the last."""
+    new = candidate(shop)
+    rollout = shop.loop.rollout(new.release_id)
+    assert (rollout.percent, rollout.state) == (20, "canary")
+    shares, days = [], 0
+    while (now := shop.loop.store.rollouts.open()) is not None and days < 12:
+        days += 1
+        served = serve(shop, f"day {days}", 150)
+        shares.append((now.percent, served.count(new.release_id) / len(served)))
+        shop.loop.roll_on()
+    assert shop.loop.champion.release_id == new.release_id, [one.because for one in shop.loop.store.rollouts.all()]
+    assert all(abs(share - percent / 100) < 0.15 for percent, share in shares), shares
+    assert {"rollout:20%", "rollout:50%", "rollout:live"} <= {entry.action for entry in shop.loop.log()}
+    assert shop.ask("after", "how long can I return a lamp to you") == RETURNS
+    with pytest.raises(NotFoundError, match="No rollout is on its way"):
+        shop.loop.roll_on()
+
+
+def test_a_bad_one_is_taken_back_and_its_threads_with_it(shop: Shop) -> None:
+    """As soon as the threads show that it annoys people nobody gets it any more, those who have begun included."""
+    new = candidate(shop)
+    old = shop.loop.champion.release_id
+    shop.loop.rollout(new.release_id)
+    days = 0
+    while shop.loop.store.rollouts.open() is not None and days < 12:
+        days += 1
+        served = serve(shop, f"day {days}", 150, annoyed_by=new.release_id)
+        shop.loop.roll_on()
+    (rollout,) = shop.loop.store.rollouts.all()
+    assert (rollout.state, shop.loop.champion.release_id) == ("rolled_back", old)
+    assert rollout.because in {entry.because for entry in shop.loop.log()}
+    theirs = f"day {days} {served.index(new.release_id)}"
+    shop.ask(theirs, ASK_HOURS[0])
+    shop.loop.flush()
+    assert shop.loop.store.runs.last_of_thread(theirs).release == old
+
+
+def test_people_can_move_it(shop: Shop) -> None:
+    """Approve, pause, resume, any share, and back; what cannot be done is said."""
+    new = candidate(shop)
+    rolling = shop.loop.rolling
+    shop.loop.rollout(new.release_id)
+    assert rolling.approve("ann").percent == 50
+    assert rolling.pause("ann", "lunch").percent == 0
+    assert set(serve(shop, "lunch", 30)) == {shop.loop.champion.release_id}
+    assert shop.loop.roll_on()[1] is None
+    assert rolling.resume("ann").percent == 20
+    with pytest.raises(IllegalMoveError, match="not paused"):
+        rolling.resume("ann")
+    with pytest.raises(ConfigError, match="from 0 to 100"):
+        rolling.set_stage(101, "ann")
+    assert rolling.set_stage(37, "ann").percent == 37
+    with pytest.raises(IllegalMoveError, match="still open"):
+        shop.loop.rollout(new.release_id)
+    shop.loop.rollback("Ann changed her mind.", actor="ann")
+    with pytest.raises(NotFoundError):
+        rolling.approve("ann")
+    said = [(entry.actor, entry.because) for entry in shop.loop.log() if entry.action.startswith("rollout")]
+    assert ("ann", "lunch") in said
+    assert said[-1] == ("ann", "Ann changed her mind.")
+
+
+@pytest.mark.parametrize(("autonomy", "ends"), [("manual", ("shadow", 0)), ("guarded", ("canary", 50))])
+def test_nobody_is_passed_over(tmp_path: Path, autonomy: str, ends: tuple[str, int]) -> None:
+    """With "manual" every stage waits for a person, with "guarded" the last one does."""
+    with (shop := Shop(tmp_path / "l.db", settings={**SETTINGS, "autonomy": autonomy})).loop:
+        shop.remember()
+        shop.bad_day()
+        shop.loop.rollout(candidate(shop).release_id)
+        for day in range(5):
+            serve(shop, f"day {day}", 150)
+            shop.loop.roll_on()
+        (rollout,) = shop.loop.store.rollouts.all()
+        assert rollout.open, rollout.because
+        assert (rollout.state, rollout.percent) == ends
+        assert shop.loop.rolling.set_stage(100, "ann").state == "live"
+
+
+def test_threads_that_began_before_are_no_evidence(shop: Shop) -> None:
+    """They were not dealt out; neither were those that began while not every process had heard of the stage."""
+    serve(shop, "before", 40)
+    new = candidate(shop)
+    shop.loop.rollout(new.release_id)
+    for number in range(40):
+        shop.ask(f"before {number}", ASK_HOURS[0])
+    shop.loop.flush()
+    _, evidence = shop.loop.roll_on()
+    assert evidence is not None
+    assert evidence.threads == (0, 0)
+    assert evidence.move == "hold"
+
+
+def test_what_was_not_examined_is_not_rolled_out(shop: Shop) -> None:
+    """Nor what the gate stopped, nor what cannot be loaded; the champion goes on serving alone."""
+    unknown = Release(base_model="memory", instructions="Hm.", made_at=shop.loop.champion.made_at)
+    shop.loop.store.releases.add(unknown)
+    with pytest.raises(IllegalMoveError, match="never examined"):
+        shop.loop.rollout(unknown.release_id)
+    assert shop.loop.store.rollouts.all() == ()
+    assert shop.loop.store.rollouts.routes().candidate is None
+
+
+def test_who_is_behind_is_named(shop: Shop) -> None:
+    """A promotion is complete when every process that serves has followed it."""
+    (server,) = shop.loop.rolling.servers()
+    assert shop.loop.rolling.behind(shop.loop.champion.release_id, 0.0) == ()
+    behind = shop.loop.rolling.behind("elsewhere", 0.0)
+    assert behind == (server,)
+    assert server.server_id in behind_in_words(behind, "elsewhere")
+    assert behind_in_words((), "elsewhere") == ""
