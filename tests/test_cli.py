@@ -145,6 +145,39 @@ def test_runs_are_replayed_and_candidates_examined_with_the_app(
     sys.modules.pop("shop_app")
 
 
+def test_a_rollout_is_shown_and_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People look at it and move it from any process; what cannot be done is a sentence."""
+    store = str(tmp_path / "l.db")
+    with (shop := Shop(tmp_path / "l.db")).loop:
+        shop.remember()
+        shop.bad_day()
+        assert "There was no rollout yet" in _run(capsys, monkeypatch, "rollout", "--store", store)[2]
+        dataset = shop.loop.curate()
+        assert dataset is not None
+        candidate = shop.loop.train(dataset)
+        shop.loop.evaluate(candidate, dataset)
+        shop.loop.rollout(candidate.release_id)
+    for words, shows in (
+        (["show"], "1% of new threads"),
+        (["step"], "1% of new threads"),
+        (["approve"], "5% of new threads"),
+        (["pause", "--because", "lunch"], "lunch"),
+        (["resume"], "1% of new threads"),
+        (["25"], "25% of new threads"),
+        (["back", "--because", "it lies"], "it lies"),
+        (["show"], "rolled_back"),
+    ):
+        code, out, err = _run(capsys, monkeypatch, "rollout", *words, "--store", store)
+        assert (code, err) == (0, ""), words
+        assert shows in out
+    for word, sentence in (("approve", "No rollout is on its way"), ("fly", "There is no such move as 'fly'")):
+        code, _, err = _run(capsys, monkeypatch, "rollout", word, "--store", store)
+        assert code == 2
+        assert sentence in err
+
+
 def test_rollback_twice_says_there_is_nothing_left(
     store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
