@@ -351,6 +351,28 @@ def remembered(release: Annotated[str | None, typer.Argument()] = None, store: S
 
 
 @app.command()
+def serve(
+    app_name: App = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; others than this machine need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000,
+    key: Annotated[str | None, typer.Option("--key", envvar="LEARNLOOP_KEY", help="What clients must send.")] = None,
+) -> None:
+    """Serve the live model by OpenAI's protocol, for agents in any process or language."""
+    from langgraph_learnloop.serving import endpoint
+
+    loop = _load(app_name)
+    application = endpoint.application(loop.live, key=key, releases=loop.store.releases)
+
+    def ready(address: str) -> None:
+        console.print(f"The live model is served at {address}/v1; ctrl-C ends it.", markup=False, highlight=False)
+
+    endpoint.serve(application, host, port, on_ready=ready)
+    loop.close()
+
+
+@app.command()
 def rollout(
     move: Annotated[str, typer.Argument(help="show, step, approve, pause, resume, back, or a share: 25")] = "show",
     store: Store = "learnloop.db",

@@ -525,6 +525,13 @@ class LearnLoop:
             raise ConfigError("No engine serves yet: call loop.model(engine) first.")
         return self._engine
 
+    @property
+    def live(self) -> LiveModel:
+        """Return the chat model that serves; raise ConfigError before `model` was called."""
+        if self._live is None:
+            raise ConfigError("No model serves yet: call loop.model(engine) first.")
+        return self._live
+
     @cached_property
     def trainer(self) -> Trainer:
         """Return whoever trains."""

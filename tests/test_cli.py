@@ -196,6 +196,7 @@ def test_rollback_twice_says_there_is_nothing_left(
         (["runs", "--limit", "0"], "limit"),
         (["cycle"], 'Name your LearnLoop with --app "module:attribute"'),
         (["evaluate"], "Name the candidate"),
+        (["serve"], 'Name your LearnLoop with --app "module:attribute"'),
         (["evaluate", "x"], 'Name your LearnLoop with --app "module:attribute"'),
         (["replay", "x"], 'Name your LearnLoop with --app "module:attribute"'),
         (["report", "x", "--store", "nowhere.db"], "There is no store at 'nowhere.db'"),

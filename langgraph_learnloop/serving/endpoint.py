@@ -1,0 +1,536 @@
+"""Serve the live model over HTTP in the form of OpenAI's chat completions; needs FastAPI and uvicorn.
+
+    serve(application(loop.model(engine), key="...", releases=loop.store.releases))
+
+Agents in any process or language then get the release that their thread belongs to. The thread is the header
+`x-thread-id`, else `thread_id` in the body's metadata; without one the champion answers. Each answer is written in a
+thread of its own, which a coroutine reads: a caller who hangs up, or waits too long, stops it at the next piece.
+Nothing of a request is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import logging
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from langgraph_learnloop.calls import clean_text
+from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
+from langgraph_learnloop.records import Release
+from langgraph_learnloop.serving.live_model import RELEASE_KEY, LiveModel
+from langgraph_learnloop.serving.openai_form import Asked, Heard, Refusal, event, read_asked, release_of
+from langgraph_learnloop.texts import quoted
+
+try:
+    import uvicorn
+    from fastapi import APIRouter, Depends, FastAPI, Request, Response
+    from fastapi.concurrency import run_in_threadpool
+    from fastapi.responses import StreamingResponse
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+except ImportError as error:
+    raise MissingExtraError(
+        f'Serving over HTTP needs {error.name!r}: pip install "langgraph-learnloop[serve]".'
+    ) from error
+
+LIVE = "learnloop"
+"""The name by which callers ask for the live model; "learnloop:ID" asks for one release, "learnloop-ID" for none."""
+THREAD_HEADER, RELEASE_HEADER = "x-thread-id", "x-learnloop-release"
+LARGEST_BODY = 4_000_000
+"""Bytes of a request."""
+LONGEST_THREAD_ID = 256
+"""Characters."""
+_BODY_SECONDS = 30.0
+"""How long a caller may take to send a request."""
+_DRAINED = 4 * LARGEST_BODY
+"""Bytes up to which a request that is too large is read to its end: who still writes does not see the refusal."""
+_PULSE_SECONDS, _PROBE_SECONDS = 5.0, 10.0
+"""How long the model is taken to be well after it was asked for its health, and how long it may take to answer that."""
+_CLOSING_SECONDS = 30
+"""How long answers may go on being written after the server was told to stop."""
+_MOST_CONNECTIONS = 1000
+"""Callers who are connected at the same time; further ones get 503."""
+_log = logging.getLogger(__name__)
+
+
+class Pointed(Protocol):
+    """One move of the champion's pointer."""
+
+    @property
+    def release_id(self) -> str:
+        """Return where it went."""
+        ...
+
+    @property
+    def at(self) -> datetime:
+        """Return when, UTC."""
+        ...
+
+
+class Releases(Protocol):
+    """Know the releases that may be asked for by name; the store's `releases` do."""
+
+    def get(self, release_id: str) -> Release:
+        """Return a release, or raise NotFoundError."""
+        ...
+
+    def history(self) -> Sequence[Pointed]:
+        """Return every move of the champion's pointer, oldest first."""
+        ...
+
+
+class _Reply:
+    """An answer that a thread writes and a coroutine reads, piece by piece."""
+
+    def __init__(self, pieces: Callable[[], Generator[AIMessage]], until: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pieces = pieces
+        self._until = until
+        self._written: asyncio.Queue[AIMessage | Exception | None] = asyncio.Queue()
+        self._stopped = threading.Event()
+
+    def write(self) -> None:
+        """Write until the end, or until nobody reads any more; an error is a piece too."""
+        try:
+            with closing(self._pieces()) as pieces:
+                for piece in pieces:
+                    if self._stopped.is_set():
+                        return
+                    self.tell(self._written.put_nowait, piece)
+            self.tell(self._written.put_nowait, None)
+        except Exception as error:  # noqa: BLE001 - handed to whoever reads
+            self.tell(self._written.put_nowait, error)
+
+    async def next(self) -> AIMessage | None:
+        """Return the next piece, None at the end; raise what the model raised, or TimeoutError."""
+        async with asyncio.timeout_at(self._until):
+            got = await self._written.get()
+        if isinstance(got, Exception):
+            raise got
+        return got
+
+    def stop(self) -> None:
+        """Say that nobody reads any more."""
+        self._stopped.set()
+
+    def tell(self, what: Callable[..., object], *given: object) -> None:
+        """Have something done where the answer is read."""
+        with suppress(RuntimeError):  # the server was closed meanwhile
+            self._loop.call_soon_threadsafe(what, *given)
+
+
+class _Desk:
+    """Ask the model in so many threads at once; an answer that nobody waits for keeps its place until it is written.
+
+    The threads are daemons: a model that never answers must not keep the process from ending.
+    """
+
+    def __init__(self, model: LiveModel, seconds: float, places: int) -> None:
+        self._model = model
+        self._seconds = seconds
+        self._number = places
+        self._places = asyncio.Semaphore(places)
+
+    async def ask(self, asked: Asked, metadata: Mapping[str, str]) -> _Reply:
+        """Begin to answer; raise Refusal when no place is free for too long."""
+        offered = asked.offered  # first: what is refused takes no place
+        until = asyncio.get_running_loop().time() + self._seconds
+        try:
+            async with asyncio.timeout_at(until):
+                await self._places.acquire()
+        except TimeoutError as error:
+            sentence = f"All {self._number} places are taken by requests that are being answered: try again later."
+            raise Refusal(503, sentence, "busy") from error
+        reply = _Reply(lambda: self._pieces(asked, offered, {"metadata": dict(metadata)}), until)
+        thread = threading.Thread(target=self._write, args=(reply,), name="learnloop-endpoint", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._places.release()
+            raise Refusal(503, "No further thread can be started here: try again later.", "busy") from error
+        return reply
+
+    def _write(self, reply: _Reply) -> None:
+        try:
+            reply.write()
+        finally:
+            reply.tell(self._places.release)
+
+    def _pieces(self, asked: Asked, offered: list[dict[str, Any]], config: RunnableConfig) -> Generator[AIMessage]:
+        model: Runnable[LanguageModelInput, AIMessage] = self._model
+        if offered:
+            model = self._model.bind_tools(offered, tool_choice="required" if asked.must_call else None)
+        messages = asked.conversation()
+        if asked.stream:
+            yield from model.stream(messages, config, **asked.options)
+        else:
+            yield model.invoke(messages, config, **asked.options)
+
+
+class _Pulse:
+    """Know whether the model answers; it is asked for one token, every few seconds at most.
+
+    Everybody may ask that, without the key: what is wrong is told to the log.
+    """
+
+    def __init__(self, model: LiveModel, releases: Releases | None) -> None:
+        self._desk = _Desk(model, _PROBE_SECONDS, 1)
+        self._releases = releases
+        self._asked = Asked.model_validate(
+            {"model": LIVE, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+        )
+        self._lock = asyncio.Lock()
+        self._found: tuple[float, int, dict[str, Any]] | None = None
+
+    async def feel(self) -> Response:
+        """Return what serves, or 503 with the reason why nothing does."""
+        async with self._lock:  # many ask at once, one looks
+            now = asyncio.get_running_loop().time()
+            if self._found is None or now - self._found[0] > _PULSE_SECONDS:
+                self._found = (now, *await self._look())
+        return _sent(self._found[2], self._found[1])
+
+    async def _look(self) -> tuple[int, dict[str, Any]]:
+        try:
+            reply = await self._desk.ask(self._asked, {})
+            answer = await reply.next()
+            release = release_of(answer) if answer is not None else None
+            since = await run_in_threadpool(self._since, release)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the model does not answer
+            _log.warning("The model does not answer: %s: %s", type(error).__name__, error)
+            return 503, {"status": "down", "because": f"The model does not answer ({type(error).__name__})."}
+        return 200, {"status": "ok", "release": release, "since": since}
+
+    def _since(self, release: str | None) -> str | None:
+        moves = self._releases.history() if self._releases is not None else ()
+        return moves[-1].at.isoformat() if moves and moves[-1].release_id == release else None
+
+
+def _refusal_of(error: Exception, seconds: float) -> Refusal:
+    """Return what the caller is told of an error; what is no error of ours is not described to anybody."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, TimeoutError):
+        return Refusal(504, f"The model did not answer within {seconds:g} seconds.", "timeout")
+    if isinstance(error, DataError):
+        return Refusal(400, str(error), "invalid_value")
+    if isinstance(error, LearnLoopError):
+        return Refusal(503, str(error), "unavailable")
+    _log.error("A request failed: %s.", type(error).__name__)  # its text may hold what was asked
+    return Refusal(500, f"The model failed ({type(error).__name__}).", "internal_error")
+
+
+async def _events(reply: _Reply, first: AIMessage | None, heard: Heard, seconds: float) -> AsyncIterator[str]:
+    """Yield the events of a stream whose first piece is here; an error in its midst is its last event."""
+    piece, opening = first, {"role": "assistant", "content": ""}
+    try:
+        while piece is not None:
+            said = heard.take(piece)
+            if said or opening:
+                yield heard.change({**opening, **said})
+            opening = {}
+            piece = await reply.next()
+    except Exception as error:  # noqa: BLE001 - the status was sent long ago
+        yield event(_refusal_of(error, seconds).body)
+        return
+    for last in heard.end():
+        yield last
+
+
+class _Stream(StreamingResponse):
+    """Send events; whatever ends that, a caller who hung up too, stops the answer."""
+
+    def __init__(self, events: AsyncIterator[str], reply: _Reply, headers: Mapping[str, str]) -> None:
+        super().__init__(events, headers={**headers, "cache-control": "no-cache"}, media_type="text/event-stream")
+        self._reply = reply
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._reply.stop()
+
+
+class _Endpoint:
+    """Answer requests that were let in."""
+
+    def __init__(
+        self,
+        model: LiveModel,
+        releases: Releases | None,
+        seconds: float,
+        places: int,
+        now: Callable[[], datetime],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._model = model
+        self._releases = releases
+        self._seconds = seconds
+        self._desk = _Desk(model, seconds, places)
+        self._now = now
+        self._new_id = new_id
+        self._began = now()
+
+    async def complete(self, request: Request) -> Response:
+        """Answer POST /v1/chat/completions."""
+        try:
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                raise Refusal(400, "The header 'content-type' must be application/json.", "invalid_value")
+            asked = read_asked(await _body(request))
+            return await self._answer(asked, await self._metadata(request, asked))
+        except Exception as error:  # noqa: BLE001 - told to the caller, and not to the log
+            return _said_no(_refusal_of(error, self._seconds))
+
+    async def models(self) -> Response:
+        """Answer GET /v1/models: the live name, and the releases that serve."""
+        return _sent({"object": "list", "data": await run_in_threadpool(self._listed)})
+
+    async def model(self, name: str) -> Response:
+        """Answer GET /v1/models/NAME."""
+        release = await self._release(name)
+        return _sent(_described(name, self._began if release is None else release.made_at))
+
+    async def _answer(self, asked: Asked, metadata: Mapping[str, str]) -> Response:
+        reply = await self._desk.ask(asked, metadata)
+        heard = Heard(asked, int(self._now().timestamp()), f"chatcmpl-{self._new_id()}")
+        try:
+            first = await reply.next()
+        except BaseException:
+            reply.stop()
+            raise
+        if first is None:
+            raise TypeError("The model said nothing.")
+        if not asked.stream:
+            body = heard.whole(first)
+            return _sent(body, headers=_named(heard.release))
+        return _Stream(_events(reply, first, heard, self._seconds), reply, _named(release_of(first)))
+
+    async def _metadata(self, request: Request, asked: Asked) -> dict[str, str]:
+        """Return what tells the model which release to take."""
+        thread_id, release = _thread_id(request, asked), await self._release(asked.model)
+        named = {} if release is None else {RELEASE_KEY: release.release_id}
+        return named if thread_id is None else {**named, "thread_id": thread_id}
+
+    async def _release(self, name: str) -> Release | None:
+        """Return the release that a model's name asks for; None is the live model."""
+        if name in (LIVE, self._model.model_name):
+            return None
+        prefix, _, release_id = name.partition(":")
+        if prefix == LIVE and self._releases is not None:
+            with suppress(NotFoundError):
+                release: Release = await run_in_threadpool(self._releases.get, release_id)
+                return release
+        raise Refusal(404, f"There is no model {quoted(name)}: ask for {LIVE!r}.", "model_not_found", "model")
+
+    def _listed(self) -> list[dict[str, Any]]:
+        releases, router = self._releases, self._model.router
+        serving = {router.release_for(None), *router.in_use()}
+        loaded = [releases.get(release_id) for release_id in serving] if releases is not None else []
+        loaded.sort(key=lambda release: release.made_at, reverse=True)
+        named = [_described(f"{LIVE}:{release.release_id}", release.made_at) for release in loaded]
+        return [_described(LIVE, self._began), *named]
+
+
+def _described(name: str, made_at: datetime) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(made_at.timestamp()), "owned_by": LIVE}
+
+
+def _named(release: str | None) -> dict[str, str]:
+    return {} if release is None else {RELEASE_HEADER: release}
+
+
+def application(
+    model: LiveModel,
+    *,
+    key: str | None = None,
+    releases: Releases | None = None,
+    seconds: float = 120.0,
+    places: int = 64,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    new_id: Callable[[], str] = lambda: uuid4().hex,
+) -> FastAPI:
+    """Return the application; raise ConfigError when the key cannot be used.
+
+    Callers must send `key` as a bearer token; None lets in everybody who reaches this machine by its number or as
+    "localhost". `releases` (the store's) may be asked for by name; None has the live model only. An answer may take
+    `seconds`, and `places` requests are answered at the same time.
+    """
+    if key is not None and (not key.isascii() or not key.isprintable() or " " in key or not key):
+        raise ConfigError("The key is empty, or holds blanks or other than ASCII: give another, or None for no key.")
+    endpoint, pulse = _Endpoint(model, releases, seconds, places, now, new_id), _Pulse(model, releases)
+
+    async def let_in(request: Request) -> None:
+        _check(request, key)
+
+    doors = APIRouter(dependencies=[Depends(let_in)])
+    doors.add_api_route("/v1/chat/completions", endpoint.complete, methods=["POST"])
+    doors.add_api_route("/v1/models", endpoint.models, methods=["GET"])
+    doors.add_api_route("/v1/models/{name:path}", endpoint.model, methods=["GET"])
+    app = FastAPI(title="learnloop", openapi_url=None, docs_url=None, redoc_url=None)
+    app.include_router(doors)
+    app.add_api_route("/health", pulse.feel, methods=["GET"])
+    app.add_exception_handler(HTTPException, _no_such_door)
+    app.add_exception_handler(Refusal, _say_no)
+    app.add_exception_handler(LearnLoopError, _say_no)
+    app.state.open = key is None
+    return app
+
+
+def serve(
+    application: FastAPI,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_ready: Callable[[str], object] = lambda address: None,
+) -> None:
+    """Serve until the process is told to stop (ctrl-C, SIGTERM), then let answers come to their end, and return.
+
+    Raise ConfigError when the port cannot be had, or when everybody could reach an application without a key. Port 0 is
+    a free one; `on_ready` is called with the address as soon as callers can connect.
+    """
+    if getattr(application.state, "open", True) and not _is_here(host):
+        raise ConfigError(f"Without a key it is not served on {host!r}, where others can reach it: give a key.")
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="off",
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=_CLOSING_SECONDS,
+    )
+    with closing(_listening(host, port)) as door, _returning():
+        where = f"[{host}]" if ":" in host else host
+        on_ready(f"http://{where}:{door.getsockname()[1]}")
+        uvicorn.Server(config).run(sockets=[door])
+
+
+def _check(request: Request, key: str | None) -> None:
+    """Raise Refusal for a caller without the key; where there is none, for web pages that stand in for this machine.
+
+    A page may have its own name lead to 127.0.0.1 and then read what is served there (DNS rebinding); it cannot hide
+    that name.
+    """
+    if key is None:
+        host = _hostname(request.headers.get("host", ""))
+        if host != "localhost" and not _is_number(host):
+            raise Refusal(403, f"Without a key nobody is served who calls this machine {quoted(host)}.", "forbidden")
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8"), key.encode("utf-8")):
+        raise Refusal(401, "The key is missing or wrong: send it as 'Authorization: Bearer KEY'.", "invalid_api_key")
+
+
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return host
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_here(host: str) -> bool:
+    return host == "localhost" or (_is_number(host) and ipaddress.ip_address(host).is_loopback)
+
+
+async def _say_no(request: Request, error: Exception) -> Response:
+    return _said_no(_refusal_of(error, 0))
+
+
+async def _no_such_door(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    known = "POST /v1/chat/completions, GET /v1/models and GET /health"
+    return _said_no(Refusal(status, f"There is nothing at this address: there are {known}.", "not_found"))
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        door = socket.create_server((host, port), family=family, backlog=_MOST_CONNECTIONS)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"Port {port} of {host!r} cannot be had ({error}): name another one.") from error
+    # asyncio does so for sockets that it makes; without, the last part of every answer comes 40 milliseconds late.
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return door
+
+
+@contextmanager
+def _returning() -> Iterator[None]:
+    """Have `serve` return where uvicorn, after it has closed, raises again the signal that it was stopped with."""
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {one: signal.signal(one, lambda number, frame: None) for one in signals}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+async def _body(request: Request) -> bytes:
+    """Return a request's body, or raise Refusal when it is too large or does not come to an end."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > _DRAINED:
+                    break
+                if size <= LARGEST_BODY:
+                    parts.append(part)
+    except ClientDisconnect as error:
+        raise Refusal(400, "The body ended before its end.", "invalid_json") from error  # to nobody
+    except TimeoutError as error:
+        raise Refusal(408, f"The body did not arrive within {_BODY_SECONDS:.0f} seconds.", "timeout") from error
+    if size > LARGEST_BODY:
+        raise Refusal(413, f"The body is too large: at most {LARGEST_BODY:,} bytes are allowed.", "too_large")
+    return b"".join(parts)
+
+
+def _thread_id(request: Request, asked: Asked) -> str | None:
+    """Return the thread that a request belongs to; None where it names none."""
+    header = request.headers.get(THREAD_HEADER)
+    given = (asked.metadata or {}).get("thread_id") if header is None else header
+    if header is not None and not header.isascii():
+        raise Refusal(400, f"The header {THREAD_HEADER!r} must be ASCII: else use 'metadata.thread_id'.")
+    if given is None:
+        return None
+    what = "The field 'metadata.thread_id'" if header is None else f"The header {THREAD_HEADER!r}"
+    try:
+        return clean_text(given, what, LONGEST_THREAD_ID)
+    except DataError as error:
+        raise Refusal(400, str(error), "invalid_value", "metadata.thread_id") from error
+
+
+def _sent(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    # Not orjson: a model may write half a character into a call's arguments, which only escapes can carry.
+    return Response(json.dumps(body), status, headers, "application/json")
+
+
+def _said_no(refusal: Refusal) -> Response:
+    headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else {}
+    if refusal.status == 504:
+        headers["x-should-retry"] = "false"  # OpenAI's clients would ask the same again while it is being written
+    return _sent(refusal.body, refusal.status, headers)
