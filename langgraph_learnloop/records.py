@@ -422,10 +422,16 @@ class Release(Record):
     made_at: datetime
     """When it was made, UTC; not part of its identity."""
 
-    @property
+    @cached_property
     def release_id(self) -> str:
         """Return the content hash; where an adapter lies does not change what it is."""
         return content_hash(self.model_dump(mode="json", exclude={"made_at", "adapter"}))[:12]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some fields replaced, and an id of its own."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("release_id", None)
+        return copy
 
 
 class Job(Record):

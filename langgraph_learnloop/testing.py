@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from langgraph_learnloop.records import (
 
 _MEMORY = "memory.json"
 _WORD = re.compile(r"\w+")
+_SPOKEN = re.compile(r"\s*\S+|\s+\Z")
 
 
 class FixedClock:
@@ -177,6 +178,12 @@ class MemoryEngine:
         if answer is None or score < self._alike:
             answer = Message(role="assistant", content="I do not know.")
         return _said(answer, request)
+
+    def stream(self, request: Generation) -> Iterator[str | Generated]:
+        """Yield the answer word by word, and at last whole."""
+        answer = self.generate(request)
+        yield from _SPOKEN.findall(answer.message.content)
+        yield answer
 
 
 class FixedJudge:

@@ -106,3 +106,13 @@ def test_unknown_fields_are_refused() -> None:
     """A record from a newer version, or a slip, is not read in silence."""
     with pytest.raises(ValidationError, match="extra"):
         Recipe.model_validate({"rang": 16})
+
+
+def test_a_copy_of_a_release_has_an_id_of_its_own() -> None:
+    """The id is remembered, and not by copies that are something else; nor is it compared or stored."""
+    release = Release(base_model="base", made_at=datetime(2026, 1, 1, tzinfo=UTC))
+    asked = release.release_id
+    other = release.model_copy(update={"instructions": "Be kind."})
+    assert other.release_id != asked
+    assert release.model_copy(update={"adapter": "elsewhere"}).release_id == asked
+    assert Release.model_validate_json(release.model_dump_json()) == release.model_copy() == release

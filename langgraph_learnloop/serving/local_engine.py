@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -24,7 +25,7 @@ from transformers.cache_utils import DynamicLayer
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.records import Generated, Generation, Message, Release
 from langgraph_learnloop.serving.batching import FairQueue
-from langgraph_learnloop.serving.toolcalls import parse_answer
+from langgraph_learnloop.serving.toolcalls import THINK_OPEN, may_begin, offered_names, parse_answer
 from langgraph_learnloop.serving.weights import checked_adapter, end_tokens, fill, load_base, same_model, wrapped
 
 _SMALL = 50_000_000
@@ -32,6 +33,8 @@ _SMALL = 50_000_000
 and a copy of the base with an adapter merged into it: one beside the weights costs up to a quarter of a step."""
 _TURN = 4
 """Tokens after which another release has its turn, and newcomers join: reading their prompts costs a step."""
+_HALF = "\ufffd"
+"""What the bytes of half a character decode to."""
 _Result = TypeVar("_Result")
 
 
@@ -53,6 +56,39 @@ class _Waiting:
     prompt_tokens: int = 0
     room: int = 0
     tokens: list[int] = field(default_factory=list)
+    heard: SimpleQueue[bool] | None = None
+    """Gets True for each token, where somebody listens to the answer as it is written, and False after the last."""
+    gone: bool = False
+    """Nobody wants the answer any more."""
+
+    @property
+    def opening(self) -> str:
+        """Return what the template has begun the answer with: a chain of thought, for some models."""
+        return THINK_OPEN if self.prompt.rstrip().endswith(THINK_OPEN) else ""
+
+
+class _Words:
+    """Decode tokens as they come: no half characters, nothing of a text that ends the answer, nothing after it."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str]) -> None:
+        self._decode = decode
+        self._stops = stops
+        self._held = ""
+        self._from = self._upto = 0
+
+    def take(self, tokens: Sequence[int], is_all: bool = False) -> str:
+        """Return the text that the tokens beyond those of the last time add, as far as it is certain.
+
+        Only the last few are decoded, with those before them that their blanks may depend on.
+        """
+        recent = self._decode(tokens[self._from :])
+        if is_all or not recent.endswith(_HALF):
+            self._held += recent[len(self._decode(tokens[self._from : self._upto])) :]
+            self._from, self._upto = self._upto, len(tokens)
+        text = _cut(self._held, self._stops)
+        sure = len(text) if is_all or text != self._held else may_begin(text, self._stops)
+        self._held = self._held[sure:]
+        return text[:sure]
 
 
 @dataclass
@@ -184,15 +220,21 @@ class LocalEngine:
 
     def generate(self, request: Generation) -> Generated:
         """Answer with exactly the release that was asked for, or raise EngineError."""
-        if request.release_id not in self._adapters:
-            raise EngineError(
-                f"Release {request.release_id!r} is not loaded in this engine; load it first. "
-                f"Loaded are: {', '.join(sorted(self._adapters)) or 'none'}."
-            )
-        waiting = _Waiting(request, self._prompt(request))
-        if not self._queue.put(request.release_id, waiting):
-            raise self._is_closed()
-        return self._read(request, waiting.written.result())
+        waiting = self._waiting(request)
+        self._put(waiting)
+        return self._read(waiting)
+
+    def stream(self, request: Generation) -> Iterator[str | Generated]:
+        """Yield the answer as it is written, and at last whole; who stops listening gives the place in the batch up."""
+        waiting = self._waiting(request)
+        waiting.heard = SimpleQueue()
+        waiting.written.add_done_callback(lambda _: waiting.heard.put(False) if waiting.heard else None)
+        self._put(waiting)
+        try:
+            yield from filter(None, self._texts(waiting, waiting.heard))
+            yield self._read(waiting)
+        finally:
+            waiting.gone = True
 
     def close(self) -> None:
         """Stop the worker; requests that still wait get an EngineError."""
@@ -203,6 +245,18 @@ class LocalEngine:
 
     def _is_closed(self) -> EngineError:
         return EngineError(f"The engine of {self.base_model!r} is closed; make a new one.")
+
+    def _waiting(self, request: Generation) -> _Waiting:
+        if request.release_id not in self._adapters:
+            raise EngineError(
+                f"Release {request.release_id!r} is not loaded in this engine; load it first. "
+                f"Loaded are: {', '.join(sorted(self._adapters)) or 'none'}."
+            )
+        return _Waiting(request, self._prompt(request))
+
+    def _put(self, waiting: _Waiting) -> None:
+        if not self._queue.put(waiting.request.release_id, waiting):
+            raise self._is_closed()
 
     def _prompt(self, request: Generation) -> str:
         try:
@@ -218,9 +272,18 @@ class LocalEngine:
             ) from error
         return text
 
-    def _read(self, request: Generation, written: _Written) -> Generated:
-        text = _cut(self._text(written.tokens), request.stop)
-        answer = parse_answer(text)
+    def _texts(self, waiting: _Waiting, heard: SimpleQueue[bool]) -> Iterator[str]:
+        """Yield texts, some of them empty; in the thread of whoever listens, so that the worker need not decode."""
+        yield waiting.opening
+        words = _Words(self._text, waiting.request.stop)
+        while heard.get():
+            yield words.take(tuple(waiting.tokens))
+        yield words.take(waiting.written.result().tokens, is_all=True)
+
+    def _read(self, waiting: _Waiting) -> Generated:
+        written = waiting.written.result()
+        text = waiting.opening + _cut(self._text(written.tokens), waiting.request.stop)
+        answer = parse_answer(text, offered=offered_names(waiting.request.tools))
         return Generated(
             message=Message(role="assistant", content=answer.content, tool_calls=answer.tool_calls),
             reasoning=answer.reasoning,
@@ -350,6 +413,9 @@ class LocalEngine:
             rows.join(more)
 
     def _fits(self, waiting: _Waiting, tokens: int) -> bool:
+        if waiting.gone:
+            _fail([waiting], "Nobody waits for the answer any more.")
+            return False
         waiting.prompt_tokens = tokens
         waiting.room = min(waiting.request.sampling.max_tokens, self._limit - tokens)
         if waiting.room <= 0:
@@ -408,9 +474,11 @@ class LocalEngine:
 
     def _take(self, waiting: _Waiting, token: int) -> None:
         """Add a token to an answer; answer the caller when it is the last."""
-        ended = token in self._ends
+        ended = token in self._ends or waiting.gone
         if not ended:
             waiting.tokens.append(token)
+            if waiting.heard is not None:
+                waiting.heard.put(True)
             stops = waiting.request.stop
             ended = bool(stops) and _cut(text := self._text(waiting.tokens), stops) != text
         if ended or len(waiting.tokens) >= waiting.room:

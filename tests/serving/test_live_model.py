@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_tests.unit_tests import ChatModelUnitTests
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_learnloop.errors import DataError, EngineError
-from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling, ToolCall
+from langgraph_learnloop.records import Generated, Generation, Message, Release, Routes, Sampling, ToolCall
 from langgraph_learnloop.serving.live_model import LiveModel, to_messages
 from langgraph_learnloop.serving.router import Router
 
@@ -54,11 +53,14 @@ class Store:
         self.now = OLD.release_id
         self.pins: dict[str, str] = {}
 
-    def champion(self) -> str:
-        return self.now
+    def routes(self) -> Routes:
+        return Routes(self.now)
 
     def pin(self, thread_id: str, release_id: str) -> str:
         return self.pins.setdefault(thread_id, release_id)
+
+    def repin(self, thread_id: str, refused: Collection[str], release_id: str) -> str:
+        raise AssertionError(f"{thread_id} has none of {refused}")
 
 
 def live(calls: tuple[ToolCall, ...] = (), **fields: Any) -> tuple[LiveModel, Echo, Store]:
@@ -248,26 +250,6 @@ def test_an_engine_error_reaches_the_caller():
     engine.generate = fail  # type: ignore[method-assign]
     with pytest.raises(EngineError, match="It broke"):
         model.invoke("hi")
-
-
-class TestStandard(ChatModelUnitTests):
-    """LangChain's own standard tests for chat models."""
-
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        """Test this class."""
-        return LiveModel
-
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        """Use the echo engine."""
-        store = Store()
-        return {"engine": Echo(), "router": Router(store, store)}
-
-    @property
-    def has_structured_output(self) -> bool:
-        """Small local models do not promise it."""
-        return False
 
 
 class Stutterer(Echo):

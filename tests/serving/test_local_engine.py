@@ -13,6 +13,7 @@ import pytest
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling
+from langgraph_learnloop.serving import local_engine
 from langgraph_learnloop.serving.local_engine import LocalEngine
 from langgraph_learnloop.serving.swap import swap
 
@@ -383,3 +384,132 @@ def test_a_base_that_cannot_serve_is_refused(models, tmp_path: Path, damage: str
         (folder / "chat_template.jinja").unlink()
     with pytest.raises(EngineError, match="no chat template" if damage == "template" else "cannot be loaded"):
         LocalEngine(folder)
+
+
+def streamed(engine: LocalEngine, release: Release, text: str, **more: object) -> tuple[list[str], Generated]:
+    *words, answer = engine.stream(request(release, text, **more))
+    assert isinstance(answer, Generated)
+    return words, answer
+
+
+def test_a_stream_is_the_answer_piece_by_piece(engine, models):
+    """Base and adapters stream the texts that they answer with, in several pieces, eight callers at once."""
+    work = [(release, text) for release in models for text in QUESTIONS[:4]]
+    alone = [ask(engine, *pair) for pair in work]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda pair: streamed(engine, *pair), work))
+    assert [answer for _, answer in got] == alone
+    assert ["".join(words).strip() for words, _ in got] == [answer.message.content for answer in alone]
+    assert max(len(words) for words, _ in got) > 3
+
+
+def test_a_stream_holds_stop_texts_back(engine, models):
+    """Neither a stop text nor the beginning of one is ever shown."""
+    whole = ask(engine, models.one, "weather in oslo").message.content
+    for stop in (whole[3:5], whole[2:9], whole[-3:] + "never"):
+        words, answer = streamed(engine, models.one, "weather in oslo", stop=(stop,))
+        assert "".join(words).strip() == answer.message.content
+        assert stop not in "".join(words)
+
+
+@pytest.mark.parametrize("text", ["żółć 🙂 naïve", "日本語のテスト", "a 🧑‍🚀 b", "no such"])
+def test_words_are_decoded_without_half_characters(text: str):
+    """Bytes that come one by one are shown as whole characters only, and as all of them."""
+    tokens = list(text.encode())
+    words = local_engine._Words(lambda some: bytes(some).decode(errors="replace"), ())
+    shown = [words.take(tokens[: at + 1]) for at in range(len(tokens))]
+    assert "".join(shown) == text
+    assert [piece for piece in shown if piece] == list(text)
+
+
+def test_bytes_that_are_no_text_are_shown_at_the_end():
+    """What stays half a character is what the whole answer shows too."""
+    words = local_engine._Words(lambda some: bytes(some).decode(errors="replace"), ("stop",))
+    tokens = [*b"a s", 0xF0, 0x9F]
+    shown = [words.take(tokens[: at + 1]) for at in range(len(tokens))]
+    assert shown == ["a", " ", "", "", ""]
+    assert words.take(tokens, is_all=True) == "s\ufffd"
+
+
+def test_who_stops_listening_frees_the_place(models, adapters):
+    """A stream that is closed ends its row within a turn, and whoever waits for the place gets it."""
+    engine = LocalEngine(models.base.base_model, max_batch=1)
+    engine.load(models.one)
+    steps: list[int] = []
+    step = engine._step
+
+    def counted(rows, model):
+        steps.append(len(rows.waiting))
+        step(rows, model)
+
+    engine._step = counted
+    first = engine.stream(request(models.one, "weather in oslo", tokens=400))
+    next(first)
+    first.close()
+    ask(engine, models.one, "weather in lima", tokens=3)
+    assert len(steps) < 100
+    engine.close()
+
+
+def test_a_request_that_nobody_waits_for_is_not_begun(engine, models):
+    """One that was given up in the queue costs no step."""
+    waiting = engine._waiting(request(models.base, "weather in oslo"))
+    waiting.gone = True
+    engine._put(waiting)
+    with pytest.raises(EngineError, match="Nobody waits"):
+        waiting.written.result(30)
+    assert waiting.tokens == []
+
+
+def test_an_error_reaches_who_listens(engine, models, monkeypatch: pytest.MonkeyPatch):
+    """A crash in the middle of a stream is the listener's EngineError; so are a long prompt and a closed engine."""
+    step, count = engine._step, iter(range(100))
+
+    def broken(rows, model):
+        if next(count) == 5:
+            raise RuntimeError("out of memory")
+        step(rows, model)
+
+    monkeypatch.setattr(engine, "_step", broken)
+    words: list[object] = []
+    with pytest.raises(EngineError, match="out of memory"):
+        words.extend(engine.stream(request(models.base, "weather in oslo", tokens=100)))
+    with pytest.raises(EngineError, match="at most 512"):
+        list(engine.stream(request(models.base, "word " * 2000)))
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        list(engine.stream(request(models.base, "weather in oslo")))
+
+
+def test_a_chain_of_thought_that_the_template_opens_is_one(models, tmp_path: Path):
+    """Where the prompt ends in the opening mark, what is written first is reasoning, streamed or not, also if cut."""
+    shutil.copytree(models.base.base_model, tmp_path / "base")
+    template = tmp_path / "base" / "chat_template.jinja"
+    template.write_text(template.read_text() + "<think>\n")
+    thinker = Release(base_model=str(tmp_path / "base"), made_at=models.base.made_at)
+    engine = LocalEngine(thinker.base_model)
+    engine.load(thinker)
+    words, answer = streamed(engine, thinker, "weather in oslo")
+    assert (words[0], answer.message.content) == ("<think>", "")
+    assert answer.reasoning == "".join(words[1:]).strip()
+    assert ask(engine, thinker, "weather in oslo") == answer
+    engine.close()
+
+
+def test_streams_that_are_left_change_nobody_elses_answer(engine, models):
+    """Eight threads, every second of which leaves its stream after some words: the others get what they get alone."""
+    work = [(release, text) for text in QUESTIONS for release in models] * 2
+    alone = {(release.release_id, text): ask(engine, release, text) for release, text in work}
+
+    def read(number: int) -> bool:
+        release, text = work[number]
+        stream = engine.stream(request(release, text, tokens=12 if number % 2 else 200))
+        if number % 2:
+            return list(stream)[-1] == alone[release.release_id, text]
+        for _ in range(number % 5):
+            next(stream)
+        stream.close()
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(len(work))))

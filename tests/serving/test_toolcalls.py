@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langgraph_learnloop.serving.toolcalls import Answer, parse_answer
+from langgraph_learnloop.records import Message, ToolCall
+from langgraph_learnloop.serving.toolcalls import (
+    THINK_CLOSE,
+    THINK_OPEN,
+    Answer,
+    Part,
+    Reader,
+    is_malformed,
+    parse_answer,
+)
 
 
 def parse(text: str) -> Answer:
@@ -104,16 +113,168 @@ def test_a_call_inside_the_chain_of_thought_is_not_made():
     assert parse('<think><tool_call>{"name": "f"}</tool_call></think>No.').tool_calls == ()
 
 
-@given(
-    st.lists(st.sampled_from(["<tool_call>", "</tool_call>", "<think>", "</think>", '{"name": "f"}', *'{}[]":, f1']))
+@pytest.mark.parametrize(
+    ("text", "content", "calls"),
+    [
+        ('<|python_tag|>{"name": "f", "parameters": {"x": 1}}', "", [("f", {"x": 1})]),
+        ('<|python_tag|>{"type": "function", "name": "f", "parameters": {}}<|eom_id|>', "", [("f", {})]),
+        ('Sure. <|python_tag|>{"name": "f", "parameters": {}}; {"name": "g"}', "Sure.", [("f", {}), ("g", {})]),
+        ('<|python_tag|>{"name": "f"} {"no": "name"}', '{"no": "name"}', [("f", {})]),
+        ('<|python_tag|>brave_search.call(query="x")', '<|python_tag|>brave_search.call(query="x")', []),
+        ('[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}]', "", [("f", {"x": 1})]),
+        ('Hm. [TOOL_CALLS][{"name": "f", "arguments": "{}"}, {"name": "g"}]', "Hm.", [("f", {}), ("g", {})]),
+        ('[TOOL_CALLS] [{"name": "f"}, 3]', '[TOOL_CALLS] [{"name": "f"}, 3]', []),
+        ("[TOOL_CALLS] []", "[TOOL_CALLS] []", []),
+        ('[TOOL_CALLS]f{"x": 1}', "", [("f", {"x": 1})]),
+        ('[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g-h.i[ARGS]{}', "", [("f", {"x": 1}), ("g-h.i", {})]),
+        ('[TOOL_CALLS]f[CALL_ID]a1B2[ARGS]{"x": 1}', "", [("f", {"x": 1})]),
+        ('[TOOL_CALLS]f{"x": ', '[TOOL_CALLS]f{"x":', []),
+        ('[TOOL_CALLS]{"name": "f", "arguments": {}}', "", [("f", {})]),
+        ('<tool_call>{"name": "f", "parameters": {"x": 1}}</tool_call>', "", [("f", {"x": 1})]),
+    ],
 )
+def test_the_forms_of_other_families(text: str, content: str, calls: list[tuple[str, dict[str, object]]]):
+    """Llama's and Mistral's calls are read by their marks; what is no usable call stays as it was written."""
+    answer = parse(text)
+    assert (answer.content, [(call.name, call.args) for call in answer.tool_calls]) == (content, calls)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('{"name": "f", "parameters": {"x": 1}}', ["f"]),
+        (' {"type": "function", "name": "f", "arguments": {}}\n', ["f"]),
+        ('{"name": "f", "parameters": {}}; {"name": "g", "parameters": {}}', ["f", "g"]),
+        ('{"name": "f", "parameters": {}}<|eot_id|>', ["f"]),
+        ('<think>Hm</think>{"name": "f", "parameters": {}}', ["f"]),
+        ('{"name": "f", "parameters": {"q": "</think>"}}', ["f"]),
+        ('{"name": "h", "parameters": {}}', []),
+        ('{"name": "f", "parameters": {}}; {"name": "h", "parameters": {}}', []),
+        ('{"name": "f"}', []),
+        ('{"name": "f", "parameters": {}, "age": 3}', []),
+        ('{"name": "f", "parameters": {}} is how to call it.', []),
+        ('So: {"name": "f", "parameters": {}}', []),
+        ('[{"name": "f", "parameters": {}}]', []),
+        ('{"city": "Oslo"}', []),
+    ],
+)
+def test_bare_json_is_a_call_only_of_an_offered_tool_and_alone(text: str, names: list[str]):
+    """JSON that is an answer stays one: a call has no other keys, no words around it, and an offered tool's name."""
+    answer = parse_answer(text, offered={"f", "g"})
+    assert [call.name for call in answer.tool_calls] == names
+    assert parse_answer(text).tool_calls == ()
+    if not names:
+        assert answer.content == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("content", "malformed"),
+    [
+        ("It rains.", False),
+        ('<tool_call>{"name": "f"', True),
+        ("<|python_tag|>f.call()", True),
+        ("[TOOL_CALLS] [{", True),
+        ('{"name": "f", "parameters": {"x": ', True),
+        ('{"type": "function", "name": "f", "parameters": {"x": ', True),
+        ('{"name": "h", "parameters": {"x": ', False),
+        ('{"name": "f", "age": 3}', False),
+    ],
+)
+def test_a_call_that_cannot_be_read_is_told_from_text(content: str, malformed: bool):
+    """Marks without a call, and the beginning of a bare call of an offered tool, are worth another try."""
+    message = Message(role="assistant", content=content)
+    assert is_malformed(message, {"f"}) is malformed
+    assert not is_malformed(message.model_copy(update={"tool_calls": (ToolCall(name="f"),)}), {"f"})
+
+
+@pytest.mark.parametrize("form", ['<tool_call>{"name": "f", "arguments": %s}', "[TOOL_CALLS]f{%s", "[TOOL_CALLS]%s"])
+@pytest.mark.parametrize("depth", [400, 700, 100_000])
+def test_nesting_of_any_depth_is_survived(form: str, depth: int):
+    """What is nested too deeply to be read stays text."""
+    text = form % ('{"a":' * depth + "1" + "}" * depth)
+    answer = parse(text)
+    assert answer.tool_calls or answer.content == text
+
+
+PARTS = [
+    "<tool_call>",
+    "</tool_call>",
+    "<|python_tag|>",
+    "<|eom_id|>",
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "<think>",
+    "</think>",
+    '{"name": "f"}',
+    '[{"name": "f"}]',
+    '{"name": "f", "parameters": {}}',
+    "f{}",
+    *'{}[]":,; f1<',
+]
+
+
+def braces(answer: Answer) -> int:
+    """Count the opening braces that an answer holds; a call has one around it and those of its arguments."""
+    texts = (answer.content, answer.reasoning or "", *(json.dumps(call.args) for call in answer.tool_calls))
+    return sum(text.count("{") for text in texts) + len(answer.tool_calls)
+
+
+@given(st.lists(st.sampled_from(PARTS)))
 def test_nothing_raises_and_nothing_is_lost(parts: list[str]):
     """Any text gives an answer, and every call that was not made is still to be seen."""
     text = "".join(parts)
-    answer = parse(text)
-    assert text.count("{") == sum(part.count("{") for part in (answer.content, answer.reasoning or "")) + len(
-        answer.tool_calls
-    )
+    answer = parse_answer(text, offered={"f"})
+    assert text.count("{") <= braces(answer)
+    if not answer.tool_calls:
+        assert text.count("{") == braces(answer)
+        marks = THINK_OPEN, THINK_CLOSE
+        assert sum(map(len, marks)) + len("".join(filter(None, answer[:2]))) >= len("".join(text.split()))
+
+
+@given(st.text().filter(lambda text: THINK_OPEN not in text and THINK_CLOSE not in text))
+def test_any_text_survives(text: str):
+    """Text without marks comes back whole."""
+    assert parse_answer(text, offered={"f"}).content == text.strip()
+
+
+@given(st.lists(st.sampled_from(PARTS)), st.integers(1, 12), st.booleans())
+def test_what_is_shown_while_it_is_written_is_how_the_answer_begins(parts: list[str], size: int, offered: bool):
+    """However a text is torn, nothing is shown that the whole answer does not begin with, and no mark of a call."""
+    text = "".join(parts)
+    reader = Reader(offered=offered)
+    shown = [part for at in range(0, len(text), size) for part in reader.read(text[at : at + size])]
+    answer = parse_answer(text, offered={"f"} if offered else ())
+    opened = text.lstrip().startswith(THINK_OPEN)
+    assert reader.content == "".join(part.text for part in shown if not part.is_reasoning)
+    assert all(part.text for part in shown)
+    assert "<tool_call>" not in reader.content
+    if opened or THINK_CLOSE not in text:  # a mark that comes without its other half turns what was said into a thought
+        assert answer.content.startswith(reader.content)
+        assert (answer.reasoning or "").startswith(reader.reasoning)
+
+
+def test_words_are_not_held_back_for_long():
+    """Of a text that is no call only what may be the beginning of a mark waits, until the next word."""
+    reader = Reader(offered=True)
+    shown = [[part.text for part in reader.read(word)] for word in ("If ", "a <", " b, ", "say [TO", "]", ".")]
+    assert shown == [["If"], [" a"], [" < b,"], [" say"], [" [TO]"], ["."]]
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [("{", True), ('{"na', True), ('{"name": "x', True), ('{"city": "', False), ("{ so", False), ("{}", False)],
+)
+def test_json_that_cannot_be_a_call_is_shown_at_its_first_key(text: str, held: bool):
+    """Only JSON that begins as a call does, where tools were offered, waits for its end."""
+    assert (Reader(offered=True).read(text) == []) is held
+    assert Reader().read(text) == [Part(text)]
+
+
+def test_who_wants_a_call_hears_thoughts_only():
+    """A silent reader keeps all the words for the end."""
+    reader = Reader(silent=True)
+    assert reader.read("<think>Hm</think>I would rather talk.") == [Part("Hm", is_reasoning=True)]
+    assert reader.content == ""
 
 
 @given(st.dictionaries(st.text(min_size=1).filter(lambda k: k == k.strip()), st.integers() | st.booleans() | st.none()))
