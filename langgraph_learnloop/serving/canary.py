@@ -13,9 +13,9 @@ the chance alpha at most (Ville 1939; Waudby-Smith and Ramdas 2024, "Estimating 
 betting", JRSS B 86). One may therefore look after every thread and stop on what one sees. The wealth is the e-value.
 
 A hypothesis speaks of every thread: the candidate is never worse, or always worse by the margin. A release that is
-worse by night and better by day fits neither, and ends where the threads are. What must hold is the draw: a thread's
-end, and when its figures are known, may depend on anything but on who got it. A candidate that is merely slower to end
-its threads is forgiven, for the guess m is the champion's mean.
+worse by night and better by day fits neither, and ends where the threads are. What must hold is the draw: which
+threads are asked about, and when, may depend on anything but on who got them. A candidate that is merely slower to end
+its threads is forgiven, for the guess m is what the champion's mean has been.
 
 A rollback asks for a weighted mean of the e-values of all the guardrails: a mean of e-values is an e-value (Vovk and
 Wang 2021, "E-values: calibration, combination and applications", Annals of Statistics 49), so that `alpha_rollback` is
@@ -44,8 +44,10 @@ Move = Literal["advance", "hold", "rollback"]
 
 _WEIGHTS = {"bad": 0.5, "errors": 0.1, "handed_over": 0.1, "latency": 0.1, "cost": 0.1, "unsafe": 0.1}
 """What each test counts for in a rollback; those that are switched off leave their part to the others."""
-_CHANGES = (0.02, 0.05, 0.1, 0.2)
-"""True differences that the bets are best at; the wealth is shared out between them evenly."""
+_CHANGES = {0.01: 0.1, 0.04: 0.4, 0.12: 0.4, 0.4: 0.1}
+"""True differences that the bets are best at, and the part of the wealth that is put on each."""
+_LEAST_MARGIN = 0.01
+"""The smallest difference that the bets can rule out in a rollout that ends."""
 _UNSAFE = (0.01, 0.1, 0.5)
 """Shares of unsafe threads that the bets are best at, where the limit is below them."""
 _BOLDEST = 0.5
@@ -119,6 +121,10 @@ class Limits:
         for name in ("alpha_rollback", "alpha_promote", "alpha_routing", "margin"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"The limit {name} must be above 0 and below 1, not {getattr(self, name)!r}.")
+        if self.margin < _LEAST_MARGIN:
+            raise ConfigError(
+                f"The limit margin must be at least {_LEAST_MARGIN}, not {self.margin!r}: no rollout ends."
+            )
         for name in ("errors", "handed_over", "unsafe"):
             share = getattr(self, name)
             if share is not None and not 0 <= share < 1:
@@ -236,8 +242,9 @@ def walked(columns: Columns, limits: Limits) -> Walk:
 def difference(columns: Columns, limits: Limits) -> tuple[float, float]:
     """Return the differences of the bad shares, candidate minus champion, that the bets have not ruled out.
 
-    It is the confidence sequence that belongs to the tests (Waudby-Smith and Ramdas 2024, section 4), so that low is
-    above 0 where the bad share alone asks for a rollback, and high below the margin where "not worse" was shown.
+    It is the confidence sequence that belongs to the tests (Waudby-Smith and Ramdas 2024, section 4): at the default
+    limits, low is above 0 where the bad share alone asks for a rollback, and high below the margin where "not worse"
+    was shown. Where the difference changes, low is below its greatest value and high above its least.
     """
     enough = 2 / limits.alpha_rollback
 
@@ -263,7 +270,8 @@ def routing_p(champion: Any, candidate: Any, share: float) -> Any:
     for concentration in _CONCENTRATIONS:
         a, b = concentration * share, concentration * (1 - share)
         mixed = special.betaln(a + candidate, b + champion) - special.betaln(a, b)
-        odds = odds + np.exp(mixed - candidate * math.log(share) - champion * math.log1p(-share))
+        with np.errstate(over="ignore"):
+            odds = odds + np.exp(mixed - candidate * math.log(share) - champion * math.log1p(-share))
     return np.minimum(1.0, len(_CONCENTRATIONS) / odds)
 
 
@@ -294,11 +302,13 @@ def _wealth(
         gain = -gain
         risk = np.maximum((1 - mean) * (1 - share), mean * share) - change * drawn
     most = _BOLDEST / np.maximum(risk, _TINY)
-    wealth = np.zeros(len(values))
-    with np.errstate(over="ignore", under="ignore"):  # beyond all doubt is infinite, and a lost bet is nothing
-        for size in _CHANGES:
-            wealth += np.cumprod(1 + np.minimum(size / variance, most) * gain)
-    return wealth / len(_CHANGES)
+    factors = np.array([*_CHANGES])[:, None] * (1 / variance)  # bets by threads; by and by the wealth
+    np.minimum(factors, most, out=factors)
+    factors *= gain
+    factors += 1
+    with np.errstate(over="ignore"):  # what is beyond all doubt is infinite
+        np.cumprod(factors, axis=1, out=factors)
+        return np.array([*_CHANGES.values()]) @ factors
 
 
 def _expected(values: Floats, champion: Bools, guess: float) -> tuple[Floats, Floats]:
@@ -336,13 +346,12 @@ def _ratio_test(name: str, limit: str) -> Callable[[Columns, Limits], Floats]:
 
 
 def _ranks(values: Floats) -> Floats:
-    """Return each value's rank, 0 to 1, among some of those before it: the newest at the last power of two."""
+    """Return for each value the share of lower ones among some before it: the newest at the last power of two."""
     ranks = np.full(len(values), _MIDDLE)
     begin = _FIRST_RANKS
     while begin < len(values):
-        earlier, new = np.sort(values[:begin][-_RANKED:]), values[begin : 2 * begin]
-        below = np.searchsorted(earlier, new, "left") + np.searchsorted(earlier, new, "right")
-        ranks[begin : 2 * begin] = below / (2 * len(earlier))
+        earlier = np.sort(values[:begin][-_RANKED:])
+        ranks[begin : 2 * begin] = np.searchsorted(earlier, values[begin : 2 * begin]) / len(earlier)
         begin *= 2
     return ranks
 
@@ -355,7 +364,7 @@ def _unsafe_test(columns: Columns, limits: Limits) -> Floats:
     shares = [share for share in _UNSAFE if share > limit] or [(1 + limit) / 2]
     wealth = np.zeros(len(unsafe))
     for share in shares:
-        with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             wealth += np.cumprod(np.where(unsafe, np.divide(share, limit), (1 - share) / (1 - limit)))
     return _spread(wealth / len(shares), mine)
 
@@ -469,11 +478,14 @@ def _too_early(in_stage: int, percent: float, limits: Limits, *, waited: bool) -
 def _promoted(e_value: float, interval: tuple[float, float], percent: float, limits: Limits) -> Verdict:
     asked = 1 / limits.alpha_promote
     low, high = (f"{100 * end:+.1f}" for end in interval)
+    margin = f"{100 * limits.margin:g}"
     found = f"(interval {low} to {high} points; e-value {_e(e_value)} where {asked:,.0f} is asked for)."
-    margin = f"worse by less than {100 * limits.margin:g} points"
     if e_value >= asked:
-        return "advance", f"Promote the candidate: it is no worse than the champion, or {margin} {found}"
-    return "hold", f"Hold at {percent:g} percent: the candidate is not yet shown to be {margin} {found}"
+        return "advance", f"Promote the candidate: if it is worse at all, then by less than {margin} points {found}"
+    return "hold", (
+        f"Hold at {percent:g} percent: the candidate is not yet shown to be worse by less than {margin} points, if at "
+        f"all {found}"
+    )
 
 
 def _advanced(in_stage: int, percent: float) -> Verdict:
