@@ -440,15 +440,12 @@ class LearnLoop:
             lambda: self._probe(release),
             lambda: begun.append(self.rolling.start(self._new_id(), release, card.because, actor)),
         )
-        self._follow()
         return begun[0]
 
     def roll_on(self) -> tuple[Rollout, Evidence | None]:
         """Look at what the threads of the rollout under way say, and move it on, or back, as the settings allow."""
         self.flush()
-        moved = self.rolling.step()
-        self._follow()
-        return moved
+        return self.rolling.step()
 
     def rollback(self, because: str = "Somebody asked for it.", actor: str = "learnloop") -> Release:
         """End the rollout under way; without one, give new threads the champion before this one.
@@ -458,7 +455,6 @@ class LearnLoop:
         """
         if self.store.rollouts.open() is not None:
             self.rolling.back(because, actor)
-            self._follow()
             return self.champion
         release = self.store.releases.get(self.store.releases.previous())
         if self._engine is not None:
@@ -679,6 +675,7 @@ class LearnLoop:
 
     def _log_move(self, action: str, subject: str, because: str, actor: str) -> None:
         self._decide(action, subject, because, actor=actor)
+        self._follow()
 
     def _decide(
         self, action: str, subject: str, because: str, cycle_id: str | None = None, actor: str = "learnloop"
