@@ -17,14 +17,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from langgraph_learnloop.asking import ask_once, why
 from langgraph_learnloop.errors import ConfigError, EngineError
 from langgraph_learnloop.integrations.ray_connection import CONNECTION, first_line, last_line, library
 from langgraph_learnloop.ports import Evaluator, OnProgress, ResultCache
-from langgraph_learnloop.records import Case, CaseResult, Progress
+from langgraph_learnloop.records import Case, CaseResult
 
 _TRIES = 2
 """How often a batch is handed out before its cases are given up, where its worker dies."""
@@ -103,24 +105,11 @@ class RayReplay:
         app, and EngineError when there is no cluster or its nodes are not fit.
         """
         known = cache.results(release_id, self.evaluator.name) if cache is not None else {}
-        unique = {case.case_id: case for case in cases}
-        done = {case_id: known[case_id] for case_id in unique if case_id in known}
-        report = on_progress or _silent
-        report(_progress(done, unique, f"{len(done)} of {len(unique)} results are known from before."))
-        told = [enough(result) for result in done.values()] if enough is not None else []
-        unknown = [case for case in unique.values() if case.case_id not in done]
-        if not unknown or any(told):
-            return tuple(done[case_id] for case_id in unique if case_id in done)
-        with self._connected() as ray, closing(self._errand(ray, release_id).run(unknown)) as batches:
-            for results in batches:
-                done.update({result.case_id: result for result in results})
-                if cache is not None:
-                    cache.add_results([result for result in results if result.error is None])
-                report(_progress(done, unique, next((result.error for result in results if result.error), None)))
-                told = [enough(result) for result in results] if enough is not None else []
-                if any(told):
-                    break
-        return tuple(done[case_id] for case_id in unique if case_id in done)
+        return ask_once(cases, known, partial(self._ask, release_id), cache, on_progress, enough)
+
+    def _ask(self, release_id: str, cases: Sequence[Case]) -> Generator[Sequence[CaseResult], None, None]:
+        with self._connected() as ray, closing(self._errand(ray, release_id).run(cases)) as batches:
+            yield from batches
 
     def _errand(self, ray: Any, release_id: str) -> _Errand:
         order = _Order(self._app, release_id, self.evaluator.name, self._at_once, self._batch, self._timeout)
@@ -305,12 +294,12 @@ def _examine(app: str, release_id: str, cases: str) -> str:
     try:
         loop = _loaded(app)
     except Exception as error:  # noqa: BLE001 - the boundary of the user's code
-        return json.dumps({"app": _reason(error)})
+        return json.dumps({"app": why(error)})
     try:
         results = loop.examine(release_id, _CASES.validate_json(cases))
         return json.dumps({"results": [result.model_dump(mode="json") for result in results]})
     except Exception as error:  # noqa: BLE001 - the boundary of the user's code
-        return json.dumps({"error": _reason(error)})
+        return json.dumps({"error": why(error)})
 
 
 def _loaded(app: str) -> Examines:
@@ -323,15 +312,3 @@ def _loaded(app: str) -> Examines:
             raise ConfigError(f"it is a {type(made).__name__}, not a LearnLoop or a function that returns one.")
         _apps[app] = made
     return _apps[app]
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _progress(done: Mapping[str, CaseResult], cases: Mapping[str, Case], note: str | None) -> Progress:
-    return Progress(stage="evaluate", done=len(done), total=len(cases), note=note)
-
-
-def _silent(progress: Progress) -> None:
-    """Take progress that nobody wants to see."""

@@ -11,7 +11,8 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, convert
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 
+from langgraph_learnloop.asking import ask_once, why
 from langgraph_learnloop.errors import ConfigError, EngineError
 from langgraph_learnloop.evaluation.recording import Mask
 from langgraph_learnloop.evaluation.replaying import REPLAYING, Price, Replaying, ToolStopped
@@ -26,7 +28,7 @@ from langgraph_learnloop.evaluation.shadow import Graph, only_async, shadow_of
 from langgraph_learnloop.evaluation.starts import Start, Starts
 from langgraph_learnloop.messages import from_langchain
 from langgraph_learnloop.ports import Evaluator, OnProgress, ResultCache, RunReader
-from langgraph_learnloop.records import Case, CaseResult, Message, Progress
+from langgraph_learnloop.records import Case, CaseResult, Message
 
 Answers = queue.SimpleQueue[tuple[int, CaseResult]]
 """Where the threads of the cases leave their results, with the number of the case."""
@@ -94,22 +96,10 @@ class GraphReplay:
         the reason; it is never dropped and never cached, so that the next run tries again.
         """
         known = cache.results(release_id, self.evaluator.name) if cache is not None else {}
-        unique = {case.case_id: case for case in cases}
-        done = {case_id: known[case_id] for case_id in unique if case_id in known}
-        report = on_progress or _silent
-        report(_progress(done, unique, f"{len(done)} of {len(unique)} results are known from before."))
-        told = [enough(result) for result in done.values()] if enough is not None else []
-        unknown = [case for case in unique.values() if case.case_id not in done and not any(told)]
-        for result in self._examine(_Who(release_id, at or {}), unknown):
-            done[result.case_id] = result
-            if cache is not None and result.error is None:
-                cache.add_results([result])
-            report(_progress(done, unique, result.error))
-            if enough is not None and enough(result):
-                break
-        return tuple(done[case_id] for case_id in unique if case_id in done)
+        ask = partial(self._examine, _Who(release_id, at or {}))
+        return ask_once(cases, known, ask, cache, on_progress, enough)
 
-    def _examine(self, who: _Who, cases: Sequence[Case]) -> Iterator[CaseResult]:
+    def _examine(self, who: _Who, cases: Sequence[Case]) -> Generator[Sequence[CaseResult], None, None]:
         """Yield results as they come, so many cases at a time; a case is given up at its deadline."""
         answers: Answers = queue.SimpleQueue()
         deadlines: dict[int, float] = {}
@@ -121,7 +111,7 @@ class GraphReplay:
                 started += 1
             number, result = _next(answers, deadlines)
             if deadlines.pop(number, None) is not None:  # an answer after its deadline comes too late
-                yield result or self._late(who, cases[number])
+                yield [result or self._late(who, cases[number])]
 
     def _start(self, number: int, who: _Who, case: Case, answers: Answers) -> None:
         def work() -> None:
@@ -137,7 +127,7 @@ class GraphReplay:
             REPLAYING.set(None)  # an evaluator may ask models of its own
             return self._judged(who, case, attempt, seconds)
         except BaseException as error:  # noqa: BLE001 - the boundary of the user's code: whatever leaves it is a result
-            return self._unjudged(who, case, _reason(error), time.monotonic() - began)
+            return self._unjudged(who, case, why(error), time.monotonic() - began)
 
     def _replaying(self, start: Start | None) -> Replaying:
         """Return who watches one try of a case, and put it where the tools look for it."""
@@ -366,15 +356,3 @@ def _message(answer: Any) -> Message:
     if not isinstance(answer, AIMessage):
         raise EngineError(f"The model answered with {type(answer).__name__}, not with an assistant message.")
     return from_langchain(answer)
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _progress(done: dict[str, CaseResult], cases: dict[str, Case], note: str | None) -> Progress:
-    return Progress(stage="evaluate", done=len(done), total=len(cases), note=note)
-
-
-def _silent(progress: Progress) -> None:
-    """Take progress that nobody wants to see."""

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +27,6 @@ from tests.improvement.tiny_base import make_base, weather_examples, write_datas
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 RECIPE = Recipe(rank=4, alpha=8, learning_rate=5e-3, steps=12, batch=4, replay=0, max_length=64)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Start a Ray of two processors and no GPU on this machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("OMP_NUM_THREADS", "1")  # sums come out in one order, in every worker
-        ray.init(
-            address="local",
-            num_cpus=2,
-            num_gpus=0,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=100_000_000,
-            _node_ip_address="127.0.0.1",
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

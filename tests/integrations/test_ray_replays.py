@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,25 +73,6 @@ APP = """
     def fail():
         raise OwnError("no database")
 """
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Start a Ray of two processors and no GPU on this machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            num_gpus=0,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=100_000_000,
-            _node_ip_address="127.0.0.1",
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture
