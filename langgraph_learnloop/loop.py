@@ -438,7 +438,7 @@ class LearnLoop:
             self.engine,
             release,
             lambda: self._probe(release),
-            lambda: begun.append(self.rolling.start(self._new_id(), release, card.because, actor)),
+            lambda: begun.append(self.rolling.start(self._new_id(), release, card, actor)),
         )
         return begun[0]
 

@@ -57,21 +57,20 @@ class Rolling:
         if said is not None:
             raise IllegalMoveError(f"Release {release.release_id!r} cannot be put in service: {said}")
 
-    def start(self, rollout_id: str, release: Release, because: str, by: str) -> Rollout:
-        """Begin with a release that was checked."""
-        champion = self._store.releases.champion()
-        stages, now = self._stages(), self._now()
+    def start(self, rollout_id: str, release: Release, card: Scorecard, by: str) -> Rollout:
+        """Begin with a release that was checked; IllegalMoveError if the champion was changed meanwhile."""
+        stages, now = self._config.rollout_stages, self._now()
         first: RolloutState = "shadow" if self._config.autonomy == "manual" else "canary"
         rollout = Rollout(
             rollout_id=rollout_id,
             candidate=release.release_id,
-            champion=champion,
+            champion=card.champion,
             stages=stages,
             percent=0 if first == "shadow" else stages[0],
             state=first,
             started_at=now,
             stage_at=now,
-            because=because,
+            because=card.because,
             by=by,
         )
         self._store.rollouts.start(rollout)
@@ -91,7 +90,7 @@ class Rolling:
         evidence = self.evidence(rollout)
         if evidence is not None and evidence.move == "rollback":
             return self.back(evidence.because, "learnloop"), evidence
-        if evidence is not None and evidence.move == "advance" and not self._needs_a_person(rollout):
+        if evidence is not None and evidence.move == "advance" and self._may_go_on(rollout):
             return self._on(rollout, evidence.because, "learnloop"), evidence
         return rollout, evidence
 
@@ -101,11 +100,10 @@ class Rolling:
 
     def set_stage(self, percent: int, by: str) -> Rollout:
         """Go to any share of the new threads, because a person says so; 100 ends the rollout."""
-        if not 0 <= percent <= _ALL:
-            raise ConfigError(f"A stage is a share of new threads from 0 to 100 percent, not {percent}.")
-        rollout = self.current()
-        state: RolloutState = "live" if percent == _ALL else "canary" if percent else "shadow"
-        return self._move(rollout, state, percent, f"{by} set it to {percent}%.", by)
+        if not 1 <= percent <= _ALL:
+            raise ConfigError(f"A stage is a share of new threads from 1 to 100 percent, not {percent}; or pause it.")
+        state: RolloutState = "live" if percent == _ALL else "canary"
+        return self._move(self.current(), state, percent, f"{by} set it to {percent}%.", by)
 
     def pause(self, by: str, because: str = "") -> Rollout:
         """Give no new thread to the candidate; those that have begun with it keep it."""
@@ -123,10 +121,15 @@ class Rolling:
         return self._move(self.current(), "rolled_back", 0, because, by)
 
     def evidence(self, rollout: Rollout) -> Evidence | None:
-        """Return what the threads that began since the rollout did say; None while the candidate gets none of them."""
+        """Return what the threads that began since the rollout did say; None before the candidate got any of them.
+
+        In a pause those that had begun with it go on: they may still show that it must go.
+        """
         from langgraph_learnloop.serving.canary import Limits, evidence
 
-        if rollout.percent == 0:
+        shares = [percent for _, percent in rollout.past if percent]
+        percent = rollout.percent or (shares[-1] if shares else 0)
+        if percent == 0:
             return None
         now, began = self._now(), self._began(rollout)
         in_stage = [runs for runs in began if runs[0].started_at >= rollout.stage_at]
@@ -139,8 +142,8 @@ class Rolling:
                 latency_ratio=self._config.rollout_latency_ratio,
                 cost_ratio=self._config.rollout_cost_ratio,
             ),
-            (len(in_stage) - to_candidate, to_candidate),
-            rollout.percent,
+            (len(in_stage) - to_candidate, to_candidate) if rollout.percent else (0, 0),
+            percent,
             waited=now - rollout.stage_at >= timedelta(minutes=self._config.rollout_minutes),
             last=rollout.next_percent in (None, _ALL),
         )
@@ -203,12 +206,11 @@ class Rolling:
             )
         return found
 
-    def _stages(self) -> tuple[int, ...]:
-        return tuple(self._config.rollout_stages)
-
-    def _needs_a_person(self, rollout: Rollout) -> bool:
+    def _may_go_on(self, rollout: Rollout) -> bool:
+        """Return whether nobody need say so."""
         last = rollout.next_percent in (None, _ALL)
-        return self._config.autonomy == "manual" or (self._config.autonomy == "guarded" and last)
+        allowed = self._config.autonomy == "automatic" or (self._config.autonomy == "guarded" and not last)
+        return allowed and rollout.state == "canary"
 
     def _on(self, rollout: Rollout, because: str, by: str) -> Rollout:
         percent = rollout.next_percent or _ALL

@@ -102,11 +102,15 @@ def test_people_can_move_it(shop: Shop) -> None:
     assert rolling.approve("ann").percent == 50
     assert rolling.pause("ann", "lunch").percent == 0
     assert set(serve(shop, "lunch", 30)) == {shop.loop.champion.release_id}
-    assert shop.loop.roll_on()[1] is None
+    paused, evidence = shop.loop.roll_on()
+    assert (paused.state, paused.percent) == ("paused", 0)
+    assert evidence is not None
+    with pytest.raises(ConfigError, match="or pause it"):
+        rolling.set_stage(0, "ann")
     assert rolling.resume("ann").percent == 20
     with pytest.raises(IllegalMoveError, match="not paused"):
         rolling.resume("ann")
-    with pytest.raises(ConfigError, match="from 0 to 100"):
+    with pytest.raises(ConfigError, match="from 1 to 100"):
         rolling.set_stage(101, "ann")
     assert rolling.set_stage(37, "ann").percent == 37
     with pytest.raises(IllegalMoveError, match="still open"):
@@ -117,6 +121,16 @@ def test_people_can_move_it(shop: Shop) -> None:
     said = [(entry.actor, entry.because) for entry in shop.loop.log() if entry.action.startswith("rollout")]
     assert ("ann", "lunch") in said
     assert said[-1] == ("ann", "Ann changed her mind.")
+
+
+def test_a_pause_does_not_hide_what_must_go(shop: Shop) -> None:
+    """Nobody new gets the candidate, those who have it go on with it, and what they say still takes it back."""
+    new = candidate(shop)
+    shop.loop.rollout(new.release_id)
+    shop.loop.rolling.set_stage(50, "ann")
+    serve(shop, "day 1", 200, annoyed_by=new.release_id)
+    shop.loop.rolling.pause("ann")
+    assert shop.loop.roll_on()[0].state == "rolled_back"
 
 
 @pytest.mark.parametrize(("autonomy", "ends"), [("manual", ("shadow", 0)), ("guarded", ("canary", 50))])
