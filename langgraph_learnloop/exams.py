@@ -86,12 +86,15 @@ class Exams:
         """
         from langgraph_learnloop.evaluation.suites import as_regression, read_suite, refuse_leaks
 
-        found = {case.case_id: case for case in self._lessons.cases(dataset)}
-        for lesson, new in self._lessons.repaired(before=dataset):
-            found.update({case.case_id: case for case in as_regression(new, lesson)})
-        own = [case for path in self._config.suites for case in read_suite(path)]
+        its_own = {case.case_id: case for case in self._lessons.cases(dataset)}
+        lessons = self._lessons.shipped(dataset)
+        repaired = {case.case_id: case for one in lessons for case in as_regression(one.new, one.version)}
+        added = [case for case_id, case in repaired.items() if case_id not in its_own]
         # A request can be in several suites: the same case counts in each.
-        return refuse_leaks([*found.values(), *own, *more], self._lessons.examples(dataset))
+        added += [*(case for path in self._config.suites for case in read_suite(path)), *more]
+        if added:  # the dataset's own cases were held against its examples when they were read
+            refuse_leaks(added, self._lessons.examples(dataset))
+        return (*(repaired.get(case_id, case) for case_id, case in its_own.items()), *added)
 
     def results(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import MissingExtraError, NotFoundError
@@ -21,6 +21,17 @@ from langgraph_learnloop.store.opened import Store
 if TYPE_CHECKING:
     from langgraph_learnloop.curation.graph import Curation
     from langgraph_learnloop.ports import Evaluator
+
+
+class Shipped(NamedTuple):
+    """A lesson that served."""
+
+    release: Release
+    """The release that learned it."""
+    version: str
+    """The dataset that taught it."""
+    new: Sequence[Case]
+    """Its target cases, without those of earlier lessons."""
 
 
 class Lessons:
@@ -129,43 +140,29 @@ class Lessons:
 
         return read(dataset.path)
 
-    def repaired(self, before: Dataset) -> list[tuple[str, list[Case]]]:
-        """Return the cases that each lesson brought, oldest first, of those that were shipped before a dataset."""
-        known = set[str]()
-        found: list[tuple[str, list[Case]]] = []
-        for release in self._shipped():
-            if release.dataset is None or release.dataset == before.version:
-                continue
-            dataset = self._store.datasets.get(release.dataset)
-            if dataset.made_at >= before.made_at:
+    def shipped(self, before: Dataset | None = None) -> list[Shipped]:
+        """Return the lessons that ever served, oldest first; only those that were built before a dataset, if named."""
+        releases, known, found = self._store.releases, set[str](), list[Shipped]()
+        for release_id in dict.fromkeys(entry.release_id for entry in releases.history()):
+            release = releases.get(release_id)
+            dataset = self._store.datasets.get(release.dataset) if release.dataset is not None else None
+            if dataset is None or (before is not None and dataset.made_at >= before.made_at):
                 continue
             new = [c for c in self.cases(dataset) if c.suite == "target" and c.case_id not in known]
             known.update(case.case_id for case in new)
-            found.append((dataset.version, new))
+            found.append(Shipped(release, dataset.version, new))
         return found
-
-    def _shipped(self) -> list[Release]:
-        """Return the releases that ever served, in the order in which they began to."""
-        releases = self._store.releases
-        return [releases.get(one) for one in dict.fromkeys(entry.release_id for entry in releases.history())]
 
     def remembered(self, release: Release, evaluator: Evaluator) -> tuple[Remembered, ...]:
         """Return how a release does on each lesson that was shipped before it, by what it was asked already."""
         from langgraph_learnloop.evaluation.ledger import Lesson, ledger
 
-        known, served = set[str](), self._shipped()
-        shipped: list[Lesson] = []
-        for one in served:
-            if one.dataset is None or one.made_at > release.made_at:
-                continue
-            cases = self.cases(self._store.datasets.get(one.dataset))
-            new = [c.case_id for c in cases if c.suite == "target" and c.case_id not in known]
-            known.update(new)
-            shipped.append(Lesson(one.dataset, one.release_id, new))
-        asked = {
-            one.release_id: self._store.scorecards.results(one.release_id, evaluator.name) for one in (*served, release)
-        }
-        return ledger(shipped, asked, release.release_id, evaluator.target)
+        shipped = [one for one in self.shipped() if one.release.made_at <= release.made_at]
+        results = self._store.scorecards.results
+        ids = {release.release_id, *(one.release.release_id for one in shipped)}
+        lessons = [Lesson(one.version, one.release.release_id, [case.case_id for case in one.new]) for one in shipped]
+        asked = {release_id: results(release_id, evaluator.name) for release_id in ids}
+        return ledger(lessons, asked, release.release_id, evaluator.target)
 
     def folder(self, name: str) -> Path:
         """Return a folder for files of one kind, made if need be."""

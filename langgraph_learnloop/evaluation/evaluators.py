@@ -10,6 +10,7 @@ from decimal import Context, Decimal
 from typing import Any, Literal, NoReturn
 
 from langgraph_learnloop.errors import ConfigError
+from langgraph_learnloop.messages import no_key_twice
 from langgraph_learnloop.ports import Evaluator
 from langgraph_learnloop.records import Case, Judged, Message, Score, ToolCall, content_hash
 
@@ -63,7 +64,7 @@ def read_json(text: str) -> Any:
     if len(text) > LONGEST_JSON:
         raise ValueError(f"it has {len(text):,} characters; at most {LONGEST_JSON:,} are read")
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=no_key_twice)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 
@@ -259,13 +260,6 @@ def _number(text: str) -> Decimal:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}")
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("it holds a key twice")
-    return value
 
 
 def _listed(keys: Sequence[str]) -> str:

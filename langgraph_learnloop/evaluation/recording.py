@@ -107,7 +107,9 @@ class RecordableTool(BaseTool):
         return await self.inner.arun(tool_input, *args, **more) if answer is None else answer
 
     def _run(self, *args: Any, **more: Any) -> Any:
-        raise NotImplementedError(f"The recordable tool {self.name!r} is run by `invoke` or `run`.")
+        """Go through the same door, where somebody calls what LangChain calls."""
+        more.pop("run_manager", None)
+        return self.run(more or args[0])
 
     def _recorded(self, given: Any) -> Any:
         """Return what is to be returned: a message for a tool call, else the content; None to run the tool."""

@@ -81,7 +81,10 @@ class Follower:
 
     def _follow(self) -> None:
         while not self._stopped.wait(self._poll_seconds):
-            self.step()
+            try:
+                self.step()
+            except Exception:  # noqa: BLE001 - a process that no longer follows would serve what was taken back
+                _log.exception("The registry could not be followed; it is tried again.")
 
     def _load(self, routes: Routes) -> str | None:
         """Load what threads may be given; return why that failed."""

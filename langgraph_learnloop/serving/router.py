@@ -86,7 +86,7 @@ class Router:
             if pinned in routes.refused:
                 pinned = self._pins.repin(thread_id, routes.refused, routes.champion)
         except StoreError as error:
-            _log.warning("The thread %r gets %r unpinned: %s", thread_id, chosen, error)
+            _log.warning("A new thread gets %r without its being kept in the store: %s", chosen, error)
             return chosen
         return pinned
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.files import file_sha256
 from langgraph_learnloop.records import Release
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -47,8 +47,7 @@ def checked_adapter(release: Release) -> str:
     """Return the adapter's folder when its weights are the ones that the release names."""
     file = Path(str(release.adapter)) / _WEIGHTS
     try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = file_sha256(file)
     except OSError as error:
         raise EngineError(
             f"The adapter of release {release.release_id!r} cannot be read: {str(file)!r}, {error.strerror}."
