@@ -11,6 +11,7 @@ from typing import Protocol
 from langgraph_learnloop.records import (
     Case,
     CaseResult,
+    EngineHealth,
     Feedback,
     Generated,
     Generation,
@@ -83,6 +84,10 @@ class Engine(Protocol):
 
     def generate(self, request: Generation) -> Generated:
         """Answer with exactly the release that was asked for, or raise EngineError."""
+        ...
+
+    def health(self) -> EngineHealth:
+        """Return how the engine is, within seconds; it does not raise."""
         ...
 
 

@@ -411,6 +411,10 @@ class Release(Record):
     """Hash of the adapter's safetensors file."""
     instructions: str | None = None
     """A system prompt put before the agent's own; None leaves it alone."""
+    shots: tuple[Message, ...] = ()
+    """Exchanges that are shown before every conversation: what users say, each with the answer that is right."""
+    knowledge: tuple[str, ...] = ()
+    """Facts that the model is given with every conversation, as data and not as instructions."""
     sampling: Sampling = Field(default_factory=Sampling)
     """How tokens are drawn."""
     dataset: str | None = None
@@ -425,7 +429,8 @@ class Release(Record):
     @cached_property
     def release_id(self) -> str:
         """Return the content hash; where an adapter lies does not change what it is."""
-        return content_hash(self.model_dump(mode="json", exclude={"made_at", "adapter"}))[:12]
+        empty = {name for name in ("shots", "knowledge") if not getattr(self, name)}  # older than these fields
+        return content_hash(self.model_dump(mode="json", exclude={"made_at", "adapter", *empty}))[:12]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with some fields replaced, and an id of its own."""
@@ -576,6 +581,19 @@ class Generation(Record):
     """How tokens are drawn."""
     stop: tuple[str, ...] = ()
     """Texts that end the answer."""
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    """How many of the likeliest tokens to tell beside each one that is written; None tells no probabilities at all."""
+
+
+class TokenLogprob(Record):
+    """A token of an answer, and how likely it was."""
+
+    token: str
+    """Its text."""
+    logprob: float
+    """Natural logarithm of its probability, temperature left out of account."""
+    top: tuple[tuple[str, float], ...] = ()
+    """The likeliest tokens in its place with theirs, the likeliest first."""
 
 
 class Generated(Record):
@@ -591,6 +609,28 @@ class Generated(Record):
     """Tokens written."""
     finish_reason: Literal["stop", "length"] = "stop"
     """Why it ended."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of each token that was written, where they were asked for and the engine knows them."""
+
+
+class EngineHealth(Record):
+    """How an engine is."""
+
+    trouble: str | None = None
+    """Why it cannot answer, in a sentence; None while it can."""
+    loaded: tuple[str, ...] = ()
+    """Ids of the releases that it can answer with at once."""
+    waiting: int | None = None
+    """Requests that wait for their turn; None where the engine does not know."""
+
+
+class Probe(Record):
+    """A prompt whose answer tells whether an engine serves the release that it says."""
+
+    request: Generation
+    """What is asked."""
+    answer: Message
+    """What the release answered when it was examined."""
 
 
 Suite = Literal["target", "retention", "regression", "safety"]

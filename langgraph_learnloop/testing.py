@@ -29,6 +29,7 @@ from langgraph_learnloop.errors import EngineError, TrainingError
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import (
     Case,
+    EngineHealth,
     Example,
     Generated,
     Generation,
@@ -178,6 +179,10 @@ class MemoryEngine:
         if answer is None or score < self._alike:
             answer = Message(role="assistant", content="I do not know.")
         return _said(answer, request)
+
+    def health(self) -> EngineHealth:
+        """Return what is loaded."""
+        return EngineHealth(loaded=tuple(self._loaded), waiting=0)
 
     def stream(self, request: Generation) -> Iterator[str | Generated]:
         """Yield the answer word by word, and at last whole."""

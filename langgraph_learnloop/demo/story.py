@@ -30,6 +30,7 @@ from langgraph_learnloop.ports import Engine, Reviewer
 from langgraph_learnloop.records import (
     Case,
     Dataset,
+    EngineHealth,
     Example,
     Generated,
     Generation,
@@ -78,6 +79,10 @@ class TimedEngine:
         answer = self._engine.generate(request)
         self.calls.append((began, time.monotonic()))
         return answer
+
+    def health(self) -> EngineHealth:
+        """Return how the engine is."""
+        return self._engine.health()
 
 
 class Story:

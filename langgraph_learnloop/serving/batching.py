@@ -28,6 +28,10 @@ class FairQueue(Generic[Item]):
         self._closed = False
         self._changed = threading.Condition()
 
+    def __len__(self) -> int:
+        """Return how many items wait."""
+        return self._count
+
     @property
     def closed(self) -> bool:
         """Tell whether the queue takes no more."""

@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langgraph_learnloop.errors import EngineError
-from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling
+from langgraph_learnloop.records import EngineHealth, Generated, Generation, Message, Release, Sampling
 from langgraph_learnloop.serving.toolcalls import THINK_CLOSE, THINK_OPEN, offered_names, parse_answer
 
 _LENGTH = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
@@ -95,6 +95,10 @@ class HostedEngine:
         if whole is None:
             raise self._error(request, "the stream ended before it began")
         yield _generated(whole, request)
+
+    def health(self) -> EngineHealth:
+        """Return what is loaded; whether the provider answers is not tried, for every try is paid for."""
+        return EngineHealth(loaded=tuple(self._loaded))
 
     def _find(self, name: str) -> BaseChatModel:
         if not callable(self._models):

@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
 from langgraph_learnloop.errors import EngineError
-from langgraph_learnloop.records import Generated, Generation, Message, Release
+from langgraph_learnloop.records import EngineHealth, Generated, Generation, Message, Release
 from langgraph_learnloop.serving.batching import FairQueue
 from langgraph_learnloop.serving.toolcalls import THINK_OPEN, may_begin, offered_names, parse_answer
 from langgraph_learnloop.serving.weights import checked_adapter, end_tokens, fill, load_base, same_model, wrapped
@@ -235,6 +235,11 @@ class LocalEngine:
             yield self._read(waiting)
         finally:
             waiting.gone = True
+
+    def health(self) -> EngineHealth:
+        """Return what is loaded, and how many wait."""
+        trouble = None if self._worker.is_alive() and not self._queue.closed else str(self._is_closed())
+        return EngineHealth(trouble=trouble, loaded=tuple(self._adapters), waiting=len(self._queue))
 
     def close(self) -> None:
         """Stop the worker; requests that still wait get an EngineError."""
