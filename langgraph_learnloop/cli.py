@@ -7,9 +7,7 @@ Refusals are one sentence on standard error and exit code 2.
 from __future__ import annotations
 
 import getpass
-import importlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from langgraph_learnloop.config import load_config
+from langgraph_learnloop.config import load_config, named
 from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
 from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.loop import LearnLoop
@@ -512,14 +510,9 @@ def _chosen(loop: LearnLoop, beginning: str | None) -> Dataset:
 
 def _load(name: str | None) -> LearnLoop:
     name = name or load_config().app
-    module, _, attribute = (name or "").partition(":")
-    if not module or not attribute:
+    if not name or ":" not in name:
         raise ConfigError('Name your LearnLoop with --app "module:attribute", or as `app` in learnloop.toml.')
-    sys.path.insert(0, os.getcwd())
-    try:
-        loop = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{name!r} cannot be loaded: {error}.") from error
+    loop = named(name, "The LearnLoop")
     if not isinstance(loop, LearnLoop):
         raise ConfigError(f"{name!r} is a {type(loop).__name__}, not a LearnLoop.")
     return loop
