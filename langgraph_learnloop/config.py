@@ -125,7 +125,7 @@ class LoopConfig(Record):
     ack_seconds: float = Field(default=5.0, ge=0)
     """How long a promotion waits until every process that serves has followed it."""
     operator: str | None = None
-    """Who is told what is decided, as "module:attribute": an object with `tell`, or what makes one when called."""
+    """Who is told what is decided of releases, as "module:attribute": an object with `tell`, or what makes one."""
     autonomy: Literal["manual", "guarded", "automatic"] = "guarded"
     """Who moves a rollout on: people each time, people at the last stage, or nobody; it goes back by itself in each."""
     keep_warm: int = Field(default=3, ge=1)

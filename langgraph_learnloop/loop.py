@@ -100,7 +100,7 @@ class LearnLoop:
     `store` is a file or a database URL; nothing has to be started. Parts that are not given are the defaults: the
     trainer runs TRL + PEFT (Unsloth with a GPU) in a subprocess, the reviewer approves what passes the checks, the
     evaluator compares tool calls, the replayer asks the cases of an examination in this process. The operator is told
-    of every decision; the metric says what makes a thread of a rollout a bad one (default: a run of it was flagged).
+    what is decided of releases, and the metric says what makes a thread of a rollout a bad one (default: a flagged run).
     """
 
     def __init__(

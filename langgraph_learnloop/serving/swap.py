@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.errors import ConfigError, EngineError, IllegalMoveError
 from langgraph_learnloop.ports import Engine
 from langgraph_learnloop.records import Message, Probe, Release
 
@@ -47,7 +47,7 @@ def swap(engine: Engine, release: Release, check: Callable[[], None], flip: Call
         flip()
     except Exception as error:
         engine.unload(release.release_id)
-        if isinstance(error, EngineError):
+        if isinstance(error, EngineError | IllegalMoveError | ConfigError):  # they say all there is to say
             raise
         raise EngineError(
             f"Release {release.release_id!r} was loaded, but could not be put in service: {error}. "
