@@ -103,6 +103,9 @@ class LoopConfig(Record):
     """Deadline of one case."""
     eval_threads: int = Field(default=16, ge=1)
     """Cases that are run at the same time."""
+    after_gate: Literal["promote", "rollout"] = "promote"
+    """What a cycle does with a release that passed: all new threads get it, or a rollout begins. Where `autonomy` is
+    "manual" it is always a rollout."""
     rollout_shadow: int = Field(default=50, ge=0)
     """Threads whose requests the candidate must have answered, unseen, before it gets any thread; 0 leaves that out."""
     rollout_metric: str = "flagged"

@@ -31,6 +31,7 @@ from langgraph_learnloop.lessons import Lessons
 from langgraph_learnloop.records import (
     Case,
     CaseResult,
+    CycleOutcome,
     CycleReport,
     Dataset,
     Decision,
@@ -56,7 +57,7 @@ from langgraph_learnloop.records import (
     Trial,
     Verdict,
 )
-from langgraph_learnloop.rolling import Rolling, behind_in_words
+from langgraph_learnloop.rolling import Rolling, behind_in_words, tending
 from langgraph_learnloop.serving.shadow import Shadow
 from langgraph_learnloop.signals.explicit import make_feedback
 from langgraph_learnloop.store.opened import open_store
@@ -100,7 +101,7 @@ class LearnLoop:
     `store` is a file or a database URL; nothing has to be started. Parts that are not given are the defaults: the
     trainer runs TRL + PEFT (Unsloth with a GPU) in a subprocess, the reviewer approves what passes the checks, the
     evaluator compares tool calls, the replayer asks the cases of an examination in this process. The operator is told
-    what is decided of releases, and the metric says what makes a thread of a rollout a bad one (default: a flagged run).
+    what is decided of releases; the metric says what makes a thread of a rollout a bad one (default: a flagged run).
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class LearnLoop:
         self.exams = Exams(self.store, self.config, self.policy, self.lessons, lambda: self.evaluator, replayer)
         self._engine: Engine | None = None
         self._live: LiveModel | None = None
+        self._tenders: list[Callable[[], None]] = []
 
     # -- watch ---------------------------------------------------------------------------------------------------------
 
@@ -487,6 +489,15 @@ class LearnLoop:
         self.flush()
         return self.rolling.step()
 
+    def tend(self, seconds: float = 60.0) -> Callable[[], None]:
+        """Look after rollouts in a thread, as `roll_on` does, every so many seconds; return what ends that.
+
+        One process is enough; several do no harm. Without it call `roll_on` from a timer, or `learnloop rollout watch`.
+        """
+        stop = tending(self.roll_on, seconds)
+        self._tenders.append(stop)
+        return stop
+
     def rollback(self, because: str = "Somebody asked for it.", actor: str = "learnloop") -> Release:
         """End the rollout under way; without one, make the champion before this one the champion again.
 
@@ -522,16 +533,9 @@ class LearnLoop:
             return self._report(cycle_id, "stopped", " ".join(problems), dataset=dataset.version)
         candidate = self.train(dataset, self.recipe, on_progress, cycle_id)
         card = self.evaluate(candidate, dataset, on_progress, cycle_id)
-        if card.passed:
-            self.promote(candidate.release_id, cycle_id)
-        return self._report(
-            cycle_id,
-            "promoted" if card.passed else "stopped",
-            card.because,
-            dataset=dataset.version,
-            candidate=candidate.release_id,
-            scorecard=card,
-        )
+        outcome, because = self._ship(candidate, card, cycle_id)
+        found = {"dataset": dataset.version, "candidate": candidate.release_id, "scorecard": card}
+        return self._report(cycle_id, outcome, because, **found)
 
     # -- look ----------------------------------------------------------------------------------------------------------
 
@@ -595,6 +599,8 @@ class LearnLoop:
 
     def close(self) -> None:
         """Store what is recorded and let go of the files."""
+        for stop in self._tenders:
+            stop()
         self._shadow.stop()
         if self._follower is not None:
             self._follower.stop()
@@ -700,6 +706,23 @@ class LearnLoop:
         if card is None:  # `check` refused it; this tells mypy
             raise IllegalMoveError(f"Release {release.release_id!r} was never examined.")
         return release, card
+
+    def _ship(self, candidate: Release, card: Scorecard, cycle_id: str) -> tuple[CycleOutcome, str]:
+        """Do with a candidate what its examination and the settings say; return the cycle's outcome, and why."""
+        if not card.passed:
+            return "stopped", card.because
+        there = self.store.rollouts.open()
+        if there is not None and there.candidate != candidate.release_id:
+            return (
+                "waiting",
+                f"The rollout of {there.candidate} is still open; when it has ended, go on with this cycle.",
+            )
+        if self.config.after_gate == "promote" and self.config.autonomy != "manual":
+            self.promote(candidate.release_id, cycle_id)
+            return "promoted", card.because
+        if there is None:  # else it was begun by a process that was killed then
+            self.rollout(candidate.release_id)
+        return "rolling", card.because
 
     def _in_service(self) -> set[str]:
         """Return the releases that new threads may get."""

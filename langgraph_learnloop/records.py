@@ -1000,13 +1000,16 @@ class Decision(Record):
     """Content hash of this entry with `previous`."""
 
 
+CycleOutcome = Literal["promoted", "rolling", "stopped", "waiting", "nothing"]
+
+
 class CycleReport(Record):
     """How one turn of the loop ended."""
 
     cycle_id: str
     """Its id."""
-    outcome: Literal["promoted", "stopped", "waiting", "nothing"]
-    """"waiting": review is open; "nothing": there was nothing to learn."""
+    outcome: CycleOutcome
+    """"rolling": a rollout has begun; "waiting": review is open, or another rollout; "nothing": nothing was learned."""
     dataset: str | None = None
     """Dataset version."""
     candidate: str | None = None

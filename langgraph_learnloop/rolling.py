@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -20,6 +22,7 @@ from langgraph_learnloop.store.opened import Store
 if TYPE_CHECKING:
     from langgraph_learnloop.serving.canary import Evidence
 
+_log = logging.getLogger(__name__)
 _ALL = 100
 _HALF = 50
 
@@ -176,6 +179,29 @@ class Rolling:
         moved = rollout.move(state, percent, because, by, self._now())
         self._moved(self._store.rollouts.move(moved))
         return moved
+
+
+def tending(look: Callable[[], object], seconds: float) -> Callable[[], None]:
+    """Look every so many seconds, in a thread; return what ends that, and waits for a look that is under way."""
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.wait(seconds):
+            try:
+                look()
+            except NotFoundError:
+                pass  # there is no rollout
+            except Exception:  # noqa: BLE001 - who looks after a rollout must not go away
+                _log.exception("The rollout could not be looked at; it is tried again.")
+
+    thread = threading.Thread(target=work, name="learnloop-tender", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        stopped.set()
+        thread.join()
+
+    return stop
 
 
 def behind_in_words(behind: Sequence[Server], release_id: str) -> str:

@@ -197,3 +197,51 @@ def test_threads_may_follow_the_champion(tmp_path: Path) -> None:
         shop.ask("long talk", ASK_HOURS[0])
         loop.flush()
         assert loop.store.runs.last_of_thread("long talk").release == new.release_id
+
+
+@pytest.mark.parametrize("settings", [{"after_gate": "rollout"}, {"autonomy": "manual"}])
+def test_a_cycle_may_end_in_a_rollout(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """By the settings, or because people want to approve every change; the next cycle waits for its end."""
+    with opened(tmp_path, settings).loop as loop:
+        old = loop.champion.release_id
+        report = loop.cycle()
+        assert (report.outcome, loop.champion.release_id) == ("rolling", old)
+        rollout = loop.store.rollouts.open()
+        assert rollout is not None
+        assert rollout.candidate == report.candidate
+        assert loop.store.cycles.open() is None
+        assert loop.rolling.set_stage(100, "ann").state == "live"
+
+
+def test_two_rollouts_wait_for_each_other(tmp_path: Path) -> None:
+    """A cycle whose candidate passed while another is on its way stays open, and is taken up again."""
+    with (shop := opened(tmp_path, {"after_gate": "rollout"})).loop as loop:
+        first = candidate(shop)
+        other = first.model_copy(update={"instructions": "Be kind."})
+        loop.store.releases.add(other)
+        card = loop.store.scorecards.of(first.release_id)
+        assert card is not None
+        loop.store.scorecards.add(card.model_copy(update={"candidate": other.release_id}))
+        loop.rollout(other.release_id)
+        loop.store.cycles.start("c1", loop._now())
+        dataset = loop.store.datasets.all()[-1]
+        outcome, because = loop._ship(first, card, "c1")
+        assert (outcome, other.release_id in because) == ("waiting", True)
+        loop.rollback("It lies.")
+        assert loop._ship(first, card, "c1")[0] == "rolling"
+        assert loop._ship(first, card, "c1")[0] == "rolling"  # as after a kill
+        assert dataset.version == first.dataset
+
+
+def test_a_rollout_is_looked_after_by_itself(tmp_path: Path) -> None:
+    """A thread moves it, or takes it back, while nobody asks; it ends with the loop."""
+    with (shop := opened(tmp_path)).loop as loop:
+        stop = loop.tend(0.01)
+        new = candidate(shop)
+        loop.rollout(new.release_id, mode="ab")
+        days = 0
+        while loop.store.rollouts.open() is not None and days < 20:
+            days += 1
+            serve(shop, f"day {days}", 60, annoyed_by=new.release_id)
+        assert [one.state for one in loop.store.rollouts.all()] == ["rolled_back"]
+        stop()
