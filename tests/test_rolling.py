@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from langgraph_learnloop.errors import ConfigError, IllegalMoveError, NotFoundError
 from langgraph_learnloop.records import Release
 from langgraph_learnloop.rolling import behind_in_words
-from tests.shop import ASK_HOURS, RETURNS, Shop
+from tests.shop import ASK_HOURS, HOURS, RETURNS, Shop
 
 SETTINGS: dict[str, Any] = {
     "rollout_stages": (20, 50, 100),
@@ -162,6 +163,24 @@ def test_threads_that_began_before_are_no_evidence(shop: Shop) -> None:
     assert evidence is not None
     assert evidence.threads == (0, 0)
     assert evidence.move == "hold"
+
+
+@pytest.mark.parametrize("jump", [timedelta(hours=-1), timedelta(days=30)])
+def test_a_clock_that_jumps_decides_nothing(tmp_path: Path, jump: timedelta) -> None:
+    """Set back or forth in a rollout, time alone moves nobody on: the threads that are asked for are still missing."""
+    moved = [timedelta()]
+    with (shop := Shop(tmp_path / "l.db", settings=SETTINGS, now=lambda: datetime.now(UTC) + moved[0])).loop as loop:
+        shop.remember()
+        shop.bad_day()
+        new, old = candidate(shop), loop.champion.release_id
+        loop.rollout(new.release_id)
+        moved[0] = jump
+        rollout, evidence = loop.roll_on()
+        assert evidence is not None
+        assert (rollout.percent, evidence.move, loop.champion.release_id) == (20, "hold", old)
+        assert {shop.ask(f"t{number}", ASK_HOURS[0]) for number in range(20)} == {HOURS}
+        loop.follow()
+        assert loop.rollback("Enough.").release_id == old
 
 
 def test_what_was_not_examined_is_not_rolled_out(shop: Shop) -> None:

@@ -134,9 +134,12 @@ class Rollouts:
             connection.execute(delete(servers_table).where(servers_table.c.server_id == server_id))
 
     def serving(self, now: datetime) -> tuple[Server, ...]:
-        """Return the processes that serve: those that reported themselves a short while before `now`."""
-        since = (now - SERVING_WITHIN).astimezone(UTC).timestamp()
-        query = select(servers_table.c.body).where(servers_table.c.at >= since)
+        """Return the processes that serve: those that reported themselves a short while before `now`.
+
+        A report from the future is one of before the clock was set back.
+        """
+        first, last = ((now + part).astimezone(UTC).timestamp() for part in (-SERVING_WITHIN, SERVING_WITHIN))
+        query = select(servers_table.c.body).where(servers_table.c.at.between(first, last))
         with self._database.reading() as connection:
             bodies = connection.execute(query.order_by(servers_table.c.server_id)).scalars().all()
         return tuple(Server.model_validate_json(body) for body in bodies)

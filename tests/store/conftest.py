@@ -11,8 +11,12 @@ import pytest
 
 from langgraph_learnloop.records import Run, Step
 from langgraph_learnloop.store.opened import Store, open_store
+from tests.postgres import server
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+postgres = pytest.fixture(scope="module")(server)
 
 
 @pytest.fixture

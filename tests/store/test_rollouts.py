@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from langgraph_learnloop.records import (
 )
 from langgraph_learnloop.store.opened import Store, open_store
 
+_NUMBERS = count()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -33,14 +36,17 @@ def release(name: str) -> Release:
 OLD, NEW, OTHER = release("old"), release("new"), release("other")
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Store:
-    """Return a store in which OLD serves."""
-    store = open_store(tmp_path / "l.db")
-    for one in (OLD, NEW, OTHER):
-        store.releases.add(one)
-    store.releases.point(OLD.release_id, "first", "test")
-    return store
+@pytest.fixture(params=["sqlite", "postgres"])
+def registry(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Yield a store in which OLD serves: a file, or a database of a real server."""
+    where: str | Path = tmp_path / "l.db"
+    if request.param == "postgres":
+        where = request.getfixturevalue("postgres").database(f"rollouts_{next(_NUMBERS)}")
+    with open_store(where, tmp_path / "files") as store:
+        for one in (OLD, NEW, OTHER):
+            store.releases.add(one)
+        store.releases.point(OLD.release_id, "first", "test")
+        yield store
 
 
 def begun(candidate: Release = NEW, rollout_id: str = "r1") -> Rollout:
@@ -194,5 +200,6 @@ def test_processes_report_themselves(registry: Store) -> None:
     for name, at in (("a", NOW), ("b", NOW - timedelta(minutes=5)), ("a", NOW + timedelta(seconds=1))):
         registry.rollouts.report(Server(server_id=name, champion=OLD.release_id, at=at))
     assert [one.server_id for one in registry.rollouts.serving(NOW)] == ["a"]
+    assert registry.rollouts.serving(NOW - timedelta(hours=1)) == ()
     registry.rollouts.retire("a")
     assert registry.rollouts.serving(NOW) == ()
