@@ -25,7 +25,7 @@ from langgraph_learnloop.serving.weights import Voices, end_tokens, load_base, s
 from langgraph_learnloop.serving.words import Words, cut, kept_tokens, token_logprobs
 from langgraph_learnloop.serving.writer import Reader, Writer
 
-_LEAST_KNOWN = 64
+_LEAST_KNOWN = 32
 """Tokens that must be known of a conversation's beginning to be worth it."""
 
 
