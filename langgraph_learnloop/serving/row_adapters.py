@@ -50,11 +50,16 @@ def plain_pairs(model: Any, release_id: str) -> Pairs | None:
     if config.bias != "none" or any(getattr(config, name, None) for name in _MORE):
         return None
     layers: dict[str, Any] = {name: one for name, one in base.named_modules() if isinstance(one, BaseTunerLayer)}
-    if base.get_output_embeddings() in layers.values():  # merged, it may change what is read, too
-        return None
     if not all(_is_plain_layer(layer, release_id) for layer in layers.values()):
         return None
     return {name: _pair(layer, release_id) for name, layer in layers.items() if release_id in layer.lora_A}
+
+
+def touches_words(model: Any) -> bool:
+    """Tell whether an adapter changes how words are read; where the output shares those weights, merging is wrong."""
+    base = model.get_base_model()
+    words = base.get_input_embeddings().weight
+    return any(isinstance(one, BaseTunerLayer) and one.get_base_layer().weight is words for one in base.modules())
 
 
 class RowAdapters:

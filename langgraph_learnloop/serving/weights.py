@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.files import file_sha256
 from langgraph_learnloop.records import Release
-from langgraph_learnloop.serving.row_adapters import RowAdapters, plain_pairs, shell
+from langgraph_learnloop.serving.row_adapters import RowAdapters, plain_pairs, shell, touches_words
 
 SMALL = 50_000_000
 """Parameters below which one thread is best (several wait for each other, ten times as long when the cores are busy),
@@ -48,7 +48,7 @@ class Voices:
         pairs = plain_pairs(model, release_id)
         if pairs is not None and self._rows.fits(pairs):
             self._rows.add(release_id, pairs)
-        if self.small:
+        if self.small and not touches_words(model):
             self._alone[release_id] = model.merge_and_unload()
         elif release_id not in self._rows:
             self._alone[release_id] = model

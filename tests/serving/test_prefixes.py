@@ -38,7 +38,9 @@ def known(prefixes: Prefixes, tokens: list[int], release: str = "r") -> int:
 def test_the_longest_beginning_of_any_conversation_is_found():
     """Whichever conversation it is of, and wherever the two part."""
     prefixes = kept(Prefixes(2**20, least=2), [1, 2, 3, 4, 5], [1, 2, 3, 9, 9, 9], [7, 7, 7])
-    assert [known(prefixes, tokens) for tokens in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 9, 9, 1], [1, 2, 8, 8], [7, 7, 7, 7])] == [
+    assert [
+        known(prefixes, tokens) for tokens in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 9, 9, 1], [1, 2, 8, 8], [7, 7, 7, 7])
+    ] == [
         5,
         5,
         2,
