@@ -194,8 +194,8 @@ def larger(folder: Path, layers: int = 14) -> str:
 
 def answers(quick: bool) -> dict[str, Any]:
     """Return the answers a second of both sides, and how soon next turns begin."""
-    count, rounds = (16, 1) if quick else (160, 5)
-    few, turns, long = (4, 1, 4) if quick else (32, 9, 24)
+    count, rounds = (16, 1) if quick else (96, 5)
+    few, turns, long = (4, 1, 4) if quick else (16, 9, 24)
     texts = [one.text for one in sample_world().exam[:count]]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

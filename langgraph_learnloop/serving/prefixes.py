@@ -72,6 +72,10 @@ class Prefixes:
         self._pieces: OrderedDict[_Piece, None] = OrderedDict()
         """Least recently used first; a piece is older than those before it, so that leaves go first."""
 
+    def worth(self, tokens: int) -> bool:
+        """Tell whether so many tokens are kept at all."""
+        return self._most_bytes > 0 and tokens >= self._least
+
     def find(self, release_id: str, tokens: list[int]) -> Known:
         """Return what is known of a prompt's beginning; never all of it, for its last token says what comes next."""
         root = self._roots.get(release_id)
@@ -85,7 +89,7 @@ class Prefixes:
 
     def keep(self, release_id: str, tokens: list[int], layers: Layers) -> None:
         """Keep a conversation; only what is new of it is copied."""
-        if len(tokens) < self._least or _size(layers) > self._most_bytes:
+        if not self.worth(len(tokens)) or _size(layers) > self._most_bytes:
             return
         root = self._roots.setdefault(release_id, _Piece([], (), None))
         pieces, count = self._walk(root, tokens)

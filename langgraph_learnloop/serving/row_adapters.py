@@ -74,9 +74,9 @@ class RowAdapters:
         self._now: Pairs = {}
         self._mask: torch.Tensor | None = None
         linears = {name: one for name, one in self._model.named_modules() if type(one) is nn.Linear}
-        self._able = frozenset(_see_rows(self._model, linears))
+        self.able = frozenset(_see_rows(self._model, linears))
         """Names of the layers that see a batch row by row."""
-        for name in self._able:
+        for name in self.able:
             linears[name].register_forward_hook(partial(self._add_to, name))
 
     def __contains__(self, release_id: str) -> bool:
@@ -84,7 +84,7 @@ class RowAdapters:
 
     def fits(self, pairs: Pairs | None) -> bool:
         """Tell whether an adapter can be one of several in a batch."""
-        return pairs is not None and bool(self._able) and self._able.issuperset(pairs)
+        return pairs is not None and bool(self.able) and self.able.issuperset(pairs)
 
     def add(self, release_id: str, pairs: Pairs) -> None:
         """Make an adapter ready; no pairs at all are the bare base."""

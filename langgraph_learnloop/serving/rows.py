@@ -161,7 +161,8 @@ class Rows:
 
 def is_plain(cache: Any) -> bool:
     """Tell whether a cache holds every token once and in order: no window that slides, no state of another kind."""
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
+    layers = getattr(cache, "layers", ())
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def read_together(waiting: Sequence[Waiting], known: Sequence[Known]) -> list[list[int]]:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.files import file_sha256
 from langgraph_learnloop.records import Release
-from langgraph_learnloop.serving.row_adapters import RowAdapters, plain_pairs, shell, touches_words
+from langgraph_learnloop.serving.row_adapters import Pairs, RowAdapters, plain_pairs, shell, touches_words
 
 SMALL = 50_000_000
 """Parameters below which one thread is best (several wait for each other, ten times as long when the cores are busy),
@@ -44,19 +44,21 @@ class Voices:
                 self._rows.add(release_id, {})
             self._alone[release_id] = self._base
             return
-        model = self._adapted(checked_adapter(release), release_id)
-        pairs = plain_pairs(model, release_id)
-        if pairs is not None and self._rows.fits(pairs):
+        pairs, alone = self._adapted(checked_adapter(release), release_id)
+        if pairs is not None:
             self._rows.add(release_id, pairs)
-        if self.small and not touches_words(model):
-            self._alone[release_id] = model.merge_and_unload()
-        elif release_id not in self._rows:
-            self._alone[release_id] = model
+        if alone is not None:
+            self._alone[release_id] = alone
 
     def drop(self, release_id: str) -> None:
         """Forget a release that nobody speaks for any more; in the thread that runs the models."""
         self._alone.pop(release_id, None)
         self._rows.drop(release_id)
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether several prompts that were read apart can be answered together."""
+        return bool(self._rows.able)
 
     def group(self, release_id: str) -> str:
         """Return what releases that may speak in one batch have in common."""
@@ -68,16 +70,20 @@ class Voices:
             return self._alone[rows[0]]
         return self._rows.model(rows)
 
-    def _adapted(self, folder: str, release_id: str) -> Any:
-        """Return a model with an adapter; small ones are merged later and need weights of their own."""
+    def _adapted(self, folder: str, release_id: str) -> tuple[Pairs | None, Any]:
+        """Return what an adapter adds to a row, if it is as plain as that, and its own model, if it has one."""
         try:
             model = wrapped(copy.deepcopy(self._base) if self.small else shell(self._base), folder, release_id)
             fill(model, folder, release_id)
+            found = plain_pairs(model, release_id)
+            pairs = found if self._rows.fits(found) else None
+            if self.small and not touches_words(model):
+                return pairs, model.merge_and_unload()
         except Exception as error:  # one sentence of the many ways in which damaged and foreign adapters fail
             raise EngineError(
                 f"The adapter of release {release_id!r} in {folder!r} does not fit {self._name!r}: {error}."
             ) from error
-        return model.eval()
+        return pairs, None if pairs is not None else model.eval()
 
 
 def load_base(base: str, dtype: torch.dtype) -> tuple[Any, Any]:

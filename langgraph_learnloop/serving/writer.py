@@ -14,7 +14,7 @@ import torch
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.serving.batching import FairQueue
-from langgraph_learnloop.serving.prefixes import Prefixes
+from langgraph_learnloop.serving.prefixes import Known, Prefixes
 from langgraph_learnloop.serving.rows import Rows, Waiting, Written, read_together
 from langgraph_learnloop.serving.weights import Voices
 from langgraph_learnloop.serving.words import Decode, cut
@@ -161,25 +161,23 @@ class Writer:
         return waiting.room > 0
 
     def _read_prompts(self, waiting: list[Waiting]) -> Rows:
-        """Read what is not known of the prompts, those that are as long in one go."""
+        """Read what is not known of the prompts, those in one go that have about as much to read."""
         known = [self._prefixes.find(one.release_id, one.ids) for one in waiting]
-        parts = read_together(waiting, known)
-        whole: Rows | None = None
-        for part in parts:
-            group = self._voices.group(waiting[part[0]].release_id)
-            rows = Rows.of(group, [waiting[at] for at in part], [known[at] for at in part], self._random.device)
-            self._step(rows)
-            if whole is None:
-                whole = rows
-            else:
-                whole.join(rows)
-        assert whole is not None  # noqa: S101
-        return whole
+        parts = read_together(waiting, known) if self._voices.plain else [list(range(len(waiting)))]
+        first, *more = [self._read_part([waiting[at] for at in part], [known[at] for at in part]) for part in parts]
+        for rows in more:
+            first.join(rows)
+        return first
+
+    def _read_part(self, waiting: list[Waiting], known: list[Known]) -> Rows:
+        rows = Rows.of(self._voices.group(waiting[0].release_id), waiting, known, self._random.device)
+        self._step(rows)
+        return rows
 
     def _keep(self, rows: Rows) -> None:
         """Keep what was read and written of the answers that are done: a thread's next turn begins with it."""
         for row, one in enumerate(rows.waiting if rows.joinable else ()):
-            if one.written.done():
+            if one.written.done() and self._prefixes.worth(len(one.ids) + len(one.tokens)):
                 self._prefixes.keep(one.release_id, *rows.conversation(row))
 
     def _step(self, rows: Rows) -> None:

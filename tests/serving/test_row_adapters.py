@@ -113,7 +113,7 @@ def test_a_model_whose_cache_is_of_another_kind_takes_turns(models, tmp_path: Pa
     ]
     for release in releases:
         engine.load(release)
-    work = [(release, "weather in rome " * (1 + number)) for number in range(4) for release in releases]
+    work = [(release, "weather in rome " * (1 + 6 * number)) for number in range(4) for release in releases]
     alone = [ask(engine, *one) for one in work]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda one: ask(engine, *one), work)) == alone
