@@ -141,10 +141,12 @@ class Writer:
         try:
             fitting = [one for one in batch if self._fits(one)]
             rows = self._read_prompts(fitting) if fitting else None
+            if rows is None or not rows.done:
+                return rows
+            self._keep(rows)
         except Exception as error:  # noqa: BLE001 - as above: those who are being answered go on
             _fail(batch, error)
-            return None
-        return rows if rows is not None and not rows.done else None
+        return None
 
     def _fits(self, waiting: Waiting) -> bool:
         """Tell whether a request can be answered; tell whoever waits why not."""
