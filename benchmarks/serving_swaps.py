@@ -42,7 +42,7 @@ class Asked(NamedTuple):
     """It was answered, and wholly by the release that it says."""
 
 
-def adapter(folder: Path, seed: int) -> Release:
+def adapter(folder: Path, seed: int, base: str = str(SHIPPED_BASE)) -> Release:
     """Write an adapter with random weights, and return its release."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -51,9 +51,8 @@ def adapter(folder: Path, seed: int) -> Release:
     torch.manual_seed(seed)
     config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     place = folder / f"adapter-{seed}"
-    get_peft_model(AutoModelForCausalLM.from_pretrained(SHIPPED_BASE), config).save_pretrained(place)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(place)
     digest = hashlib.sha256((place / "adapter_model.safetensors").read_bytes()).hexdigest()
-    base = str(SHIPPED_BASE)
     return Release(base_model=base, adapter=str(place), adapter_sha256=digest, made_at=datetime.now(UTC))
 
 

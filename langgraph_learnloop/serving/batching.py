@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -12,8 +12,33 @@ Task = Callable[[], None]
 """A piece of work that is no request; it goes before them."""
 
 
+class Line(Generic[Item]):
+    """Keep items by whose they are, and hand out one of each in turn."""
+
+    def __init__(self) -> None:
+        self._items: OrderedDict[str, deque[Item]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return (item for items in self._items.values() for item in items)
+
+    def append(self, whose: str, item: Item) -> None:
+        """Add an item."""
+        self._items.setdefault(whose, deque()).append(item)
+
+    def pop(self) -> Item:
+        """Return the next item; whose it was comes last from now on."""
+        whose, items = self._items.popitem(last=False)
+        item = items.popleft()
+        if items:
+            self._items[whose] = items
+        return item
+
+
 class FairQueue(Generic[Item]):
-    """Keep items by key; a batch holds one key's items, and keys take turns.
+    """Keep items by key; a batch holds one key's items, and keys take turns; so do the owners of a key's items.
 
     `linger_seconds` is how long `take` waits for callers of the last batch to come back: those who ask again and again
     then share a batch instead of running in two half-empty shifts. A caller who is alone never waits.
@@ -21,7 +46,7 @@ class FairQueue(Generic[Item]):
 
     def __init__(self, linger_seconds: float = 0.003) -> None:
         self._linger_seconds = linger_seconds
-        self._waiting: OrderedDict[str, deque[Item]] = OrderedDict()
+        self._waiting: OrderedDict[str, Line[Item]] = OrderedDict()
         self._tasks: deque[Task] = deque()
         self._count = 0
         self._expected = 1
@@ -37,12 +62,12 @@ class FairQueue(Generic[Item]):
         """Tell whether the queue takes no more."""
         return self._closed
 
-    def put(self, key: str, item: Item) -> bool:
+    def put(self, key: str, item: Item, whose: str = "") -> bool:
         """Add an item and return True, or False when the queue is closed."""
         with self._changed:
             if self._closed:
                 return False
-            self._waiting.setdefault(key, deque()).append(item)
+            self._waiting.setdefault(key, Line()).append(whose, item)
             self._count += 1
             self._changed.notify_all()
             return True
@@ -67,24 +92,31 @@ class FairQueue(Generic[Item]):
             return self._next_batch(most)
 
     def take_more(self, key: str, most: int) -> list[Item]:
-        """Return up to `most` further items of a key that is being served, at once; none while a task waits."""
+        """Return up to `most` further items of a key that is being served, at once."""
         with self._changed:
-            if self._tasks or self._closed or key not in self._waiting or most < 1:
+            if self._closed or key not in self._waiting or most < 1:
                 return []
             return self._pop(key, most)
 
     def take_others(self, busy: Collection[str], most: int) -> list[list[Item]]:
-        """Return up to `most` items of each key that is not being served, at once; none while a task waits."""
+        """Return up to `most` items of each key that is not being served, at once."""
         with self._changed:
-            if self._tasks or self._closed:
+            if self._closed:
                 return []
             return [self._pop(key, most) for key in list(self._waiting) if key not in busy]
+
+    def take_tasks(self) -> list[Task]:
+        """Return the pieces of work that wait, at once."""
+        with self._changed:
+            tasks = list(self._tasks)
+            self._tasks.clear()
+            return tasks
 
     def close(self) -> list[Item]:
         """Refuse further work and return the items that nobody will take."""
         with self._changed:
             self._closed = True
-            left = [item for items in self._waiting.values() for item in items]
+            left = [item for line in self._waiting.values() for item in line]
             self._waiting.clear()
             self._count = 0
             self._changed.notify_all()
@@ -102,9 +134,11 @@ class FairQueue(Generic[Item]):
 
     def _pop(self, key: str, most: int) -> list[Item]:
         """Return the next items of a key; what is left of it goes to the end of the line: the other keys come first."""
-        items = self._waiting.pop(key)
-        batch = [items.popleft() for _ in range(min(most, len(items)))]
-        if items:
-            self._waiting[key] = items
+        line = self._waiting.pop(key)
+        batch: list[Item] = []
+        while line and len(batch) < most:
+            batch.append(line.pop())
+        if line:
+            self._waiting[key] = line
         self._count -= len(batch)
         return batch

@@ -2,18 +2,88 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.files import file_sha256
 from langgraph_learnloop.records import Release
+from langgraph_learnloop.serving.row_adapters import Pairs, RowAdapters, plain_pairs, shell, touches_words
 
+SMALL = 50_000_000
+"""Parameters below which one thread is best (several wait for each other, ten times as long when the cores are busy),
+and a copy of the base with an adapter merged into it: one beside the weights costs up to a quarter of a step."""
 _WEIGHTS = "adapter_model.safetensors"
+
+
+class Voices:
+    """Hold a base and the releases that speak through it.
+
+    Releases without an adapter, or with a plain one, may speak in one batch. While a batch is of one release only, a
+    small model has a copy in which the adapter is merged. An adapter of another kind (DoRA, say) has a model of its own
+    and no batch with others; of a large base that is a model that shares the base's weights.
+    """
+
+    def __init__(self, base: Any, name: str) -> None:
+        self.small = base.num_parameters() < SMALL
+        self._base = base
+        self._name = name
+        self._rows = RowAdapters(base)
+        self._alone: dict[str, Any] = {}
+
+    def add(self, release: Release) -> None:
+        """Make a release ready; those who speak meanwhile are not disturbed. Raise EngineError if it does not fit."""
+        release_id = release.release_id
+        if release.adapter is None:
+            if self._rows.fits({}):
+                self._rows.add(release_id, {})
+            self._alone[release_id] = self._base
+            return
+        pairs, alone = self._adapted(checked_adapter(release), release_id)
+        if pairs is not None:
+            self._rows.add(release_id, pairs)
+        if alone is not None:
+            self._alone[release_id] = alone
+
+    def drop(self, release_id: str) -> None:
+        """Forget a release that nobody speaks for any more; in the thread that runs the models."""
+        self._alone.pop(release_id, None)
+        self._rows.drop(release_id)
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether several prompts that were read apart can be answered together."""
+        return bool(self._rows.able)
+
+    def group(self, release_id: str) -> str:
+        """Return what releases that may speak in one batch have in common."""
+        return "" if release_id in self._rows else release_id
+
+    def model(self, rows: tuple[str, ...]) -> Any:
+        """Return the model that speaks for each row's release; in the thread that runs the models."""
+        if len(set(rows)) == 1 and rows[0] in self._alone:
+            return self._alone[rows[0]]
+        return self._rows.model(rows)
+
+    def _adapted(self, folder: str, release_id: str) -> tuple[Pairs | None, Any]:
+        """Return what an adapter adds to a row, if it is as plain as that, and its own model, if it has one."""
+        try:
+            model = wrapped(copy.deepcopy(self._base) if self.small else shell(self._base), folder, release_id)
+            fill(model, folder, release_id)
+            found = plain_pairs(model, release_id)
+            pairs = found if self._rows.fits(found) else None
+            if self.small and not touches_words(model):
+                return pairs, model.merge_and_unload()
+        except Exception as error:  # one sentence of the many ways in which damaged and foreign adapters fail
+            raise EngineError(
+                f"The adapter of release {release_id!r} in {folder!r} does not fit {self._name!r}: {error}."
+            ) from error
+        return pairs, None if pairs is not None else model.eval()
 
 
 def load_base(base: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -62,8 +132,6 @@ def checked_adapter(release: Release) -> str:
 
 def wrapped(model: Any, folder: str, release_id: str) -> Any:
     """Return a model that takes adapters; its layers are replaced in place."""
-    if isinstance(model, PeftModel):
-        return model
     return get_peft_model(model, _lora_config(folder), adapter_name=release_id)
 
 

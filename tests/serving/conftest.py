@@ -47,11 +47,16 @@ def make_release(base: str, folder: Path, seed: int) -> Release:
     return Release(base_model=base, adapter=str(adapter), adapter_sha256=digest, made_at=NOW)
 
 
-@pytest.fixture(params=["merged", "beside"])
+@pytest.fixture(params=["merged", "beside", "apart"])
 def adapters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Say how adapters are held: merged into copies of a small base, or beside the weights of a large one."""
-    if request.param == "beside":
-        monkeypatch.setattr("langgraph_learnloop.serving.local_engine._SMALL", 0)
+    """Say how adapters are held: merged into copies of a small base, beside the weights of a large one, or each apart.
+
+    The last is for adapters of another kind than the plain one.
+    """
+    if request.param != "merged":
+        monkeypatch.setattr("langgraph_learnloop.serving.weights.SMALL", 0)
+    if request.param == "apart":
+        monkeypatch.setattr("langgraph_learnloop.serving.weights.plain_pairs", lambda model, release_id: None)
     return request.param
 
 

@@ -69,8 +69,19 @@ def test_a_lone_caller_never_waits():
         assert queue.take(8) == [("a", number)]
 
 
-def test_newcomers_are_handed_out_at_once_but_not_while_a_task_waits():
-    """More of a key joins its batch, other keys begin beside it, and a piece of work waits for no endless flow."""
+def test_owners_of_one_key_take_turns():
+    """Who asks a lot does not hold up another with whom they may share a batch."""
+    queue: FairQueue[int] = FairQueue(linger_seconds=0)
+    for number in range(10):
+        queue.put("a", number, whose="flood")
+    queue.put("a", 10, whose="single")
+    assert queue.take(4) == [0, 10, 1, 2]
+    assert len(queue) == 7
+    assert sorted(queue.close()) == [3, 4, 5, 6, 7, 8, 9]
+
+
+def test_newcomers_and_tasks_are_handed_out_at_once():
+    """More of a key joins its batch, other keys begin beside it, and work that waits is done between their turns."""
     queue = queue_of(("a", 1), ("a", 2), ("a", 3))
     assert queue.take(1) == [("a", 1)]
     assert queue.take_more("b", 8) == []
@@ -81,6 +92,6 @@ def test_newcomers_are_handed_out_at_once_but_not_while_a_task_waits():
     assert queue.take_others({"a"}, 8) == [[("b", 4)], [("c", 5)]]
     queue.put_task(lambda: None)
     queue.put("b", ("b", 6))
-    assert (queue.take_more("a", 8), queue.take_others((), 8)) == ([], [])
+    assert (len(queue.take_tasks()), queue.take_tasks()) == (1, [])
     queue.close()
     assert (queue.take_more("a", 8), queue.take_others((), 8)) == ([], [])
