@@ -747,7 +747,7 @@ def test_the_least_busy_replica_is_asked(servers: list[Server], release: Release
     engine.load(release)
     stream = engine.stream(ask(release))
     next(stream)
-    assert [health.answering for health in engine.health()] == [1, 0]
+    assert [one.answering for one in engine.replicas()] == [1, 0]
     for _ in range(3):
         engine.generate(ask(release))
     assert [server.times(CHAT) for server in servers] == [1, 3]
@@ -916,7 +916,7 @@ def test_a_stream_that_breaks_off_is_an_error(
     with pytest.raises(EngineError, match=words):
         list(engine.stream(ask(release)))
     assert [server.times(CHAT) for server in servers] == [1, 0]
-    assert [health.answering for health in engine.health()] == [0, 0]
+    assert [one.answering for one in engine.replicas()] == [0, 0]
 
 
 def test_the_words_before_a_break_were_handed_out(server: Server, release: Release) -> None:
@@ -937,7 +937,7 @@ def test_a_stream_that_nobody_reads_to_its_end(server: Server, release: Release)
     stream = engine.stream(ask(release))
     next(stream)
     stream.close()
-    assert engine.health()[0].answering == 0
+    assert engine.replicas()[0].answering == 0
     assert engine.generate(ask(release)).message.content == f"I am {name_of(release)}."
 
 
@@ -946,7 +946,7 @@ def test_health_says_how_each_replica_is(servers: list[Server], release: Release
     engine_at(servers[0]).load(release)
     engine = engine_at(*servers, load_seconds=0.5)
     servers[1].spoil("GET /health", refuse(503, "dead"))
-    well, ill = engine.health()
+    well, ill = engine.replicas()
     assert (well.url, well.ready, well.releases, well.error) == (
         f"{servers[0].url}/v1",
         True,
@@ -956,7 +956,7 @@ def test_health_says_how_each_replica_is(servers: list[Server], release: Release
     assert (ill.ready, ill.releases) == (False, ())
     assert ill.error == f"The replica '{servers[1].url}/v1' answered 503: dead."
     servers[1].spoil("GET /health", hang)
-    assert "in time" in str(engine.health()[1].error)
+    assert "in time" in str(engine.replicas()[1].error)
 
 
 def test_the_key_of_another_provider_stays_here(
@@ -973,7 +973,7 @@ def test_the_key_of_another_provider_stays_here(
 def test_addresses(server: Server, release: Release) -> None:
     """With or without the API's path; the same server is asked once. None at all is refused."""
     engine = VllmEngine([f"{server.url}/v1/", server.url], server.root)
-    assert len(engine.health()) == 1
+    assert len(engine.replicas()) == 1
     with pytest.raises(ConfigError, match="needs the address of one vLLM server at least"):
         VllmEngine([], "base")
 

@@ -286,7 +286,7 @@ def test_releases_are_swapped_while_they_answer(engine: VllmEngine, local: Local
         finally:
             done.set()
         assert all(one.result() > 0 for one in working)
-    assert engine.health()[0].releases == (releases.two.release_id,)
+    assert engine.replicas()[0].releases == (releases.two.release_id,)
 
 
 def test_several_releases_answer_side_by_side(engine: VllmEngine, local: LocalEngine, releases: Releases) -> None:
@@ -303,10 +303,10 @@ def test_unloading_and_loading_again(engine: VllmEngine, vllm: Vllm, releases: R
     """What is unloaded is gone from the server, and can come back under its name."""
     for _ in range(2):
         engine.load(releases.one)
-        assert engine.health()[0].releases == (releases.one.release_id,)
+        assert engine.replicas()[0].releases == (releases.one.release_id,)
         engine_at(vllm, releases).load(releases.one)  # another process: it is there already
         engine.unload(releases.one.release_id)
-        assert engine.health()[0].releases == ()
+        assert engine.replicas()[0].releases == ()
         with pytest.raises(EngineError, match="not loaded in this engine"):
             engine.generate(asked(releases.one))
 
@@ -337,13 +337,13 @@ def test_a_server_that_is_started_anew_gets_its_adapters(
     vllm.stop()
     with pytest.raises(EngineError, match="cannot be reached"):
         engine.generate(asked(releases.one))
-    assert not engine.health()[0].ready
+    assert not engine.replicas()[0].ready
     vllm.start()
-    assert engine.health()[0].releases == ()
+    assert engine.replicas()[0].releases == ()
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda r: text_of(engine.generate(asked(r))), [releases.one, releases.two] * 2))
     assert answers == [text_of(local.generate(asked(r))) for r in (releases.one, releases.two)] * 2
-    assert len(engine.health()[0].releases) == 2
+    assert len(engine.replicas()[0].releases) == 2
 
 
 def test_the_compose_file_starts_what_there_is() -> None:
