@@ -50,6 +50,8 @@ def heard(url: str) -> Iterator[None]:
     except openai.APIConnectionError as error:
         cause = one_line(error.__cause__ or error)
         raise ReplicaError(f"{who} cannot be reached, or hung up: {cause}.", here=True) from error
+    except RuntimeError as error:  # the client was closed
+        raise ReplicaError(f"{who} cannot be asked: {one_line(error)}.") from error
     except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:  # no JSON, or not of this form
         said = "it has another form" if isinstance(error, AttributeError | TypeError) else one_line(error)
         raise ReplicaError(f"{who} sent what is no answer: {said}.", here=True) from error
