@@ -154,7 +154,7 @@ class VllmEngine:
     def replicas(self) -> tuple[ReplicaHealth, ...]:
         """Return how each replica is, in the order they were given; within seconds, as long as the slowest takes."""
         looks = self._everywhere(Replica.look)
-        return tuple(_seen(replica, look) for replica, look in zip(self._replicas, looks, strict=True))
+        return tuple(self._seen(replica, look) for replica, look in zip(self._replicas, looks, strict=True))
 
     def close(self) -> None:
         """Close the connections; the servers keep what they hold."""
@@ -163,6 +163,20 @@ class VllmEngine:
 
     def _everywhere(self, work: Callable[[Replica], T]) -> list[T | EngineError]:
         return _at_once(work, self._replicas)
+
+    def _seen(self, replica: Replica, look: Look | EngineError) -> ReplicaHealth:
+        """Return how a replica is; log it when that has changed, and spare one that is not ready."""
+        error = str(look) if isinstance(look, EngineError) else None
+        if (error is None) != (replica.trouble is None):
+            _log.warning("vLLM: %s", error or f"The replica {replica.url!r} is ready again.")
+        replica.trouble = error
+        if isinstance(look, EngineError):
+            self._spare(replica)
+            return ReplicaHealth(replica.url, False, (), replica.answering, None, error)
+        return ReplicaHealth(replica.url, True, look.releases, replica.answering, look.waiting, None)
+
+    def _spare(self, replica: Replica) -> None:
+        replica.rests_until = self._clock() + self._rest_seconds
 
     def _held(self, holdings: list[set[str]]) -> tuple[str, ...]:
         """Return the releases that all of these hold; whoever serves the base holds those without adapter."""
@@ -196,7 +210,7 @@ class VllmEngine:
                     return
                 except ReplicaError as error:
                     if error.rests:
-                        replica.rests_until = self._clock() + self._rest_seconds
+                        self._spare(replica)
                     others = len(self._replicas) > 1
                     if begun or failed or not (error.elsewhere if others else error.here):
                         first = [f"{one} Tried again:" for one in failed.values()]
@@ -237,17 +251,6 @@ class VllmEngine:
         finally:
             with self._choosing:
                 replica.answering -= 1
-
-
-def _seen(replica: Replica, look: Look | EngineError) -> ReplicaHealth:
-    """Return how a replica is, and log it when that has changed."""
-    error = str(look) if isinstance(look, EngineError) else None
-    if (error is None) != (replica.trouble is None):
-        _log.warning("vLLM: %s", error or f"The replica {replica.url!r} is ready again.")
-    replica.trouble = error
-    if isinstance(look, EngineError):
-        return ReplicaHealth(replica.url, False, (), replica.answering, None, error)
-    return ReplicaHealth(replica.url, True, look.releases, replica.answering, look.waiting, None)
 
 
 def _at_once(work: Callable[[Replica], T], replicas: Sequence[Replica]) -> list[T | EngineError]:

@@ -270,6 +270,38 @@ def broken(speaker: Speaker) -> bool:
     return False
 
 
+def mute(speaker: Speaker) -> bool:
+    """Begin a stream and die before its first word."""
+    speaker.begin()
+    speaker.event(piece(speaker.server.said(next(iter(speaker.server.adapters))), {"role": "assistant", "content": ""}))
+    speaker.close_connection = True
+    return False
+
+
+def failing(speaker: Speaker) -> bool:
+    """Begin a stream in which the first thing said is an error."""
+    speaker.begin()
+    speaker.event({"error": {"message": "EngineCore died", "type": "InternalServerError", "code": 500}})
+    speaker.end()
+    return False
+
+
+def garbled(speaker: Speaker) -> bool:
+    """Send a stream of which nobody can read the first event."""
+    speaker.begin()
+    speaker.event(b'{"id": "chatcmpl')
+    speaker.end()
+    return False
+
+
+def usurped(speaker: Speaker) -> bool:
+    """Begin a stream as the one who was asked, and go on as the base."""
+    begin(speaker)
+    speaker.event(piece(speaker.server.said("base"), {"content": " base"}))
+    speaker.end()
+    return False
+
+
 def unfinished(speaker: Speaker) -> bool:
     """End a stream in good order, but before the answer has ended."""
     begin(speaker)

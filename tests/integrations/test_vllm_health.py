@@ -80,7 +80,7 @@ def test_an_engine_that_was_closed_is_in_trouble(server: Server, release: Releas
     engine.load(release)
     engine.close()
     assert "cannot be asked" in str(engine.health().trouble)
-    with pytest.raises(EngineError, match="did not answer.*cannot be asked: .*closed"):
+    with pytest.raises(EngineError, match=r"did not answer.*cannot be asked: .*closed"):
         engine.generate(ask(release))
 
 

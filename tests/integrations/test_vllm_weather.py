@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from langgraph_learnloop.errors import EngineError
-from langgraph_learnloop.records import Release
+from langgraph_learnloop.records import Generated, Release
+from langgraph_learnloop.serving.toolcalls import parse_answer
 from tests.integrations.loopback_vllm import (
     CHAT,
     LOAD,
+    MODELS,
+    NOW,
     UNLOAD,
     Fault,
     Server,
@@ -23,15 +27,20 @@ from tests.integrations.loopback_vllm import (
     drop,
     empty,
     engine_at,
+    failing,
+    garbled,
     hang,
+    mute,
     name_of,
     page,
+    piece,
     refusal,
     refuse,
     release_of,
     silent,
     torn,
     unfinished,
+    usurped,
     vanish,
 )
 
@@ -40,10 +49,14 @@ pytest.importorskip("openai", reason="the openai extra is not installed")
 
 FAULTS = [refuse(500), refuse(503), refuse(429), drop, vanish, hang, page, empty, aborted]
 """What another replica may do better."""
+OF_STREAMS = [mute, failing, garbled]
+"""What it may do better as long as nothing was said."""
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "streamed"),
+    [*((fault, streamed) for fault in FAULTS for streamed in (False, True)), *((fault, True) for fault in OF_STREAMS)],
+)
 def test_another_replica_answers(servers: list[Server], release: Release, fault: Fault, streamed: bool) -> None:
     """A replica that fails before it has said anything is not noticed, and spared for a while."""
     now = [0.0]
@@ -62,6 +75,23 @@ def test_another_replica_answers(servers: list[Server], release: Release, fault:
     now[0] = 10.0
     asked()
     assert servers[0].times(CHAT) == 2
+
+
+def test_what_was_held_back_can_be_said_by_another(servers: list[Server], release: Release) -> None:
+    """A replica that dies within what may be a tool call has shown nothing of it."""
+
+    def within(speaker: Speaker) -> bool:
+        speaker.begin()
+        speaker.event(piece(speaker.server.said(name_of(release)), {"content": "<tool_call>"}))
+        speaker.close_connection = True
+        return False
+
+    engine = engine_at(*servers, parse=parse_answer)
+    engine.load(release)
+    servers[0].spoil(CHAT, within)
+    *texts, answer = engine.stream(ask(release))
+    assert isinstance(answer, Generated)
+    assert "".join(map(str, texts)) == answer.message.content == f"I am {name_of(release)}."
 
 
 def test_a_dead_replica_is_not_noticed(servers: list[Server], release: Release) -> None:
@@ -169,6 +199,69 @@ def test_a_replica_that_lost_its_adapter_for_good(servers: list[Server], base: P
         engine.generate(ask(release))
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file, _: file.write_bytes(file.read_bytes()[:-5]),
+        lambda file, other: file.write_bytes(Path(other.adapter, file.name).read_bytes()),
+        lambda file, _: file.unlink(),
+    ],
+    ids=["truncated", "swapped", "gone"],
+)
+def test_an_adapter_that_has_changed_is_not_given_again(
+    servers: list[Server], base: Path, release: Release, spoil: Callable[[Path, Release], object]
+) -> None:
+    """A replica that was started anew would read what lies there now; who has read it before goes on answering."""
+    engine = engine_at(*servers)
+    engine.load(release)
+    spoil(Path(str(release.adapter), "adapter_model.safetensors"), release_of(base, "two"))
+    servers[0].adapters.clear()
+    for _ in range(3):
+        assert engine.generate(ask(release)).message.content == f"I am {name_of(release)}."
+    servers[1].adapters.clear()
+    with pytest.raises(EngineError, match=f"lost '{name_of(release)}'.*(the file was changed|cannot be read)"):
+        engine.generate(ask(release))
+    assert [server.adapters for server in servers] == [{}, {}]
+
+
+def test_a_replica_that_was_started_anew_with_another_base(servers: list[Server], base: Path, release: Release) -> None:
+    """It gets no adapter and answers nothing, as long as it has the wrong one."""
+    engine = engine_at(*servers)
+    engine.load(release)
+    servers[0].adapters.clear()
+    servers[0].root = str(base.parent)
+    for _ in range(3):
+        assert engine.generate(ask(release)).message.content == f"I am {name_of(release)}."
+    assert (servers[0].adapters, servers[0].times(CHAT)) == ({}, 1)
+
+
+def test_who_is_found_not_to_be_ready_is_spared(servers: list[Server], base: Path) -> None:
+    """A look at the replicas notices what a request for the bare base cannot: that it is another one now."""
+    bare = Release(base_model=str(base), made_at=NOW)
+    engine = engine_at(*servers)
+    engine.load(bare)
+    servers[0].root = str(base.parent)
+    assert [one.ready for one in engine.replicas()] == [False, True]
+    for _ in range(3):
+        engine.generate(ask(bare))
+    assert [server.times(CHAT) for server in servers] == [0, 3]
+
+
+def test_a_replica_that_dies_between_a_load_and_its_proof(servers: list[Server], release: Release) -> None:
+    """A load that cannot be seen to have worked has not, and what can be reached is taken back."""
+
+    def last_words(speaker: Speaker) -> bool:
+        speaker.server.spoil(MODELS, refuse(503, "shutting down"))
+        speaker.send(200, b"Success")
+        return False
+
+    engine = engine_at(*servers)
+    servers[1].spoil(LOAD, last_words)
+    with pytest.raises(EngineError, match=r"is not loaded\. The replica .* answered 503: shutting down"):
+        engine.load(release)
+    assert [server.adapters for server in servers] == [{}, {}]
+
+
 def test_unloading(servers: list[Server], base: Path, release: Release) -> None:
     """It goes everywhere, and nothing else does; ids that nobody knows are ignored."""
     other = release_of(base, "two")
@@ -254,6 +347,7 @@ def test_releases_are_swapped_while_they_answer(servers: list[Server], base: Pat
         (silent, "did not answer in time"),
         (broken, "EngineCore died"),
         (unfinished, "the answer broke off"),
+        (usurped, "'base' answered in place of"),
     ],
 )
 def test_a_stream_that_breaks_off_is_an_error(
