@@ -65,6 +65,7 @@ class VllmEngine:
     A request goes to the replica with the fewest of this process's requests. One that does not answer, or not within
     `seconds` (in a stream: that falls silent for so long), is spared for `rest_seconds`, and the request is tried once
     more, elsewhere if there is another. A replica that was started anew gets its adapters when it is asked for them.
+    An adapter may take `load_seconds`, and each of the three requests that tell how a replica is `look_seconds`.
     Several processes can share the replicas; what one of them unloads, another loads again when it needs it. So what a
     process that ended left there can be unloaded by any other.
     """
@@ -81,6 +82,7 @@ class VllmEngine:
         parse: Parse | None = None,
         seconds: float = 120.0,
         load_seconds: float = 60.0,
+        look_seconds: float = 3.0,
         rest_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -93,7 +95,9 @@ class VllmEngine:
         self._adapters_root = None if adapters_root is None else str(adapters_root).rstrip("/")
         self._rest_seconds, self._clock = rest_seconds, clock
         base = Base(self.base_model, served_name, served_root)
-        self._replicas = [Replica(url, base, parse, clients(url, key, seconds, load_seconds)) for url in urls]
+        self._replicas = [
+            Replica(url, base, parse, clients(url, key, seconds, load_seconds, look_seconds)) for url in urls
+        ]
         self._served_name = served_name
         self._served: dict[str, Served] = {}
         self._loading, self._choosing = threading.Lock(), threading.Lock()

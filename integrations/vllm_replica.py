@@ -22,8 +22,6 @@ PREFIX = "learnloop-"
 """What the names of adapters on the servers begin with; the release's id follows."""
 
 _CONNECT_SECONDS = 5.0
-_LOOK_SECONDS = 3.0
-"""How long each of the three requests may take that tell how a server is."""
 _MOST_LOGPROBS = 20
 _PLAIN = {
     "top_p": 1.0,
@@ -249,18 +247,15 @@ def api(url: str) -> str:
     return f"{url.rstrip('/').removesuffix('/v1')}/v1"
 
 
-def clients(url: str, key: str | None, seconds: float, load_seconds: float) -> Clients:
-    """Return clients that wait so long for answers and for adapters."""
+def clients(url: str, key: str | None, *seconds: float) -> Clients:
+    """Return clients that wait so many seconds for answers, for adapters, and to hear how the server is."""
     try:
         import openai
     except ImportError as error:
         raise MissingExtraError(
             f'Serving by vLLM needs the library of its protocol ({error}): pip install "langgraph-learnloop[openai]".'
         ) from error
-    times = [
-        openai.Timeout(most, connect=min(most, _CONNECT_SECONDS))
-        for most in (seconds, load_seconds, min(seconds, _LOOK_SECONDS))
-    ]
+    times = [openai.Timeout(most, connect=min(most, _CONNECT_SECONDS)) for most in seconds]
     # A key must be given: without one the library would send OPENAI_API_KEY to the server.
     client = openai.OpenAI(base_url=url, api_key=key or "none", max_retries=0)
     return Clients(*(client.with_options(timeout=time) for time in times))

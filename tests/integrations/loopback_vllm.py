@@ -333,7 +333,9 @@ def release_of(base: Path, name: str, width: int = 16, layers: tuple[str, ...] =
 
 
 def engine_at(*servers: Server, **settings: Any) -> VllmEngine:
-    return VllmEngine([server.url for server in servers], servers[0].root, **{"load_seconds": 20.0, **settings})
+    return VllmEngine(
+        [server.url for server in servers], servers[0].root, **{"load_seconds": 20.0, "look_seconds": 20.0, **settings}
+    )
 
 
 def ask(release: Release, **changes: Any) -> Generation:

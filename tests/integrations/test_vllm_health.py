@@ -67,7 +67,7 @@ def test_trouble_is_when_nobody_is_ready(servers: list[Server], release: Release
 
 def test_health_does_not_wait_for_who_hangs(servers: list[Server], release: Release) -> None:
     """A replica that says nothing is down, long before a request or a load would give it up."""
-    engine = engine_at(*servers, seconds=0.5, load_seconds=600.0)
+    engine = engine_at(*servers, seconds=600.0, load_seconds=600.0, look_seconds=0.5)
     engine.load(release)
     for server, request in zip(servers, ("GET /health", MODELS), strict=True):
         server.spoil(request, hang)
@@ -139,7 +139,7 @@ def test_who_still_needs_what_another_process_unloads_gets_it_again(server: Serv
 def test_replicas_say_how_they_are(servers: list[Server], release: Release) -> None:
     """One that is well says what it holds, also what others loaded; one that is not says why."""
     engine_at(servers[0]).load(release)
-    engine = engine_at(*servers, seconds=0.5)
+    engine = engine_at(*servers, look_seconds=0.5)
     servers[1].spoil("GET /health", refuse(503, "dead"))
     well, ill = engine.replicas()
     assert (well.url, well.ready, well.releases, well.error) == (
