@@ -1,11 +1,12 @@
 """Measure serving: answers a second beside transformers, swaps under load, and a canary's decisions by simulation.
 
-    python benchmarks/serving.py [--json FILE] [--quick] [--only answers,swaps,canary]
+    python benchmarks/serving.py [--json FILE] [--quick] [--only answers,swaps,vllm,canary]
 
 "Answers": eight people ask the demo's model at the same time. Both sides hold it in float32 on one thread and answer
 greedily; `generate` is called for one request after another, as a program does that guards a model with a lock, the
 engine batches whoever waits. Rounds are interleaved. "Swaps" (serving_swaps.py): sixteen people while the champion
-changes. "Canary" (serving_canary.py): thousands of rollouts of releases that are as good, and of such that are not.
+changes. "vLLM" (serving_vllm.py): the same on a real server. "Canary" (serving_canary.py): thousands of rollouts of
+releases that are as good, and of such that are not.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 
 import serving_canary
 import serving_swaps
+import serving_vllm
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -123,6 +125,7 @@ class Part(NamedTuple):
 PARTS = {
     "answers": Part(answers, met_answers, show_answers),
     "swaps": Part(serving_swaps.swaps, serving_swaps.met, serving_swaps.show),
+    "vllm": Part(serving_vllm.swaps, serving_vllm.met, serving_vllm.show),
     "canary": Part(serving_canary.canary, serving_canary.met, serving_canary.show),
 }
 """By the name that `--only` takes."""
