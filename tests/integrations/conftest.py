@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,7 +42,7 @@ def make_servers(monkeypatch: pytest.MonkeyPatch, base: Path) -> Iterator[Callab
         def make(number: int) -> list[Server]:
             servers = [stack.enter_context(Server(str(base))) for _ in range(number)]
             for server in servers:
-                threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+                server.live()
                 stack.callback(server.shutdown)
                 stack.callback(server.over.set)
             return servers

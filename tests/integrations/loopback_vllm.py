@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,9 +34,10 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, root: str) -> None:
-        super().__init__(("127.0.0.1", 0), Speaker)
+    def __init__(self, root: str, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Speaker)
         self.root = root
+        self.connections: list[socket.socket] = []
         self.adapters: dict[str, str] = {}
         self.asked: list[str] = []
         self.bodies: list[dict[str, Any]] = []
@@ -53,6 +56,22 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def live(self) -> None:
+        """Listen, in a thread."""
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def die(self) -> None:
+        """Hang up on everybody, in the middle of whatever they are being told, and listen no more."""
+        self.shutdown()
+        self.server_close()
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def spoil(self, request: str, *faults: Fault) -> None:
         """Let the next such requests go wrong, one fault each."""

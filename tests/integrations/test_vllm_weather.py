@@ -60,7 +60,8 @@ OF_STREAMS = [mute, failing, garbled]
 def test_another_replica_answers(servers: list[Server], release: Release, fault: Fault, streamed: bool) -> None:
     """A replica that fails before it has said anything is not noticed, and spared for a while."""
     now = [0.0]
-    engine = engine_at(*servers, seconds=0.5, rest_seconds=9.0, clock=lambda: now[0])
+    seconds = 0.5 if fault is hang else 20.0
+    engine = engine_at(*servers, seconds=seconds, rest_seconds=9.0, clock=lambda: now[0])
     engine.load(release)
     servers[0].spoil(CHAT, fault)
 
@@ -95,14 +96,54 @@ def test_what_was_held_back_can_be_said_by_another(servers: list[Server], releas
 
 
 def test_a_dead_replica_is_not_noticed(servers: list[Server], release: Release) -> None:
-    """Nobody listens any more."""
+    """Nobody listens any more, and connections that were kept are no use."""
     engine = engine_at(*servers)
     engine.load(release)
-    servers[0].shutdown()
-    servers[0].server_close()
+    servers[0].die()
     assert {engine.generate(ask(release)).message.content for _ in range(4)} == {f"I am {name_of(release)}."}
+    assert servers[1].times(CHAT) == 4
     engine.unload(release.release_id)
     assert servers[1].adapters == {}
+
+
+def test_a_replica_that_dies_in_the_middle_of_many_answers(servers: list[Server], release: Release) -> None:
+    """All of them are given elsewhere, none of them twice."""
+    engine = engine_at(*servers)
+    engine.load(release)
+    asked, died = threading.Semaphore(0), threading.Event()
+
+    def hold_back(speaker: Speaker) -> bool:
+        asked.release()
+        died.wait(30)
+        speaker.send(200, speaker.server.said(name_of(release)))
+        return False
+
+    for server in servers:
+        server.spoil(CHAT, *[hold_back] * 4)
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(engine.generate, ask(release)) for _ in range(8)]
+        for _ in range(8):
+            asked.acquire()
+        servers[0].die()
+        died.set()
+        assert {one.result().message.content for one in answers} == {f"I am {name_of(release)}."}
+    assert servers[1].times(CHAT) == 8
+
+
+def test_a_replica_is_born_again_at_its_address(server: Server, release: Release) -> None:
+    """It is empty, and has the release again with the first answer."""
+    engine = engine_at(server)
+    engine.load(release)
+    server.die()
+    with pytest.raises(EngineError, match="cannot be reached, or hung up"):
+        engine.generate(ask(release))
+    assert engine.health().trouble is not None
+    with Server(server.root, server.server_port) as born:
+        born.live()
+        assert engine.health().loaded == ()
+        assert engine.generate(ask(release)).message.content == f"I am {name_of(release)}."
+        assert engine.health().loaded == (release.release_id,)
+        born.shutdown()
 
 
 def test_what_fails_everywhere_is_an_error(servers: list[Server], release: Release) -> None:
@@ -130,7 +171,7 @@ def test_a_single_replica_that_is_busy_is_not_pressed(
     server: Server, release: Release, fault: Fault, words: str
 ) -> None:
     """Who has too much to do is not asked twice."""
-    engine = engine_at(server, seconds=0.5)
+    engine = engine_at(server, seconds=0.5 if fault is hang else 20.0)
     engine.load(release)
     server.spoil(CHAT, fault)
     with pytest.raises(EngineError, match=words):
@@ -354,7 +395,7 @@ def test_a_stream_that_breaks_off_is_an_error(
     servers: list[Server], release: Release, fault: Fault, words: str
 ) -> None:
     """What was said cannot be taken back, so nobody else begins anew."""
-    engine = engine_at(*servers, seconds=0.5)
+    engine = engine_at(*servers, seconds=0.5 if fault is silent else 20.0)
     engine.load(release)
     servers[0].spoil(CHAT, fault)
     with pytest.raises(EngineError, match=words):
