@@ -148,11 +148,11 @@ class VllmEngine:
         """
         seen = self.replicas()
         ready = [one for one in seen if one.ready]
-        waiting = [one.waiting for one in ready if one.waiting is not None]
+        waiting = [one.waiting for one in ready]
         return EngineHealth(
             trouble=None if ready else f"No replica is ready. {' '.join(str(one.error) for one in seen)}",
             loaded=self._held([set(one.releases) for one in ready]),
-            waiting=sum(waiting) if waiting else None,
+            waiting=_sum(waiting),
         )
 
     def replicas(self) -> tuple[ReplicaHealth, ...]:
@@ -230,7 +230,7 @@ class VllmEngine:
             if error.status != 404:
                 raise
             with replica.lock:  # who unloads it meanwhile comes after, and has the last word
-                replica.hold_again(self._known(request.release_id))
+                replica.hold(self._known(request.release_id), again=True)
             yield from ask(replica, self._known(request.release_id), request)
 
     def _known(self, release_id: str) -> Served:
@@ -268,6 +268,12 @@ def _outcome(work: Callable[[Replica], T], replica: Replica) -> T | EngineError:
         return work(replica)
     except EngineError as error:
         return error
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    """Return how many there are together; None where that is not known of all, or where there is none."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
 
 
 def _not_answered(request: Generation) -> str:

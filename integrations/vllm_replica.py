@@ -103,12 +103,17 @@ class Replica:
     lock: threading.RLock = field(default_factory=threading.RLock)
     """Held by whoever gives it adapters, or takes them away."""
 
-    def hold(self, served: Served) -> bool:
-        """Load a release if it is not there, and see that it is; return whether it was this call that loaded it."""
+    def hold(self, served: Served, *, again: bool = False) -> bool:
+        """Load a release if it is not there, and see that it is; return whether it was this call that loaded it.
+
+        Where it was lost and is loaded `again`, its adapter must still be what it was: the server reads it anew.
+        """
         with self.lock:
             listed = self._listed(self.clients.loads)
             if served.path is None or served.name in listed:
                 return False
+            if again:
+                self._check(served)
             said, took = self._load(served.name, served.path)
             try:
                 if served.name in self._listed(self.clients.loads):
@@ -117,18 +122,6 @@ class Replica:
                 said = str(error)
             self._drop(served.name)
             raise ReplicaError(f"{said} It does not hold {served.name!r} now.", elsewhere=True)
-
-    def hold_again(self, served: Served) -> None:
-        """Load a release that was lost, if its adapter is still what it was: the server reads the folder anew."""
-        with self.lock:
-            if served.path is not None and served.name not in self._listed(self.clients.loads):
-                try:
-                    check_adapter(served.release, Path(self.base.model))
-                except EngineError as error:
-                    raise ReplicaError(
-                        f"The replica {self.url!r} lost {served.name!r}. {error}", elsewhere=True
-                    ) from error
-            self.hold(served)
 
     def drop(self, name: str) -> None:
         """Unload what has a name; whether it was there, or the server is, makes no difference."""
@@ -171,6 +164,12 @@ class Replica:
 
     def _said(self, served: Served, request: Generation) -> Said:
         return Said(served.name if served.path is not None else None, self.parse, request.logprobs)
+
+    def _check(self, served: Served) -> None:
+        try:
+            check_adapter(served.release, Path(self.base.model))
+        except EngineError as error:
+            raise ReplicaError(f"The replica {self.url!r} lost {served.name!r}. {error}", elsewhere=True) from error
 
     def _load(self, name: str, path: str) -> tuple[str, bool]:
         """Ask for a load; return what came of it, and whether it was the one that loaded."""

@@ -23,6 +23,8 @@ from tests.integrations.loopback_vllm import (
 
 pytest.importorskip("openai", reason="the openai extra is not installed")
 
+WAITING = "vllm:num_requests_waiting"
+
 
 def test_what_every_replica_holds_is_loaded(servers: list[Server], base: Path, release: Release) -> None:
     """Whichever process loaded it there, and the bare base, which all of them hold; what one of them lacks is not."""
@@ -88,17 +90,17 @@ def test_an_engine_that_was_closed_is_in_trouble(server: Server, release: Releas
     ("metrics", "waiting"),
     [
         (("", ""), None),
-        (('vllm:num_requests_waiting{engine="0",model_name="base"} 3.0\n', None), 3),
-        (("# TYPE x gauge\nvllm:num_requests_waiting 3.0\n", "vllm:num_requests_waiting 4.0\n"), 7),
-        (('vllm:num_requests_waiting{engine="0"} 1.0\nvllm:num_requests_waiting{engine="1"} 2.0\n', None), 3),
-        (("vllm:num_requests_waiting many\n", None), None),
-        (('vllm:num_requests_waiting_by_reason{reason="capacity"} 5.0\n', None), None),
+        ((f'{WAITING}{{engine="0",model_name="base"}} 3.0\n', f"{WAITING} 0.0\n"), 3),
+        ((f'# TYPE x gauge\n{WAITING}{{engine="0"}} 1.0\n{WAITING}{{engine="1"}} 2.0\n', f"{WAITING} 4.0\n"), 7),
+        ((f"{WAITING} 3.0\n", None), None),
+        ((f"{WAITING} many\n", f"{WAITING} 4.0\n"), None),
+        ((f'{WAITING}_by_reason{{reason="capacity"}} 5.0\n', f"{WAITING} 4.0\n"), None),
     ],
 )
 def test_who_waits_is_counted(
     servers: list[Server], metrics: tuple[str | None, str | None], waiting: int | None
 ) -> None:
-    """The servers' own count, of those that tell it; nothing is made up where none does."""
+    """The servers' own count, of all their engines; nothing is made up where one of them does not tell it."""
     for server, said in zip(servers, metrics, strict=True):
         server.metrics = said
     assert engine_at(*servers).health().waiting == waiting
