@@ -132,6 +132,8 @@ def _told_apart(engine: VllmEngine, releases: Sequence[Release], requests: int) 
         if len(known) == requests * len(releases):
             break
     texts = [text for text in dict.fromkeys(text for _, text in known) if _stable(engine, releases, text, known)]
+    if not texts:
+        raise RuntimeError("There is no request that all of the adapters answer differently and clearly.")
     for release in releases:
         engine.unload(release.release_id)
     return texts, known
