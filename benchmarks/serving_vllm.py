@@ -111,6 +111,7 @@ def measure(
         asked = in_turns(
             lambda during: crowd(model, texts, known, during), lambda: swapping.some(count // rounds), rounds
         )
+    _leave(engine, releases)
     engine.close()
     return {
         "swaps": swapping.number,
@@ -134,9 +135,13 @@ def _told_apart(engine: VllmEngine, releases: Sequence[Release], requests: int) 
     texts = [text for text in dict.fromkeys(text for _, text in known) if _stable(engine, releases, text, known)]
     if not texts:
         raise RuntimeError("There is no request that all of the adapters answer differently and clearly.")
+    _leave(engine, releases)
+    return texts, known
+
+
+def _leave(engine: VllmEngine, releases: Sequence[Release]) -> None:
     for release in releases:
         engine.unload(release.release_id)
-    return texts, known
 
 
 def _answers(engine: VllmEngine, releases: Sequence[Release], text: str) -> dict[str, str]:
