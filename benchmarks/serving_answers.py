@@ -201,7 +201,7 @@ def answers(quick: bool) -> dict[str, Any]:
         folder = Path(place)
         large, demo = larger(folder / "large", 1 if quick else 14), talkative(folder / "demo")
         adapters = [adapter(folder, seed) for seed in range(ADAPTERS)]
-        large_adapters = [adapter(folder / "large", seed, large) for seed in range(ADAPTERS)]
+        large_adapters = [adapter(folder / "large", seed, base=large) for seed in range(ADAPTERS)]
         return {
             "one release": measure(Load([bare(SHIPPED_BASE)], texts, 40), rounds),
             "three adapters": measure(Load(adapters, texts, 40), rounds),

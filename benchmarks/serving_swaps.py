@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,26 +30,31 @@ PROCESSES = 4
 TOKENS = 40
 TEXTS = 8
 """Requests that people choose from."""
+PAUSE = 0.05
+"""Seconds from one swap to the next."""
+ROUNDS = 5
+"""How often people are watched for a while without swaps and for as long with them; medians of the rounds are told."""
 GOALS = {"p99": 1.2, "flip_ms": 1.0, "resident_ms": 25.0, "overhead_ms": 0.2, "rollback_s": 2.0}
 
 
 class Asked(NamedTuple):
     """One request of somebody."""
 
-    began: float
     seconds: float
     right: bool
     """It was answered, and wholly by the release that it says."""
 
 
-def adapter(folder: Path, seed: int, base: str = str(SHIPPED_BASE)) -> Release:
+def adapter(folder: Path, seed: int, strength: int = 16, base: str = str(SHIPPED_BASE)) -> Release:
     """Write an adapter with random weights, and return its release."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=8, lora_alpha=strength, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"
+    )
     place = folder / f"adapter-{seed}"
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(place)
     digest = hashlib.sha256((place / "adapter_model.safetensors").read_bytes()).hexdigest()
@@ -69,18 +74,20 @@ def swaps(quick: bool = False) -> dict[str, Any]:
                 loop.store.releases.add(release)
                 engine.load(release)
             texts, known = _told_apart(engine, two)
-            loop.store.releases.point(two[0].release_id, "first", "benchmark")
-            loop.rolling.behind(two[0].release_id, 5.0)
-            steady = _crowd(model, texts, known, seconds=3.0 if quick else 20.0)
+            for release in reversed(two):
+                proved(loop, release)
             flips: list[tuple[float, float]] = []
-            swapped = _crowd(model, texts, known, during=lambda: _flip(loop, model, two, count, flips))
+            rounds = 1 if quick else ROUNDS
+            asked = in_turns(
+                lambda during: crowd(model, texts, known, during),
+                lambda: _flip(loop, model, two, count // rounds, flips),
+                rounds,
+            )
             resident = _resident(engine, two, texts[0])
             engine.close()
         return {
             "swaps": len(flips),
-            "requests": len(swapped),
-            "failed_or_mixed": sum(not one.right for one in (*steady, *swapped)),
-            "p99_ms": {name: _p99(found) for name, found in (("steady", steady), ("swapping", swapped))},
+            **figures_of(asked),
             "commit_ms": 1_000 * statistics.median(commit for commit, _ in flips),
             "flip_ms": 1_000 * statistics.median(flip for _, flip in flips),
             "resident_ms": resident,
@@ -89,10 +96,50 @@ def swaps(quick: bool = False) -> dict[str, Any]:
         }
 
 
-def _crowd(
-    model: Any, texts: Sequence[str], known: dict[Any, str], seconds: float = 0.0, during: Any = None
-) -> list[Asked]:
-    """Return the requests of sixteen people who ask without a pause, each time in a new thread."""
+def proved(loop: LearnLoop, release: Release) -> None:
+    """Put a release in service once: a process gives new threads only what it has loaded and proved."""
+    loop.store.releases.point(release.release_id, "first", "benchmark")
+    loop.follow()
+
+
+def in_turns(
+    watch: Callable[[Callable[[], object]], list[Asked]], swap: Callable[[], object], rounds: int
+) -> dict[str, list[list[Asked]]]:
+    """Return what people asked, round by round, in times with swaps and in times as long without.
+
+    The machine is not the same from minute to minute: so the two follow each other, each of them first in its turn.
+    """
+    asked: dict[str, list[list[Asked]]] = {"steady": [], "swapping": []}
+    seconds = [1.0]
+
+    def swapping() -> None:
+        began = time.perf_counter()
+        swap()
+        seconds[0] = time.perf_counter() - began
+
+    def steady() -> None:
+        time.sleep(seconds[0])
+
+    watch(steady)  # the first requests make caches and connections
+    for number in range(rounds):
+        for during in (swapping, steady) if number % 2 == 0 else (steady, swapping):
+            asked[during.__name__].append(watch(during))
+    return asked
+
+
+def figures_of(asked: dict[str, list[list[Asked]]]) -> dict[str, Any]:
+    """Return what goes for any engine: how many requests there were, how many went wrong, how long they took."""
+    every = [one for rounds in asked.values() for some in rounds for one in some]
+    return {
+        "requests": sum(map(len, asked["swapping"])),
+        "failed_or_mixed": sum(not one.right for one in every),
+        "p99_ms": {name: statistics.median(map(_p99, rounds)) for name, rounds in asked.items()},
+        "p50_ms": {name: statistics.median(map(_p50, rounds)) for name, rounds in asked.items()},
+    }
+
+
+def crowd(model: Any, texts: Sequence[str], known: dict[Any, str], during: Callable[[], object]) -> list[Asked]:
+    """Return what sixteen people asked meanwhile, without a pause, each time in a new thread."""
     asked: list[Asked] = []
     over = threading.Event()
 
@@ -106,21 +153,20 @@ def _crowd(
                     [HumanMessage(text)], {"metadata": {"thread_id": f"{id(asked)}-{number}-{turn}"}}
                 )
                 release = said.response_metadata["learnloop_release"]
-                right = _said(said.text, said.tool_calls) == known[release, text]
+                right = said_of(said.text, said.tool_calls) == known[release, text]
             except Exception:  # noqa: BLE001 - whatever it is, it is a request that failed
                 right = False
-            asked.append(Asked(began, time.perf_counter() - began, right))
+            asked.append(Asked(time.perf_counter() - began, right))
 
     people = [threading.Thread(target=person, args=(number,)) for number in range(THREADS)]
     for one in people:
         one.start()
-    if during is None:
-        time.sleep(seconds)
-    else:
+    try:
         during()
-    over.set()
-    for one in people:
-        one.join()
+    finally:
+        over.set()
+        for one in people:
+            one.join()
     return asked
 
 
@@ -134,7 +180,7 @@ def _flip(
         stored = time.perf_counter()
         model.router.refresh()
         took.append((stored - began, time.perf_counter() - stored))
-        time.sleep(0.02)
+        time.sleep(PAUSE)
 
 
 def _told_apart(engine: LocalEngine, two: Sequence[Release]) -> tuple[list[str], dict[Any, str]]:
@@ -151,7 +197,7 @@ def _told_apart(engine: LocalEngine, two: Sequence[Release]) -> tuple[list[str],
 
 def _answer(engine: LocalEngine, release: Release, text: str) -> str:
     message = engine.generate(_request(release, text)).message
-    return _said(message.content, [{"name": call.name, "args": call.args} for call in message.tool_calls])
+    return said_of(message.content, [{"name": call.name, "args": call.args} for call in message.tool_calls])
 
 
 def _request(release: Release, text: str, tokens: int = TOKENS) -> Generation:
@@ -159,12 +205,17 @@ def _request(release: Release, text: str, tokens: int = TOKENS) -> Generation:
     return Generation(release_id=release.release_id, messages=asked, sampling=Sampling(max_tokens=tokens))
 
 
-def _said(text: str, calls: Sequence[Any]) -> str:
+def said_of(text: str, calls: Sequence[Any]) -> str:
+    """Return an answer in a form that can be compared."""
     return f"{text} {[(call['name'], call['args']) for call in calls]}"
 
 
 def _p99(asked: Sequence[Asked]) -> float:
     return 1_000 * statistics.quantiles([one.seconds for one in asked], n=100)[98]
+
+
+def _p50(asked: Sequence[Asked]) -> float:
+    return 1_000 * statistics.median(one.seconds for one in asked)
 
 
 def _resident(engine: LocalEngine, two: Sequence[Release], text: str) -> float:

@@ -1,10 +1,15 @@
-"""What the tests of Ray share."""
+"""What the tests of Ray share, and those of vLLM."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+
+from langgraph_learnloop.records import Release
+from tests.integrations.loopback_vllm import LAYERS, Server, release_of, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +32,42 @@ def cluster() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def make_servers(monkeypatch: pytest.MonkeyPatch, base: Path) -> Iterator[Callable[[int], list[Server]]]:
+    monkeypatch.setenv("NO_PROXY", "*")
+    with ExitStack() as stack:
+
+        def make(number: int) -> list[Server]:
+            servers = [stack.enter_context(Server(str(base))) for _ in range(number)]
+            for server in servers:
+                server.live()
+                stack.callback(server.shutdown)
+                stack.callback(server.over.set)
+            return servers
+
+        yield make
+
+
+@pytest.fixture
+def servers(make_servers: Callable[[int], list[Server]]) -> list[Server]:
+    return make_servers(2)
+
+
+@pytest.fixture
+def server(make_servers: Callable[[int], list[Server]]) -> Server:
+    return make_servers(1)[0]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    write_weights(folder / "model.safetensors", {f"{layer}.weight": (8, 16) for layer in LAYERS})
+    return folder
+
+
+@pytest.fixture
+def release(base: Path) -> Release:
+    return release_of(base, "one")

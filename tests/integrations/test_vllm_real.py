@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-import signal
-import socket
 import subprocess
 import threading
-import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 
+from benchmarks.vllm_server import KEY, PYTHON, SETTINGS, Vllm
 from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.files import file_sha256
 from langgraph_learnloop.integrations.vllm_engine import VllmEngine
 from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling, ToolCall
 from langgraph_learnloop.serving.local_engine import LocalEngine
@@ -29,11 +28,9 @@ from tests.improvement.tiny_base import make_base
 from tests.serving.conftest import NOW, make_release
 
 ROOT = Path(__file__).parents[2]
-PYTHON = os.environ.get("VLLM_PYTHON", str(ROOT / ".venv-vllm" / "bin" / "python"))
 TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},)
 HEAD = 64
 """Width of a head; vLLM's attention on processors takes no smaller one."""
-START_SECONDS = 400.0
 COMPOSE = ROOT / "integrations" / "vllm" / "compose.yaml"
 READ_FLAGS = """
 import json
@@ -43,26 +40,12 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 args = make_arg_parser(FlexibleArgumentParser()).parse_args()
 print(json.dumps([*args.served_model_name, args.enable_lora, args.max_lora_rank, args.tool_call_parser]))
 """
-SETTINGS = {
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_API_KEY": "of-the-test",
-}
-SLOTS = "48"
-"""Adapters that the server takes side by side: more than are loaded here. On processors vLLM 0.32 answers for the bare
-base with the adapter of the last slot, if there is one and others are answered at the same time."""
-FLAGS = (
-    *("--served-model-name", "base", "--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "256"),
-    *("--max-num-seqs", "4", "--enforce-eager", "--enable-lora", "--max-loras", SLOTS, "--max-lora-rank", "8"),
-)
 
 pytest.importorskip("openai", reason="the openai extra is not installed")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(not Path(PYTHON).exists(), reason="no environment with vLLM: `make vllm` makes it"),
+    pytest.mark.skipif(not PYTHON.exists(), reason="no environment with vLLM: `make vllm` makes it"),
 ]
 
 
@@ -72,63 +55,6 @@ class Releases(NamedTuple):
     base: Release
     one: Release
     two: Release
-
-
-@dataclass
-class Vllm:
-    """A vLLM server that can be started anew at the same address."""
-
-    model: str
-    log: Path
-    port: int = field(default_factory=lambda: free_port())
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", self.model, "--port", str(self.port)]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, *FLAGS],
-                env={**os.environ, **SETTINGS},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=self.log.parent,
-            )
-        self.wait()
-
-    def wait(self) -> None:
-        until = time.monotonic() + START_SECONDS
-        while not self.ready():
-            assert self.process is not None
-            if self.process.poll() is not None or time.monotonic() > until:
-                self.stop()
-                pytest.fail(f"vLLM did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
-            time.sleep(0.5)
-
-    def ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def stop(self) -> None:
-        """End the server and the processes it started."""
-        if self.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +71,8 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
 @pytest.fixture(scope="module")
 def vllm(releases: Releases) -> Iterator[Vllm]:
     base = Path(releases.base.base_model)
-    server = Vllm(str(base), base.parent / "vllm.log")
-    try:
-        server.start()
+    with Vllm(str(base), base.parent / "vllm.log") as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +82,14 @@ def local(releases: Releases) -> Iterator[LocalEngine]:
         engine.load(release)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="module")
+def swapping() -> Iterator[ModuleType]:
+    """Give the part of the benchmark that needs a server."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield importlib.import_module("serving_vllm")
 
 
 @pytest.fixture
@@ -172,8 +102,10 @@ def engine(vllm: Vllm, releases: Releases) -> Iterator[VllmEngine]:
 
 
 def engine_at(vllm: Vllm, releases: Releases) -> VllmEngine:
-    base, key = releases.base.base_model, SETTINGS["VLLM_API_KEY"]
-    return VllmEngine([vllm.url], base, key=key, parse=parse_answer, seconds=300.0, load_seconds=300.0)
+    base = releases.base.base_model
+    return VllmEngine(
+        [vllm.url], base, key=KEY, parse=parse_answer, seconds=300.0, load_seconds=300.0, look_seconds=60.0
+    )
 
 
 def asked(release: Release, text: str = "weather in oslo", tokens: int = 24) -> Generation:
@@ -216,6 +148,39 @@ def test_a_stream_says_what_generate_says(engine: VllmEngine, releases: Releases
     *texts, answer = engine.stream(asked(releases.one))
     assert answer == engine.generate(asked(releases.one))
     assert "".join(str(text) for text in texts) == answer.message.content
+
+
+def test_probabilities_are_those_of_the_model(engine: VllmEngine, releases: Releases) -> None:
+    """As transformers and PEFT compute them, of each token, the likeliest first; the same in a stream."""
+    engine.load(releases.one)
+    request = asked(releases.one).model_copy(update={"tools": (), "logprobs": 3})
+    answer = engine.generate(request)
+    assert len(answer.logprobs) == answer.output_tokens
+    assert [len(token.top) for token in answer.logprobs] == [3] * answer.output_tokens
+    assert answer == list(engine.stream(request))[-1]
+    right = first_logprobs(releases.one, request.messages[0].content)
+    assert [value for _, value in answer.logprobs[0].top] == pytest.approx(right[:3], abs=1e-3)
+    assert (answer.logprobs[0].token, answer.logprobs[0].logprob) == answer.logprobs[0].top[0]  # it was greedy
+    drawn = request.model_copy(update={"sampling": Sampling(temperature=1.9, max_tokens=8)})
+    (token, *_) = engine.generate(drawn).logprobs
+    assert [value for _, value in token.top] == pytest.approx(right[:3], abs=1e-3)
+    assert engine.generate(asked(releases.one)).logprobs == ()
+
+
+def first_logprobs(release: Release, text: str) -> list[float]:
+    """Return the log-probabilities of what can begin an answer, the likeliest first, without any server."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(release.base_model)
+    base = AutoModelForCausalLM.from_pretrained(release.base_model, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(release.adapter))
+    said = [{"role": "user", "content": text}]
+    inputs = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.inference_mode():
+        likely = model(**inputs).logits[0, -1].log_softmax(-1)
+    return sorted(likely.tolist(), reverse=True)
 
 
 def test_more_is_asked_than_it_can_write(engine: VllmEngine, local: LocalEngine, releases: Releases) -> None:
@@ -286,7 +251,16 @@ def test_releases_are_swapped_while_they_answer(engine: VllmEngine, local: Local
         finally:
             done.set()
         assert all(one.result() > 0 for one in working)
-    assert engine.health()[0].releases == (releases.two.release_id,)
+    assert engine.replicas()[0].releases == (releases.two.release_id,)
+
+
+def test_the_benchmark_of_swaps_runs(swapping: ModuleType, vllm: Vllm, releases: Releases, tmp_path: Path) -> None:
+    """Sixteen people, the pointer that flips, and one adapter that is new: nothing fails, nothing is mixed."""
+    some = [releases.one, releases.two, make_release(releases.base.base_model, tmp_path, 3)]
+    brief = [one.model_copy(update={"sampling": Sampling(max_tokens=12)}) for one in some]
+    figures = swapping.measure(vllm.url, tmp_path, brief, count=60, rounds=1, requests=3)
+    assert (figures["swaps"], figures["fresh"], figures["failed_or_mixed"]) == (60, 1, 0)
+    assert figures["requests"] > 0
 
 
 def test_several_releases_answer_side_by_side(engine: VllmEngine, local: LocalEngine, releases: Releases) -> None:
@@ -303,12 +277,45 @@ def test_unloading_and_loading_again(engine: VllmEngine, vllm: Vllm, releases: R
     """What is unloaded is gone from the server, and can come back under its name."""
     for _ in range(2):
         engine.load(releases.one)
-        assert engine.health()[0].releases == (releases.one.release_id,)
+        assert engine.replicas()[0].releases == (releases.one.release_id,)
         engine_at(vllm, releases).load(releases.one)  # another process: it is there already
         engine.unload(releases.one.release_id)
-        assert engine.health()[0].releases == ()
+        assert engine.replicas()[0].releases == ()
         with pytest.raises(EngineError, match="not loaded in this engine"):
             engine.generate(asked(releases.one))
+
+
+def test_what_another_process_left_or_takes_away(
+    engine: VllmEngine, vllm: Vllm, local: LocalEngine, releases: Releases
+) -> None:
+    """Whoever comes later sees it and can unload it; who needs it all the same has it again at the next request."""
+    pair = (releases.one, releases.two)
+    for release in pair:
+        engine.load(release)
+    later = engine_at(vllm, releases)
+    health = later.health()
+    assert (health.trouble, set(health.loaded)) == (None, {release.release_id for release in pair})
+    assert health.waiting == 0
+    for release in pair:
+        later.unload(release.release_id)
+    assert later.health().loaded == ()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda r: text_of(engine.generate(asked(r))), pair * 2))
+    assert answers == [text_of(local.generate(asked(r))) for r in pair] * 2
+    assert set(engine.health().loaded) == {release.release_id for release in pair}
+
+
+def test_an_adapter_that_was_cut_off_before_it_was_registered(
+    engine: VllmEngine, releases: Releases, tmp_path: Path
+) -> None:
+    """Its hash is right, and the server cannot read it: the reason is handed on, and nothing is left there."""
+    whole = make_release(releases.base.base_model, tmp_path, 4)
+    weights = Path(str(whole.adapter), "adapter_model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    release = whole.model_copy(update={"adapter_sha256": file_sha256(weights)})
+    with pytest.raises(EngineError, match=r"is not loaded.*It does not hold"):
+        engine.load(release)
+    assert engine.health().loaded == ()
 
 
 def test_an_adapter_that_vllm_cannot_serve(engine: VllmEngine, releases: Releases, tmp_path: Path) -> None:
@@ -328,24 +335,6 @@ def test_without_its_key_the_server_is_closed(vllm: Vllm, releases: Releases) ->
         VllmEngine([vllm.url], releases.base.base_model).load(releases.one)
 
 
-def test_a_server_that_is_started_anew_gets_its_adapters(
-    engine: VllmEngine, vllm: Vllm, local: LocalEngine, releases: Releases
-) -> None:
-    """While it is away a request fails in a sentence; when it is back, releases answer as before."""
-    for release in releases:
-        engine.load(release)
-    vllm.stop()
-    with pytest.raises(EngineError, match="cannot be reached"):
-        engine.generate(asked(releases.one))
-    assert not engine.health()[0].ready
-    vllm.start()
-    assert engine.health()[0].releases == ()
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda r: text_of(engine.generate(asked(r))), [releases.one, releases.two] * 2))
-    assert answers == [text_of(local.generate(asked(r))) for r in (releases.one, releases.two)] * 2
-    assert len(engine.health()[0].releases) == 2
-
-
 def test_the_compose_file_starts_what_there_is() -> None:
     """Its command is one that this vLLM understands, and its settings are those under which adapters can be loaded."""
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
@@ -356,7 +345,25 @@ def test_the_compose_file_starts_what_there_is() -> None:
         assert set(SETTINGS) - set(service["environment"]) == {"VLLM_CPU_KVCACHE_SPACE"}
         command = service["command"]
     done = subprocess.run(
-        [PYTHON, "-c", READ_FLAGS, *command], capture_output=True, text=True, env={**os.environ, **SETTINGS}
+        [str(PYTHON), "-c", READ_FLAGS, *command], capture_output=True, text=True, env={**os.environ, **SETTINGS}
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == ["base", True, 16, "hermes"]
+
+
+def test_a_server_that_is_killed_in_the_middle_of_an_answer(engine: VllmEngine, vllm: Vllm, releases: Releases) -> None:
+    """What it said was handed out, then comes the error; health tells, and so does every other request.
+
+    The last test that has a server.
+    """
+    engine.load(releases.one)
+    stream = engine.stream(asked(releases.one, tokens=200))
+    assert next(stream)
+    vllm.stop()
+    with pytest.raises(EngineError, match="hung up"):
+        list(stream)
+    with pytest.raises(EngineError, match="cannot be reached"):
+        engine.generate(asked(releases.one))
+    health = engine.health()
+    assert str(health.trouble).startswith("No replica is ready. ")
+    assert health.loaded == ()
