@@ -119,6 +119,8 @@ class LoopConfig(Record):
     """How long a promotion waits until every process that serves has followed it."""
     autonomy: Literal["manual", "guarded", "automatic"] = "guarded"
     """Who moves a rollout on: people each time, people at the last stage, or nobody; it goes back by itself in each."""
+    adapters_gb: float | None = Field(default=None, ge=0)
+    """Gigabytes (10^9 bytes) that adapters and unfinished jobs may take; promotions see to it, None is no limit."""
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a serving process looks for a new champion in the store."""
 

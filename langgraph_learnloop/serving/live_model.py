@@ -24,6 +24,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
 from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.jobs import why_removed
 from langgraph_learnloop.messages import from_langchain
 from langgraph_learnloop.ports import Engine
 from langgraph_learnloop.records import Generated, Generation, Message, Release
@@ -245,7 +246,7 @@ class LiveModel(BaseChatModel):
         release_id = options.get(RELEASE_KEY) or self._release_id(run_manager)
         release = self.find_release(release_id) if self.find_release is not None else None
         if release is not None:
-            self.engine.load(release)
+            self._load(release)
         return Generation(
             release_id=release_id,
             messages=self._before(release).before(to_messages(messages)),
@@ -254,6 +255,14 @@ class LiveModel(BaseChatModel):
             stop=tuple(stop or ()),
             logprobs=logprobs_of(options),
         )
+
+    def _load(self, release: Release) -> None:
+        try:
+            self.engine.load(release)
+        except Exception as error:
+            if (why := why_removed(release)) is not None:
+                raise EngineError(why) from error
+            raise
 
     def _before(self, release: Release | None) -> Words:
         """Return the words of a release; they are put together once."""
