@@ -7,10 +7,9 @@ Refusals are one sentence on standard error and exit code 2.
 from __future__ import annotations
 
 import getpass
-import importlib
 import json
-import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from langgraph_learnloop.config import load_config
+from langgraph_learnloop.config import load_config, named
 from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
 from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.jobs import still_there
@@ -414,9 +413,12 @@ def serve(
 
 @app.command()
 def rollout(
-    move: Annotated[str, typer.Argument(help="show, step, approve, pause, resume, back, or a share: 25")] = "show",
+    move: Annotated[
+        str, typer.Argument(help="show, step, watch, approve, pause, resume, back, or a share: 25")
+    ] = "show",
     store: Store = "learnloop.db",
     because: Annotated[str, typer.Option("--because", help="Why; it is kept in the log.")] = "",
+    every: Annotated[float, typer.Option("--every", min=1, help="Seconds between two looks of `watch`.")] = 60.0,
 ) -> None:
     """Look at the rollout under way, or move it: to the next stage, to a share of new threads, to a pause, or back."""
     from langgraph_learnloop.show import rollout_tree
@@ -426,6 +428,8 @@ def rollout(
         rolling = loop.rolling
         if move == "step":
             loop.roll_on()
+        elif move == "watch":
+            _watch(loop, every)
         elif move in ("approve", "resume"):
             getattr(rolling, move)(me)
         elif move == "pause":
@@ -436,14 +440,27 @@ def rollout(
             rolling.set_stage(int(move), me)
         elif move != "show":
             raise ConfigError(
-                f"There is no such move as {move!r}: show, step, approve, pause, resume, back, or a share of the new "
-                "threads such as 25."
+                f"There is no such move as {move!r}: show, step, watch, approve, pause, resume, back, or a share of "
+                "the new threads such as 25."
             )
         latest = loop.store.rollouts.all()[-1:]
         if not latest:
             raise NotFoundError("There was no rollout yet: loop.rollout(release_id) begins one.")
         evidence = rolling.evidence(latest[0]) if latest[0].open else None
         console.print(rollout_tree(latest[0], evidence, rolling.servers()))
+
+
+def _watch(loop: LearnLoop, seconds: float) -> None:
+    """Move the rollout under way as the settings allow until it has ended, and say where it went."""
+    said = None
+    while True:
+        rollout, _ = loop.roll_on()
+        if rollout.stage != said:
+            console.print(f"{rollout.candidate}: {rollout.stage}. {rollout.because}", markup=False, highlight=False)
+        if not rollout.open:
+            return
+        said = rollout.stage
+        time.sleep(seconds)
 
 
 @app.command()
@@ -552,14 +569,9 @@ def _chosen(loop: LearnLoop, beginning: str | None) -> Dataset:
 
 def _load(name: str | None) -> LearnLoop:
     name = name or load_config().app
-    module, _, attribute = (name or "").partition(":")
-    if not module or not attribute:
+    if not name or ":" not in name:
         raise ConfigError('Name your LearnLoop with --app "module:attribute", or as `app` in learnloop.toml.')
-    sys.path.insert(0, os.getcwd())
-    try:
-        loop = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{name!r} cannot be loaded: {error}.") from error
+    loop = named(name, "The LearnLoop")
     if not isinstance(loop, LearnLoop):
         raise ConfigError(f"{name!r} is a {type(loop).__name__}, not a LearnLoop.")
     return loop

@@ -5,7 +5,9 @@ Precedence: keyword arguments, then the environment, then the file, then the def
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,6 +103,14 @@ class LoopConfig(Record):
     """Deadline of one case."""
     eval_threads: int = Field(default=16, ge=1)
     """Cases that are run at the same time."""
+    after_gate: Literal["promote", "rollout"] = "promote"
+    """What a cycle does with a release that passed: all new threads get it, or a rollout begins. Where `autonomy` is
+    "manual" it is always a rollout."""
+    rollout_shadow: int = Field(default=50, ge=0)
+    """Threads whose requests the candidate must have answered, unseen, before it gets any thread; 0 leaves that out."""
+    rollout_metric: str = "flagged"
+    """What makes a thread a bad one: a run of it was "flagged", "failed", "interrupted" or "unhappy" (somebody gave it
+    a score below 0); or "module:function" that takes a run and its feedback and returns how bad it was, 0 to 1."""
     rollout_stages: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (1, 5, 25, 50, 100)
     """Shares of the new threads, in percent, that a candidate gets one after the other."""
     rollout_minutes: float = Field(default=60.0, ge=0)
@@ -117,12 +127,31 @@ class LoopConfig(Record):
     """How long a thread must have been quiet before it counts as evidence: what was wrong is said a while later."""
     ack_seconds: float = Field(default=5.0, ge=0)
     """How long a promotion waits until every process that serves has followed it."""
+    operator: str | None = None
+    """Who is told what is decided of releases, as "module:attribute": an object with `tell`, or what makes one."""
     autonomy: Literal["manual", "guarded", "automatic"] = "guarded"
     """Who moves a rollout on: people each time, people at the last stage, or nobody; it goes back by itself in each."""
     adapters_gb: float | None = Field(default=None, ge=0)
     """Gigabytes (10^9 bytes) that adapters and unfinished jobs may take; promotions see to it, None is no limit."""
+    keep_warm: int = Field(default=3, ge=1)
+    """Releases that a serving process holds in memory for an instant way back, the present one included."""
+    threads: Literal["keep", "follow"] = "keep"
+    """Whether a thread keeps the release it began with, or follows the champion with its next turn."""
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a serving process looks for a new champion in the store."""
+
+
+def named(spec: str, what: str) -> Any:
+    """Return what "module:attribute" names, modules of the present folder included; raise ConfigError if nothing."""
+    module, _, attribute = spec.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f'{what} is named as "module:attribute", and not {spec!r}.')
+    if (here := os.getcwd()) not in sys.path:  # a command that was installed does not look there
+        sys.path.insert(0, here)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{what} {spec!r} cannot be loaded: {error}.") from error
 
 
 def load_config(path: str | Path | None = None, environ: Mapping[str, str] | None = None, **given: Any) -> LoopConfig:

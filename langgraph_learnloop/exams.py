@@ -174,6 +174,16 @@ class Exams:
         left = [[result for result in side if result.error is not None][:UNJUDGED] for side in (before, after)]
         return card.model_copy(update={"unjudged": (*left[0], *left[1])})
 
+    def telling(self, release: Release) -> list[Case]:
+        """Return a few held-out cases of a release's dataset, first those that the champion answered otherwise."""
+        evaluator, champion = self._evaluator().name, self._store.releases.champion()
+        mine, theirs = (self._store.scorecards.results(one, evaluator) for one in (release.release_id, champion))
+        card = self._store.scorecards.of(release.release_id)
+        cases = self._lessons.cases(self._store.datasets.get(str(card.dataset))) if card and card.dataset else ()
+        both = [case for case in cases if case.case_id in mine and case.case_id in theirs]
+        both.sort(key=lambda case: _said(mine[case.case_id]) == _said(theirs[case.case_id]))
+        return both[:PROBES]
+
     def probe(self, release: Release) -> list[tuple[Message | None, Message | None]]:
         """Return what a release answered to a few cases when it was examined, and what it answers now."""
         known = self._store.scorecards.results(release.release_id, self._evaluator().name)

@@ -9,6 +9,7 @@ is found, not repeated. Every choice is an entry of `log()`.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -22,15 +23,23 @@ from langgraph_learnloop.capture.attach import Everywhere, watch
 from langgraph_learnloop.capture.policy import Policy, policy_of
 from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.capture.writer import Health, Writer
-from langgraph_learnloop.config import LoopConfig, load_config
+from langgraph_learnloop.config import LoopConfig, load_config, named
 from langgraph_learnloop.curation.flag import flag
-from langgraph_learnloop.errors import ConfigError, DataError, IllegalMoveError, LearnLoopError, NotFoundError
+from langgraph_learnloop.errors import (
+    ConfigError,
+    DataError,
+    EngineError,
+    IllegalMoveError,
+    LearnLoopError,
+    NotFoundError,
+)
 from langgraph_learnloop.exams import Exams, Watched
 from langgraph_learnloop.jobs import still_there
 from langgraph_learnloop.lessons import Lessons
 from langgraph_learnloop.records import (
     Case,
     CaseResult,
+    CycleOutcome,
     CycleReport,
     Dataset,
     Decision,
@@ -38,15 +47,18 @@ from langgraph_learnloop.records import (
     Feedback,
     Flag,
     FlagState,
+    Generation,
     Job,
     Message,
     NodeCredit,
     Plan,
+    Probe,
     Proposal,
     Recipe,
     Release,
     Remembered,
     Rollout,
+    RolloutMode,
     Run,
     Sampling,
     Scorecard,
@@ -55,7 +67,8 @@ from langgraph_learnloop.records import (
     Verdict,
 )
 from langgraph_learnloop.releases import ReleaseDiff, diff, drafted
-from langgraph_learnloop.rolling import Rolling, behind_in_words
+from langgraph_learnloop.rolling import Rolling, behind_in_words, tending
+from langgraph_learnloop.serving.shadow import Shadow
 from langgraph_learnloop.signals.explicit import make_feedback
 from langgraph_learnloop.store.opened import open_store
 from langgraph_learnloop.tidying import Tidied, Tidying
@@ -67,10 +80,15 @@ if TYPE_CHECKING:
 
     from langgraph_learnloop.evaluation.findings import Report
     from langgraph_learnloop.evaluation.planning import GatePlan
-    from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Replayer, Reviewer, Trainer
+    from langgraph_learnloop.evidence import Metric
+    from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Operator, Replayer, Reviewer, Trainer
     from langgraph_learnloop.serving.canary import Evidence
     from langgraph_learnloop.serving.follower import Follower
     from langgraph_learnloop.serving.live_model import LiveModel
+
+_PROBE_TOKENS = 32
+"""Tokens of a probe's answer: enough to tell releases apart."""
+_log = logging.getLogger(__name__)
 
 Graph = TypeVar("Graph", bound="CompiledStateGraph[Any, Any, Any, Any]")
 
@@ -79,12 +97,22 @@ def _ignore(progress: object) -> None:
     """Take progress that nobody asked for."""
 
 
+def _operator(name: str | None) -> Operator | None:
+    """Return the operator of the settings, if there is one."""
+    if name is None:
+        return None
+    found = named(name, "The operator")
+    operator: Operator = found if hasattr(found, "tell") and not isinstance(found, type) else found()
+    return operator
+
+
 class LearnLoop:
     """Make one agent better, safely.
 
     `store` is a file or a database URL; nothing has to be started. Parts that are not given are the defaults: the
     trainer runs TRL + PEFT (Unsloth with a GPU) in a subprocess, the reviewer approves what passes the checks, the
-    evaluator compares tool calls, the replayer asks the cases of an examination in this process.
+    evaluator compares tool calls, the replayer asks the cases of an examination in this process. The operator is told
+    what is decided of releases; the metric says what makes a thread of a rollout a bad one (default: a flagged run).
     """
 
     def __init__(
@@ -98,6 +126,8 @@ class LearnLoop:
         reviewer: Reviewer | None = None,
         evaluator: Evaluator | None = None,
         replayer: Replayer | None = None,
+        operator: Operator | None = None,
+        rollout_metric: Metric | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
@@ -108,6 +138,7 @@ class LearnLoop:
         self._trainer = trainer
         self._reviewer = reviewer
         self._evaluator = evaluator
+        self._operator = operator or _operator(self.config.operator)
         self._now = now
         self._new_id = new_id
         self.policy = policy or policy_of(self.config)
@@ -122,12 +153,14 @@ class LearnLoop:
         self._everywhere: Everywhere | None = None
         self._on_demand: Recorder | None = None
         self.lessons = Lessons(self.store, self.config, self.agent, now)
-        self.rolling = Rolling(self.store, self.config, self.agent, now, self._log_move)
-        self.tidying = Tidying(self.store, self.rolling.servers, now, self._log_move)
+        self.rolling = Rolling(self.store, self.config, self.agent, now, self._tell, rollout_metric)
+        self._shadow = Shadow(self.store.rollouts.add_shadow, now)
+        self.tidying = Tidying(self.store, self.rolling.servers, now, self._log_tidy)
         self._follower: Follower | None = None
         self.exams = Exams(self.store, self.config, self.policy, self.lessons, lambda: self.evaluator, replayer)
         self._engine: Engine | None = None
         self._live: LiveModel | None = None
+        self._tenders: list[Callable[[], None]] = []
 
     # -- watch ---------------------------------------------------------------------------------------------------------
 
@@ -254,6 +287,11 @@ class LearnLoop:
         """Return what went wrong, worst first."""
         self.flush()
         return self.store.flags.list(state, self.agent)
+
+    def follow(self) -> None:
+        """Have this process follow the registry now; every process does so each `poll_seconds` by itself."""
+        if self._follower is not None:
+            self._follower.step()
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until every ended run is stored; return False if that takes longer than `timeout` seconds."""
@@ -395,6 +433,10 @@ class LearnLoop:
             self.engine.load(still_there(release))
         card = self.exams.card(self.champion, candidate, examined, self._now(), on_progress, cases)
         self.store.scorecards.add(card)
+        if card.passed:
+            self._keep_probes(candidate)
+        elif candidate.release_id not in self._in_service():
+            self.engine.unload(candidate.release_id)  # nobody will ask it
         self._decide("gate:passed" if card.passed else "gate:stopped", candidate.release_id, card.because, cycle_id)
         return card
 
@@ -440,6 +482,8 @@ class LearnLoop:
         """
         from langgraph_learnloop.serving.swap import swap
 
+        if (there := self.champion).release_id == self.store.releases.resolve(release_id).release_id:
+            return there  # as after a process that was killed right then
         release, card = self._passed(release_id)
         swap(
             self.engine,
@@ -453,10 +497,14 @@ class LearnLoop:
             self._tidy_after(release)
         return release
 
-    def rollout(self, release_id: str, actor: str = "learnloop") -> Rollout:
-        """Begin to give a release that passed its gates to a few percent of the new threads.
+    def rollout(
+        self, release_id: str, actor: str = "learnloop", *, mode: RolloutMode = "stages", percent: int | None = None
+    ) -> Rollout:
+        """Begin to give a release that passed its gates to new threads: first unseen, then to a few percent of them.
 
-        It is loaded and probed first, as for `promote`. `roll_on` moves it further, or back.
+        It is loaded and probed first, as for `promote`. `roll_on` moves it further, or back. With "blue_green" it gets
+        all new threads at once, and the champion is held ready; with "ab" it gets `percent` of them (default: half)
+        until a person decides.
         """
         from langgraph_learnloop.serving.swap import swap
 
@@ -466,7 +514,7 @@ class LearnLoop:
             self.engine,
             release,
             lambda: self._probe(release),
-            lambda: begun.append(self.rolling.start(self._new_id(), release, card, actor)),
+            lambda: begun.append(self.rolling.start(self._new_id(), release, card, actor, mode, percent)),
         )
         return begun[0]
 
@@ -475,19 +523,29 @@ class LearnLoop:
         self.flush()
         return self.rolling.step()
 
-    def rollback(self, because: str = "Somebody asked for it.", actor: str = "learnloop") -> Release:
-        """End the rollout under way; without one, give new threads the champion before this one.
+    def tend(self, seconds: float = 60.0) -> Callable[[], None]:
+        """Look after rollouts in a thread, as `roll_on` does, every so many seconds; return what ends that.
 
-        Threads that began with a release whose rollout ended so get the champion. Raise NotFoundError when there is
-        nothing to go back to.
+        One process is enough; several do no harm. Without it call `roll_on` from a timer, or `learnloop rollout watch`.
+        """
+        stop = tending(self.roll_on, seconds)
+        self._tenders.append(stop)
+        return stop
+
+    def rollback(self, because: str = "Somebody asked for it.", actor: str = "learnloop") -> Release:
+        """End the rollout under way; without one, make the champion before this one the champion again.
+
+        Threads that began with what is taken back get the champion with their next turn. Raise NotFoundError when there
+        is nothing to go back to.
         """
         if self.store.rollouts.open() is not None:
             self.rolling.back(because, actor)
             return self.champion
-        release = still_there(self.store.releases.get(self.store.releases.previous()))
+        bad, release = self.store.releases.champion(), self.store.releases.get(self.store.releases.previous())
+        still_there(release)
         if self._engine is not None:
             self._engine.load(release)
-        self._point(release.release_id, because, "rollback", actor=actor)
+        self._point(release.release_id, because, "rollback", actor=actor, instead_of=bad, refused=bad)
         return release
 
     def tidy(
@@ -508,6 +566,8 @@ class LearnLoop:
         if self._engine is None or self.exams.watched is None:
             raise ConfigError("A cycle needs the agent: call loop.model(engine) and loop.watch(graph) first.")
         self.store.cycles.start(cycle_id, self._now())
+        if (done := self.store.decisions.of_cycle(cycle_id, "promote")) is not None:  # it was killed right after that
+            return self._report(cycle_id, "promoted", done.because, candidate=done.subject)
         dataset = self.curate(reviewer, cycle_id)
         if dataset is None and (waiting := self.pending(cycle_id)):
             return self._report(cycle_id, "waiting", f"{len(waiting)} proposals wait for review: `learnloop review`.")
@@ -520,16 +580,9 @@ class LearnLoop:
             return self._report(cycle_id, "stopped", " ".join(problems), dataset=dataset.version)
         candidate = self.train(dataset, self.recipe, on_progress, cycle_id)
         card = self.evaluate(candidate, dataset, on_progress, cycle_id)
-        if card.passed:
-            self.promote(candidate.release_id, cycle_id)
-        return self._report(
-            cycle_id,
-            "promoted" if card.passed else "stopped",
-            card.because,
-            dataset=dataset.version,
-            candidate=candidate.release_id,
-            scorecard=card,
-        )
+        outcome, because = self._ship(candidate, card, cycle_id)
+        found = {"dataset": dataset.version, "candidate": candidate.release_id, "scorecard": card}
+        return self._report(cycle_id, outcome, because, **found)
 
     # -- look ----------------------------------------------------------------------------------------------------------
 
@@ -601,6 +654,9 @@ class LearnLoop:
 
     def close(self) -> None:
         """Store what is recorded and let go of the files."""
+        for stop in self._tenders:
+            stop()
+        self._shadow.stop()
         if self._follower is not None:
             self._follower.stop()
         self._writer.close()
@@ -629,14 +685,22 @@ class LearnLoop:
         find = lru_cache(maxsize=64)(lambda release_id: still_there(releases.get(release_id)))  # they never change
         self._live = live_model(
             engine=engine,
-            router=router(self.store.rollouts, releases, self.config.poll_seconds),
+            router=router(self.store.rollouts, releases, self.config.poll_seconds, keep=self.config.threads == "keep"),
             model_name=Path(engine.base_model).name,
             find_release=find,
         )
         if self._follower is not None:
             self._follower.stop()
-        poll, registry = self.config.poll_seconds, self.store.rollouts
-        self._follower = Follower(engine, self._live.router, registry, find, poll, now=self._now)
+        self._follower = Follower(
+            engine,
+            self._live.router,
+            self.store.rollouts,
+            find,
+            releases.probes,
+            self.config.poll_seconds,
+            self.config.keep_warm,
+            self._now,
+        )
         self._follower.start()
         return self._live
 
@@ -722,12 +786,51 @@ class LearnLoop:
             raise IllegalMoveError(f"Release {release.release_id!r} was never examined.")
         return release, card
 
+    def _log_tidy(self, action: str, subject: str, because: str, actor: str) -> None:
+        self._decide(action, subject, because, actor=actor)
+
     def _tidy_after(self, release: Release) -> None:
         """Make room after a promotion; what prevents that is logged, for the promotion is done."""
         try:
             self.tidy()
         except (LearnLoopError, OSError) as error:
             self._decide("tidy:failed", release.release_id, str(error))
+
+    def _ship(self, candidate: Release, card: Scorecard, cycle_id: str) -> tuple[CycleOutcome, str]:
+        """Do with a candidate what its examination and the settings say; return the cycle's outcome, and why."""
+        if not card.passed:
+            return "stopped", card.because
+        there = self.store.rollouts.open()
+        if there is not None and there.candidate != candidate.release_id:
+            return (
+                "waiting",
+                f"The rollout of {there.candidate} is still open; when it has ended, go on with this cycle.",
+            )
+        if self.config.after_gate == "promote" and self.config.autonomy != "manual":
+            self.promote(candidate.release_id, cycle_id)
+            return "promoted", card.because
+        if there is None:  # else it was begun by a process that was killed then
+            self.rollout(candidate.release_id)
+        return "rolling", card.because
+
+    def _in_service(self) -> set[str]:
+        """Return the releases that new threads may get."""
+        rollout = self.store.rollouts.open()
+        return {self.store.releases.champion(), *([rollout.candidate] if rollout is not None else [])}
+
+    def _keep_probes(self, release: Release) -> None:
+        """Keep what a release answers to a few prompts, for every process that is to serve it."""
+        try:
+            probes = [self._answered(release, case) for case in self.exams.telling(release)]
+        except EngineError as error:
+            _log.warning("No probes are kept of %s: %s", release.release_id, error)
+            return
+        self.store.releases.keep_probes(release.release_id, probes)
+
+    def _answered(self, release: Release, case: Case) -> Probe:
+        sampling = Sampling(max_tokens=min(_PROBE_TOKENS, release.sampling.max_tokens))
+        request = Generation(release_id=release.release_id, messages=case.messages, sampling=sampling)
+        return Probe(request=request, answer=self.engine.generate(request).message)
 
     def _probe(self, release: Release) -> None:
         from langgraph_learnloop.serving.swap import agree
@@ -742,25 +845,31 @@ class LearnLoop:
         cycle_id: str | None = None,
         actor: str = "learnloop",
         instead_of: str | None = None,
+        refused: str | None = None,
     ) -> None:
-        self.store.releases.point(release_id, because, actor, instead_of)
-        self._follow()
-        self._decide(action, release_id, because, cycle_id, actor)
+        decision = self.store.releases.point(
+            release_id, because, actor, instead_of, action=action, cycle_id=cycle_id, refused=refused
+        )
+        if decision is not None:
+            self._tell(decision)
 
-    def _follow(self) -> None:
-        """Have this process follow the registry now; the others do within a second."""
-        if self._follower is not None:
-            self._follower.step()
-
-    def _log_move(self, action: str, subject: str, because: str, actor: str) -> None:
-        self._decide(action, subject, because, actor=actor)
-        self._follow()
+    def _tell(self, decision: Decision) -> None:
+        """Follow what was decided, then tell the operator."""
+        self.follow()
+        if self._operator is None:
+            return
+        try:
+            self._operator.tell(decision)
+        except Exception:  # noqa: BLE001 - the boundary of the user's code: what was decided holds all the same
+            _log.exception("The operator could not be told of %s %s.", decision.action, decision.subject)
 
     def _decide(
         self, action: str, subject: str, because: str, cycle_id: str | None = None, actor: str = "learnloop"
     ) -> None:
-        self.store.decisions.append(
-            action=action, subject=subject, because=because, actor=actor, cycle_id=cycle_id, now=self._now()
+        self._tell(
+            self.store.decisions.append(
+                action=action, subject=subject, because=because, actor=actor, cycle_id=cycle_id, now=self._now()
+            )
         )
 
     def _report(self, cycle_id: str, outcome: Any, because: str, **found: Any) -> CycleReport:

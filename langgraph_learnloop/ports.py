@@ -6,11 +6,13 @@ Every port has a fake in `langgraph_learnloop.testing`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from langgraph_learnloop.records import (
     Case,
     CaseResult,
+    Decision,
     EngineHealth,
     Feedback,
     Generated,
@@ -152,6 +154,18 @@ class Registry(Protocol):
 
     def retire(self, server_id: str) -> None:
         """Forget a process that no longer serves."""
+        ...
+
+    def serving(self, now: datetime) -> tuple[Server, ...]:
+        """Return the processes that reported themselves a short while before `now`."""
+        ...
+
+
+class Operator(Protocol):
+    """Look after the agent: a person, reached by whatever they read."""
+
+    def tell(self, decision: Decision) -> None:
+        """Tell what was decided; it may raise, and nothing depends on it."""
         ...
 
 

@@ -55,6 +55,11 @@ class Message(Record):
     name: str | None = None
     """The tool's or the speaker's name."""
 
+    def alike(self, other: Message) -> bool:
+        """Return whether another message says the same and asks for the same calls; ids of calls are made anew."""
+        calls, others = ([(call.name, call.args) for call in one.tool_calls] for one in (self, other))
+        return self.content.strip() == other.content.strip() and calls == others
+
     def openai(self) -> dict[str, Any]:
         """Return the message as an OpenAI chat dict, with arguments as a mapping (chat templates want that)."""
         out: dict[str, Any] = {"role": self.role, "content": self.content}
@@ -860,6 +865,11 @@ ROLLOUT_MOVES: Mapping[RolloutState, frozenset[RolloutState]] = {
 """Where a rollout may go; from "canary" to "canary" is another stage."""
 
 
+RolloutMode = Literal["stages", "blue_green", "ab"]
+"""How new threads are shared out: more and more of them for the candidate; all of them at once, with the champion held
+ready; or an even part of them until somebody decides."""
+
+
 class Rollout(Record):
     """A candidate on its way from no thread to all of them."""
 
@@ -869,6 +879,8 @@ class Rollout(Record):
     """The release that is rolled out."""
     champion: str
     """The release that serves everybody else."""
+    mode: RolloutMode = "stages"
+    """How new threads are shared out."""
     stages: tuple[int, ...] = (1, 5, 25, 50, 100)
     """Shares of the new threads, in percent, that the candidate gets one after the other."""
     percent: int = Field(default=0, ge=0, le=100)
@@ -892,6 +904,11 @@ class Rollout(Record):
     def open(self) -> bool:
         """Return whether it has not ended."""
         return bool(ROLLOUT_MOVES[self.state])
+
+    @property
+    def stage(self) -> str:
+        """Return where it stands, in a word."""
+        return f"{self.percent}%" if self.state == "canary" else self.state
 
     @property
     def next_percent(self) -> int | None:
@@ -928,6 +945,27 @@ class Routes(NamedTuple):
     """What their ids are hashed with."""
     refused: frozenset[str] = frozenset()
     """Releases that were rolled back: threads that have begun with them get the champion."""
+    shadow: str | None = None
+    """The rollout whose candidate is asked what the champion was asked, without anybody seeing it."""
+
+
+class ShadowAnswer(Record):
+    """What a candidate did with a request that the champion had answered; nobody saw it."""
+
+    rollout_id: str
+    """The rollout that it is in the shadow of."""
+    thread: str
+    """Content hash of the thread's id: a thread counts once."""
+    same: bool
+    """It said the same and asked for the same tools."""
+    error: str | None = None
+    """Why it gave no answer that can be used."""
+    seconds: float
+    """How long it took."""
+    champion_seconds: float
+    """How long the champion took."""
+    at: datetime
+    """When, UTC."""
 
 
 class Server(Record):
@@ -1015,13 +1053,16 @@ class Decision(Record):
     """Content hash of this entry with `previous`."""
 
 
+CycleOutcome = Literal["promoted", "rolling", "stopped", "waiting", "nothing"]
+
+
 class CycleReport(Record):
     """How one turn of the loop ended."""
 
     cycle_id: str
     """Its id."""
-    outcome: Literal["promoted", "stopped", "waiting", "nothing"]
-    """"waiting": review is open; "nothing": there was nothing to learn."""
+    outcome: CycleOutcome
+    """"rolling": a rollout has begun; "waiting": review is open, or another rollout; "nothing": nothing was learned."""
     dataset: str | None = None
     """Dataset version."""
     candidate: str | None = None

@@ -6,41 +6,45 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import ConfigError, IllegalMoveError, NotFoundError
-from langgraph_learnloop.records import Release, Rollout, RolloutState, Run, Scorecard, Server
+from langgraph_learnloop.evidence import Metric, Threads
+from langgraph_learnloop.records import Decision, Release, Rollout, RolloutMode, RolloutState, Scorecard, Server
 from langgraph_learnloop.store.opened import Store
 
 if TYPE_CHECKING:
-    from langgraph_learnloop.serving.canary import Evidence, Seen
+    from langgraph_learnloop.serving.canary import Evidence
 
-SERVING_WITHIN = timedelta(seconds=15)
-"""A process that reported itself this long ago, or later, serves."""
+_log = logging.getLogger(__name__)
 _ALL = 100
-_POLLS = 3
-"""Times that a process may miss a look at the registry before it is out of step."""
-
-Decide = Callable[[str, str, str, str], None]
-"""Logs action, subject, because and actor."""
+_HALF = 50
 
 
 class Rolling:
     """Move rollouts of one agent, in its store."""
 
     def __init__(
-        self, store: Store, config: LoopConfig, agent: str, now: Callable[[], datetime], decide: Decide
+        self,
+        store: Store,
+        config: LoopConfig,
+        agent: str,
+        now: Callable[[], datetime],
+        moved: Callable[[Decision], object],
+        metric: Metric | None = None,
     ) -> None:
-        """Work on an open store."""
+        """Work on an open store; `moved` hears of every move, once it is in the store and the log."""
         self._store = store
         self._config = config
-        self._agent = agent
         self._now = now
-        self._decide = decide
+        self._moved = moved
+        self._threads = Threads(store, config, agent, metric)
 
     def check(self, release: Release, card: Scorecard | None) -> None:
         """Raise IllegalMoveError for a release that did not pass its gates, or while another is on its way."""
@@ -57,24 +61,32 @@ class Rolling:
         if said is not None:
             raise IllegalMoveError(f"Release {release.release_id!r} cannot be put in service: {said}")
 
-    def start(self, rollout_id: str, release: Release, card: Scorecard, by: str) -> Rollout:
+    def start(
+        self,
+        rollout_id: str,
+        release: Release,
+        card: Scorecard,
+        by: str,
+        mode: RolloutMode = "stages",
+        percent: int | None = None,
+    ) -> Rollout:
         """Begin with a release that was checked; IllegalMoveError if the champion was changed meanwhile."""
-        stages, now = self._config.rollout_stages, self._now()
-        first: RolloutState = "shadow" if self._config.autonomy == "manual" else "canary"
+        stages, now = self._stages(mode, percent), self._now()
+        unseen = self._config.rollout_shadow > 0 or self._config.autonomy == "manual"
         rollout = Rollout(
             rollout_id=rollout_id,
             candidate=release.release_id,
             champion=card.champion,
+            mode=mode,
             stages=stages,
-            percent=0 if first == "shadow" else stages[0],
-            state=first,
+            percent=0 if unseen else stages[0],
+            state="shadow" if unseen else "canary",
             started_at=now,
             stage_at=now,
             because=card.because,
             by=by,
         )
-        self._store.rollouts.start(rollout)
-        self._say(rollout)
+        self._moved(self._store.rollouts.start(rollout))
         return rollout
 
     def current(self) -> Rollout:
@@ -110,47 +122,25 @@ class Rolling:
         return self._move(self.current(), "paused", 0, because or f"{by} paused it.", by)
 
     def resume(self, by: str) -> Rollout:
-        """Go on with the first stage."""
+        """Go on with the first stage, or in the shadow if it never left that."""
         rollout = self.current()
         if rollout.state != "paused":
             raise IllegalMoveError(f"The rollout of {rollout.candidate!r} is not paused, it is {rollout.state!r}.")
-        return self._move(rollout, "canary", rollout.stages[0], f"{by} resumed it.", by)
+        seen = any(percent for _, percent in rollout.past)
+        state: RolloutState = "canary" if seen else "shadow"
+        return self._move(rollout, state, rollout.stages[0] if seen else 0, f"{by} resumed it.", by)
 
     def back(self, because: str, by: str) -> Rollout:
         """End the rollout: nobody gets the candidate any more, and threads that had it get the champion."""
         return self._move(self.current(), "rolled_back", 0, because, by)
 
     def evidence(self, rollout: Rollout) -> Evidence | None:
-        """Return what the threads that began since the rollout did say; None before the candidate got any of them.
-
-        In a pause those that had begun with it go on: they may still show that it must go.
-        """
-        from langgraph_learnloop.serving.canary import Limits, evidence
-
-        shares = [percent for _, percent in rollout.past if percent]
-        percent = rollout.percent or (shares[-1] if shares else 0)
-        if percent == 0:
-            return None
-        now, began = self._now(), self._began(rollout)
-        in_stage = [runs for runs in began if runs[0].started_at >= rollout.stage_at]
-        to_candidate = sum(runs[0].release == rollout.candidate for runs in in_stage)
-        return evidence(
-            self._seen(rollout, began, now),
-            Limits(
-                margin=self._config.rollout_margin,
-                least_threads=self._config.rollout_threads,
-                latency_ratio=self._config.rollout_latency_ratio,
-                cost_ratio=self._config.rollout_cost_ratio,
-            ),
-            (len(in_stage) - to_candidate, to_candidate) if rollout.percent else (0, 0),
-            percent,
-            waited=now - rollout.stage_at >= timedelta(minutes=self._config.rollout_minutes),
-            last=rollout.next_percent in (None, _ALL),
-        )
+        """Return what is known of the candidate; None before it was asked anything."""
+        return self._threads.evidence(rollout, self._now())
 
     def servers(self) -> tuple[Server, ...]:
         """Return the processes that serve."""
-        return self._store.rollouts.servers(self._now(), SERVING_WITHIN)
+        return self._store.rollouts.serving(self._now())
 
     def behind(self, release_id: str, seconds: float) -> tuple[Server, ...]:
         """Wait until every process that serves gives a release to new threads; return those that do not in time."""
@@ -161,70 +151,57 @@ class Rolling:
             time.sleep(0.05)
         return ()
 
-    def _began(self, rollout: Rollout) -> list[list[Run]]:
-        """Return the runs of each thread that began since the rollout did, and was dealt to one side or the other."""
-        threads: dict[str, list[Run]] = {}
-        for run in self._store.runs.since(rollout.started_at, self._agent):
-            if run.thread_id is not None and run.release in (rollout.candidate, rollout.champion):
-                threads.setdefault(run.thread_id, []).append(run)
-        older = self._store.runs.older_threads(list(threads), rollout.started_at)
-        # Until every process has heard of a stage, some deal by the one before.
-        unsure = timedelta(seconds=_POLLS * self._config.poll_seconds)
-        sure = []
-        for thread_id, runs in threads.items():
-            stage = rollout.share_at(runs[0].started_at)
-            if thread_id not in older and stage is not None and runs[0].started_at >= stage[0] + unsure:
-                sure.append(runs)
-        return sure
-
-    def _seen(self, rollout: Rollout, threads: Sequence[Sequence[Run]], now: datetime) -> list[Seen]:
-        """Return the threads that have been quiet for a while, in the order in which they became so."""
-        from langgraph_learnloop.serving.canary import Seen
-
-        quiet = now - timedelta(minutes=self._config.settle_minutes)
-        flagged = self._store.flags.among([run.run_id for runs in threads for run in runs])
-        ended = [
-            (max(run.started_at + timedelta(seconds=run.seconds or 0.0) for run in runs), runs) for runs in threads
-        ]
-        found = []
-        for _, runs in sorted((one for one in ended if one[0] <= quiet), key=lambda one: one[0]):
-            stage = rollout.share_at(runs[0].started_at)
-            if stage is None or not stage[1]:  # nobody was dealt to the candidate then
-                continue
-            steps = [step.seconds for run in runs for step in run.steps if step.kind == "model" and step.seconds]
-            costs = [run.usd for run in runs if run.usd is not None]
-            found.append(
-                Seen(
-                    candidate=runs[0].release == rollout.candidate,
-                    bad=float(any(run.run_id in flagged for run in runs)),
-                    error=any(run.outcome == "failed" for run in runs),
-                    seconds=sum(steps) / len(steps) if steps else None,
-                    usd=sum(costs) if costs else None,
-                    handed_over=any(run.outcome == "interrupted" for run in runs),
-                    percent=float(stage[1]),
-                )
-            )
-        return found
+    def _stages(self, mode: RolloutMode, percent: int | None) -> tuple[int, ...]:
+        """Return the shares that the candidate gets; raise ConfigError for one that is none."""
+        if percent is not None and not 1 <= percent < _ALL:
+            raise ConfigError(f"A test gives the candidate from 1 to 99 percent of the new threads, not {percent}.")
+        if percent is not None and mode != "ab":
+            raise ConfigError(f"Only an A/B test has a percent of its own; a rollout by {mode!r} has its stages.")
+        if mode == "blue_green":
+            return (_ALL,)
+        return (percent or _HALF, _ALL) if mode == "ab" else self._config.rollout_stages
 
     def _may_go_on(self, rollout: Rollout) -> bool:
         """Return whether nobody need say so."""
+        if rollout.state == "paused" or self._config.autonomy == "manual":
+            return False
+        if rollout.state == "shadow":
+            return rollout.stages[0] != _ALL or self._config.autonomy == "automatic"
         last = rollout.next_percent in (None, _ALL)
-        allowed = self._config.autonomy == "automatic" or (self._config.autonomy == "guarded" and not last)
-        return allowed and rollout.state == "canary"
+        return rollout.mode != "ab" and (self._config.autonomy == "automatic" or not last)
 
     def _on(self, rollout: Rollout, because: str, by: str) -> Rollout:
         percent = rollout.next_percent or _ALL
-        return self._move(rollout, "live" if percent == _ALL else "canary", percent, because, by)
+        ends = percent == _ALL and not (rollout.mode == "blue_green" and rollout.percent == 0)
+        return self._move(rollout, "live" if ends else "canary", percent, because, by)
 
     def _move(self, rollout: Rollout, state: RolloutState, percent: int, because: str, by: str) -> Rollout:
         moved = rollout.move(state, percent, because, by, self._now())
-        self._store.rollouts.move(moved)
-        self._say(moved)
+        self._moved(self._store.rollouts.move(moved))
         return moved
 
-    def _say(self, rollout: Rollout) -> None:
-        where = rollout.state if rollout.state != "canary" else f"{rollout.percent}%"
-        self._decide(f"rollout:{where}", rollout.candidate, rollout.because, rollout.by)
+
+def tending(look: Callable[[], object], seconds: float) -> Callable[[], None]:
+    """Look every so many seconds, in a thread; return what ends that, and waits for a look that is under way."""
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.wait(seconds):
+            try:
+                look()
+            except NotFoundError:
+                pass  # there is no rollout
+            except Exception:  # noqa: BLE001 - who looks after a rollout must not go away
+                _log.exception("The rollout could not be looked at; it is tried again.")
+
+    thread = threading.Thread(target=work, name="learnloop-tender", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        stopped.set()
+        thread.join()
+
+    return stop
 
 
 def behind_in_words(behind: Sequence[Server], release_id: str) -> str:

@@ -199,8 +199,9 @@ def test_a_rollout_is_shown_and_moved(
         shop.loop.evaluate(candidate, dataset)
         shop.loop.rollout(candidate.release_id)
     for words, shows in (
-        (["show"], "1% of new threads"),
-        (["step"], "1% of new threads"),
+        (["show"], "shadow"),
+        (["step"], "asked by 0 of the 50 threads"),
+        (["approve"], "1% of new threads"),
         (["approve"], "5% of new threads"),
         (["pause", "--because", "lunch"], "lunch"),
         (["resume"], "1% of new threads"),

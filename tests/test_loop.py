@@ -47,14 +47,14 @@ def test_the_whole_circle(shop: Shop) -> None:
 
 
 def test_a_thread_keeps_the_release_it_began_with(shop: Shop) -> None:
-    """A swap changes nothing for a conversation that has begun, and rollback neither."""
+    """A swap changes nothing for a conversation that has begun; what was taken back nobody keeps."""
     shop.remember()
     shop.bad_day()
     shop.loop.cycle()
     assert shop.ask("0", QUESTION) == "I do not know."
-    shop.ask("new", QUESTION)
-    shop.loop.rollback()
     assert shop.ask("new", QUESTION) == RETURNS
+    shop.loop.rollback()
+    assert shop.ask("new", QUESTION) == "I do not know."
     assert shop.ask("newer", QUESTION) == "I do not know."
 
 

@@ -170,9 +170,10 @@ def test_a_rollout_counts_as_service(shop: Shop) -> None:
     candidate = loop.train(dataset)
     loop.evaluate(candidate, dataset)
     loop.rollout(candidate.release_id)
+    loop.rolling.set_stage(5, "ann")
     loop.rolling.back("It lies.", "ann")
     ((served,),) = loop.diff(None, candidate.release_id).served[1:]
-    assert (served.percent, served.because) == (1, "It lies.")
+    assert (served.percent, served.because) == (5, "It lies.")
     assert served.until is not None
 
 

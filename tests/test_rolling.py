@@ -15,6 +15,7 @@ from tests.shop import ASK_HOURS, RETURNS, Shop
 
 SETTINGS: dict[str, Any] = {
     "rollout_stages": (20, 50, 100),
+    "rollout_shadow": 0,
     "rollout_minutes": 0.0,
     "settle_minutes": 0.0,
     "poll_seconds": 0.01,

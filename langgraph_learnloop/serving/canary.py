@@ -211,7 +211,7 @@ def evidence(
     """
     if not 0 < percent <= 100:
         raise ConfigError(f"A stage sends above 0 and up to 100 percent to the candidate, not {percent!r}.")
-    columns = _columns(threads, percent)
+    columns = columns_of(threads, percent)
     mine, walk = columns.candidate, walked(columns, limits)
     counts = int(np.count_nonzero(~mine)), int(np.count_nonzero(mine))
     in_stage = int(np.count_nonzero(mine & (columns.share == percent / 100)))
@@ -219,7 +219,7 @@ def evidence(
     routing = float(routing_p(*assigned, percent / 100))
     interval = difference(columns, limits)
     move, because = (
-        _taken_back(columns, walk, limits)
+        taken_back(columns, walk, limits)
         or _misrouted(routing, assigned, percent, limits)
         or _too_early(in_stage, percent, limits, waited=waited)
         or (_promoted(e_values["not_worse"], interval, percent, limits) if last else _advanced(in_stage, percent))
@@ -414,7 +414,7 @@ def _least(ruled_out: Callable[[float], bool]) -> float:
 Verdict = tuple[Move, str]
 
 
-def _taken_back(columns: Columns, walk: Walk, limits: Limits) -> Verdict | None:
+def taken_back(columns: Columns, walk: Walk, limits: Limits) -> Verdict | None:
     """Return the verdict where all guardrails together ever reached what is asked for, with the one that did most."""
     asked = 1 / limits.alpha_rollback
     reached = walk.harm >= asked
@@ -492,7 +492,7 @@ def _advanced(in_stage: int, percent: float) -> Verdict:
     return "advance", f"Advance from {percent:g} percent: {in_stage} threads of the candidate raised no alarm."
 
 
-def _columns(threads: Sequence[Seen], percent: float) -> Columns:
+def columns_of(threads: Sequence[Seen], percent: float) -> Columns:
     """Return threads as arrays, or raise DataError with the number of the first that cannot be."""
     fields: Iterable[Sequence[Any]] = zip(*threads, strict=True) if threads else [()] * len(Seen._fields)
     found = dict(zip(Seen._fields, fields, strict=True))

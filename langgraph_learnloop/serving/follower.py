@@ -1,4 +1,7 @@
-"""Follow the registry in every process that serves: load what is to come, report what serves, forget what is over."""
+"""Follow the registry in every process that serves: load and prove what is to come, report, unload what is over.
+
+A promotion is complete when every process has reported that it gives the release to new threads.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from langgraph_learnloop.errors import LearnLoopError
 from langgraph_learnloop.ports import Engine, Registry
-from langgraph_learnloop.records import Release, Routes, Server
+from langgraph_learnloop.records import EngineHealth, Probe, Release, Routes, Server
 from langgraph_learnloop.serving.router import Router
+from langgraph_learnloop.serving.swap import prove
 
 HEARTBEAT_SECONDS = 5.0
 """How often a process reports itself while nothing changes."""
@@ -24,8 +28,9 @@ _log = logging.getLogger(__name__)
 class Follower:
     """Keep one engine and router in step with the registry, in a thread of its own.
 
-    What new threads may be given is loaded before they ask for it. A release that was loaded here and that no thread is
-    remembered to use is unloaded after `keep` newer ones.
+    What new threads may be given is loaded, and asked its `probes`, before they ask for it; until then they get what
+    they got before, and the report says so. A release that was loaded here and that no thread is remembered to use is
+    unloaded after `keep` newer ones; what a process left behind that was killed goes when this one starts.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class Follower:
         router: Router,
         registry: Registry,
         find: Callable[[str], Release],
+        probes: Callable[[str], Sequence[Probe]] = lambda release_id: (),
         poll_seconds: float = 1.0,
         keep: int = 3,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -43,6 +49,7 @@ class Follower:
         self._router = router
         self._registry = registry
         self._find = find
+        self._probes = probes
         self._poll_seconds = poll_seconds
         self._keep = keep
         self._now = now
@@ -56,6 +63,7 @@ class Follower:
     def start(self) -> None:
         """Report this process, and follow from now on."""
         self.step()
+        self._clear()
         self._thread.start()
 
     def stop(self) -> None:
@@ -73,9 +81,11 @@ class Follower:
         with self._step_lock:
             try:
                 routes = self._router.refresh()
-                trouble = self._load(routes)
+                health = self._engine.health()
+                trouble = self._load(routes, health)
+                followed = self._router.only(self._loaded)
                 self._unload(routes)
-                self._report(routes, trouble)
+                self._report(followed, trouble or health.trouble)
             except LearnLoopError as error:
                 _log.warning("The registry could not be followed, what was live is served: %s", error)
 
@@ -86,18 +96,31 @@ class Follower:
             except Exception:  # noqa: BLE001 - a process that no longer follows would serve what was taken back
                 _log.exception("The registry could not be followed; it is tried again.")
 
-    def _load(self, routes: Routes) -> str | None:
-        """Load what threads may be given; return why that failed."""
+    def _load(self, routes: Routes, health: EngineHealth) -> str | None:
+        """Load and prove what threads may be given; return why that failed."""
+        troubles = []
         for release_id in (routes.champion, routes.candidate):
             if release_id is None:
                 continue
             try:
-                self._engine.load(self._find(release_id))
+                if release_id not in self._loaded or release_id not in health.loaded:
+                    prove(self._engine, self._find(release_id), self._probes(release_id))
             except LearnLoopError as error:
                 _log.warning("The release %s cannot be served here: %s", release_id, error)
-                return str(error)
+                self._loaded = [one for one in self._loaded if one != release_id]
+                troubles.append(str(error))
+                continue
             self._loaded = [one for one in self._loaded if one != release_id] + [release_id]
-        return None
+        return " ".join(troubles) or None
+
+    def _clear(self) -> None:
+        """Unload what nobody serves: a process that was killed in a swap leaves it in a server's memory."""
+        try:
+            elsewhere = {one for server in self._registry.serving(self._now()) for one in server.loaded}
+            for release_id in set(self._engine.health().loaded) - elsewhere - self._router.in_use():
+                self._engine.unload(release_id)
+        except LearnLoopError as error:
+            _log.warning("What may be left of a killed process stays in memory: %s", error)
 
     def _unload(self, routes: Routes) -> None:
         needed = self._router.in_use() | {routes.champion}

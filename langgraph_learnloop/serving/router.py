@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
 from langgraph_learnloop.ports import Routing, ThreadPins
@@ -29,6 +29,10 @@ class Router:
 
     The routes are read at most every `poll_seconds` of `clock`. Pins are remembered for the last `max_threads` threads;
     an older thread's pin is asked for again. While the store cannot be reached, what was live goes on being served.
+    With `keep` False a thread goes on with its release only while that is the champion or the candidate.
+
+    Once `only` was called, new threads get what is named there and nothing else: a new champion that this process could
+    not load and prove yet leaves them to the one before it.
     """
 
     def __init__(
@@ -38,12 +42,16 @@ class Router:
         poll_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         max_threads: int = 100_000,
+        keep: bool = True,
     ) -> None:
         self._source = source
         self._pins = pins
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._max_threads = max_threads
+        self._keep = keep
+        self._proven: frozenset[str] | None = None
+        self._before: str | None = None
         self._lock = threading.Lock()
         self._known: OrderedDict[str, str] = OrderedDict()
         self._routes: Routes | None = None
@@ -56,17 +64,27 @@ class Router:
             return routes.champion
         with self._lock:
             known = self._known.get(thread_id)
-            if known is not None and known not in routes.refused:
+            if known is not None and not self._left(known, routes):
                 self._known.move_to_end(thread_id)
                 return known
         return self._remember(thread_id, self._pinned(thread_id, routes))
 
     def refresh(self) -> Routes:
-        """Read the routes now and return them."""
+        """Read the routes now and return them, as they are in the registry."""
         routes = self._source.routes()
         with self._lock:
             self._routes, self._read_at = routes, self._clock()
         return routes
+
+    def only(self, proven: Collection[str]) -> Routes:
+        """Give new threads only releases that are named here; return the routes as they are followed then."""
+        with self._lock:
+            self._proven = frozenset(proven)
+            if self._routes is None:
+                raise NotFoundError("The routes were never read: call refresh() first.")
+            if self._routes.champion in self._proven:
+                self._before = self._routes.champion
+            return self._followed(self._routes)
 
     def in_use(self) -> set[str]:
         """Return the releases that the remembered threads and the routes name."""
@@ -83,27 +101,41 @@ class Router:
             chosen = routes.candidate
         try:
             pinned = self._pins.pin(thread_id, chosen)
-            if pinned in routes.refused:
-                pinned = self._pins.repin(thread_id, routes.refused, routes.champion)
+            if self._left(pinned, routes):
+                pinned = self._pins.repin(thread_id, {pinned}, routes.champion)
         except StoreError as error:
             _log.warning("A new thread gets %r without its being kept in the store: %s", chosen, error)
             return chosen
         return pinned
 
+    def _left(self, release_id: str, routes: Routes) -> bool:
+        """Return whether threads that have begun with a release go on with another."""
+        if release_id in routes.refused:
+            return True
+        return not self._keep and release_id not in (routes.champion, routes.candidate)
+
+    def _followed(self, routes: Routes) -> Routes:
+        """Return the routes without what this process cannot serve."""
+        if self._proven is None:
+            return routes
+        if routes.champion not in self._proven and self._before is not None:
+            routes = routes._replace(champion=self._before)
+        return routes if routes.candidate in self._proven else routes._replace(candidate=None, percent=0)
+
     def _current(self) -> Routes:
         with self._lock:
             known = self._routes
             if known is not None and self._clock() - self._read_at < self._poll_seconds:
-                return known
+                return self._followed(known)
         try:
-            return self.refresh()
+            return self._followed(self.refresh())
         except (StoreError, NotFoundError) as error:
             if known is None:
                 raise
             _log.warning("What was live goes on being served: %s", error)
             with self._lock:
                 self._read_at = self._clock()  # not to wait for the store at every request
-            return known
+            return self._followed(known)
 
     def _remember(self, thread_id: str, release_id: str) -> str:
         with self._lock:

@@ -1,12 +1,12 @@
-"""Put a release into a running engine: load it beside the others, check it, then flip the pointer."""
+"""Put a release into a running engine: load it beside the others, prove it, then flip the pointer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.errors import ConfigError, EngineError, IllegalMoveError
 from langgraph_learnloop.ports import Engine
-from langgraph_learnloop.records import Message, Release
+from langgraph_learnloop.records import Message, Probe, Release
 
 Pair = tuple[Message | None, Message | None]
 """What a release answered when it was examined, and what it answers now."""
@@ -25,6 +25,20 @@ def agree(release_id: str, pairs: Sequence[Pair], least: float = 0.75) -> None:
         )
 
 
+def prove(engine: Engine, release: Release, probes: Sequence[Probe]) -> None:
+    """Load a release and ask it the probes; raise EngineError, and unload it, where it answers otherwise than then.
+
+    A server may answer 200 for an adapter that is not there, and one that was read from a stale cache looks well: what
+    tells is what it says.
+    """
+    engine.load(release)
+    try:
+        agree(release.release_id, [(probe.answer, engine.generate(probe.request).message) for probe in probes])
+    except EngineError:
+        engine.unload(release.release_id)
+        raise
+
+
 def swap(engine: Engine, release: Release, check: Callable[[], None], flip: Callable[[], None]) -> None:
     """Load a release, `check` it and `flip` the pointer to it; on any failure unload it and raise EngineError."""
     engine.load(release)
@@ -33,7 +47,7 @@ def swap(engine: Engine, release: Release, check: Callable[[], None], flip: Call
         flip()
     except Exception as error:
         engine.unload(release.release_id)
-        if isinstance(error, EngineError):
+        if isinstance(error, EngineError | IllegalMoveError | ConfigError):  # they say all there is to say
             raise
         raise EngineError(
             f"Release {release.release_id!r} was loaded, but could not be put in service: {error}. "
@@ -42,11 +56,4 @@ def swap(engine: Engine, release: Release, check: Callable[[], None], flip: Call
 
 
 def _same(then: Message | None, now: Message | None) -> bool:
-    """Compare text and calls; ids of calls are made anew each time."""
-    if then is None or now is None:
-        return then is now
-    return then.content.strip() == now.content.strip() and _calls(then) == _calls(now)
-
-
-def _calls(message: Message) -> list[tuple[str, dict[str, object]]]:
-    return [(call.name, call.args) for call in message.tool_calls]
+    return then is now if then is None or now is None else then.alike(now)

@@ -154,6 +154,11 @@ class Database:
             )
 
 
+def parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    """Yield values a few hundred at a time: databases take so many parameters of one statement and no more."""
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
 def _address(path_or_url: str | Path) -> tuple[URL, Path | None]:
     """Return the URL, and the file's path where the database is one file."""
     if isinstance(path_or_url, Path) or "://" not in path_or_url:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 
 from langgraph_learnloop.errors import StoreError
 from langgraph_learnloop.records import Decision, content_hash
@@ -49,18 +49,16 @@ class Decisions:
 
     def append_all(self, entries: Iterable[Entry], now: datetime | None = None) -> tuple[Decision, ...]:
         """Append entries in one transaction, as `append` does with one."""
-        at = now or datetime.now(UTC)
-        last = select(decisions_table.c.hash).order_by(decisions_table.c.seq.desc()).limit(1)
-        written: list[Decision] = []
         with self._database.writing() as connection:
-            previous = connection.execute(last).scalar() or FIRST
-            for entry in entries:
-                open_one = Decision(at=at, previous=previous, hash="", **entry._asdict())
-                written.append(open_one.model_copy(update={"hash": _hash(open_one)}))
-                previous = written[-1].hash
-            if written:
-                connection.execute(insert(decisions_table), [_row(one) for one in written])
-        return tuple(written)
+            return write(connection, entries, now or datetime.now(UTC))
+
+    def of_cycle(self, cycle_id: str, action: str) -> Decision | None:
+        """Return the latest decision of a kind that a cycle made, if there is one."""
+        query = select(decisions_table.c.body).where(decisions_table.c.cycle_id == cycle_id)
+        with self._database.reading() as connection:
+            bodies = connection.execute(query.order_by(decisions_table.c.seq.desc())).scalars().all()
+        found = (Decision.model_validate_json(body) for body in bodies)
+        return next((one for one in found if one.action == action), None)
 
     def all(self, limit: int | None = None) -> tuple[Decision, ...]:
         """Return the entries, oldest first; with a limit, the newest so many of them."""
@@ -83,6 +81,20 @@ class Decisions:
                     "Compare with a copy of the store."
                 )
             previous = entry.hash
+
+
+def write(connection: Connection, entries: Iterable[Entry], at: datetime) -> tuple[Decision, ...]:
+    """Append entries inside of a transaction: what they tell of is done in the same one, or neither is."""
+    last = select(decisions_table.c.hash).order_by(decisions_table.c.seq.desc()).limit(1)
+    previous = connection.execute(last).scalar() or FIRST
+    written: list[Decision] = []
+    for entry in entries:
+        open_one = Decision(at=at, previous=previous, hash="", **entry._asdict())
+        written.append(open_one.model_copy(update={"hash": _hash(open_one)}))
+        previous = written[-1].hash
+    if written:
+        connection.execute(insert(decisions_table), [_row(one) for one in written])
+    return tuple(written)
 
 
 def _row(entry: Decision) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Select, select
 
 from langgraph_learnloop.errors import NotFoundError
 from langgraph_learnloop.records import Feedback
-from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.database import Database, parts
 from langgraph_learnloop.store.tables import feedback as feedback_table
 from langgraph_learnloop.store.tables import runs as runs_table
 
@@ -37,6 +39,14 @@ class Feedbacks:
     def of_run(self, run_id: str) -> tuple[Feedback, ...]:
         """Return what was said of a run, oldest first."""
         return self._read(select(feedback_table.c.body).where(feedback_table.c.run_id == run_id))
+
+    def among(self, run_ids: Sequence[str]) -> dict[str, list[Feedback]]:
+        """Return what was said of some runs, oldest first, by run."""
+        found: dict[str, list[Feedback]] = {}
+        for part in parts(run_ids):
+            for said in self._read(select(feedback_table.c.body).where(feedback_table.c.run_id.in_(part))):
+                found.setdefault(said.run_id, []).append(said)
+        return found
 
     def all(self, agent: str | None = None) -> tuple[Feedback, ...]:
         """Return all feedback, or that of one agent, oldest first."""

@@ -8,11 +8,8 @@ from sqlalchemy import Connection, delete, insert, select
 
 from langgraph_learnloop.errors import NotFoundError
 from langgraph_learnloop.records import Flag, FlagState
-from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.database import Database, parts
 from langgraph_learnloop.store.tables import flags as flags_table
-
-_MOST = 500
-"""Ids in one query."""
 
 
 class Flags:
@@ -62,8 +59,8 @@ class Flags:
         """Return those of some runs that are flagged, whatever became of it but for flags that were dismissed."""
         found: set[str] = set()
         with self._database.reading() as connection:
-            for start in range(0, len(run_ids), _MOST):
-                some = flags_table.c.run_id.in_(run_ids[start : start + _MOST]) & (flags_table.c.state != "dismissed")
+            for part in parts(run_ids):
+                some = flags_table.c.run_id.in_(part) & (flags_table.c.state != "dismissed")
                 found.update(connection.execute(select(flags_table.c.run_id).where(some)).scalars())
         return frozenset(found)
 

@@ -6,15 +6,20 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, func, insert, select, update
 
 from langgraph_learnloop.errors import IllegalMoveError, NotFoundError
-from langgraph_learnloop.records import Release
+from langgraph_learnloop.records import Decision, Probe, Release
 from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.decisions import Entry, write
 from langgraph_learnloop.store.tables import pins as pins_table
 from langgraph_learnloop.store.tables import pointer as pointer_table
+from langgraph_learnloop.store.tables import probes as probes_table
 from langgraph_learnloop.store.tables import releases as releases_table
 from langgraph_learnloop.store.tables import runs as runs_table
+
+_PROBES = TypeAdapter(tuple[Probe, ...])
 
 
 class Pointed(NamedTuple):
@@ -76,10 +81,21 @@ class Releases:
             )
         return champion
 
-    def point(self, release_id: str, because: str, actor: str, instead_of: str | None = None) -> None:
-        """Make a stored release the champion; pointing at the champion again changes nothing.
+    def point(
+        self,
+        release_id: str,
+        because: str,
+        actor: str,
+        instead_of: str | None = None,
+        *,
+        action: str = "serve",
+        cycle_id: str | None = None,
+        refused: str | None = None,
+    ) -> Decision | None:
+        """Make a stored release the champion, and say so in the log; None, and no change, where it is that already.
 
-        With `instead_of`, raise IllegalMoveError when another release serves by now: somebody was faster.
+        Threads that have begun with `refused` get the champion from then on. With `instead_of`, raise IllegalMoveError
+        when another release serves by now: somebody was faster.
         """
         with self._database.writing() as connection:
             known = select(releases_table.c.seq).where(releases_table.c.release_id == release_id)
@@ -90,7 +106,9 @@ class Releases:
                     f"The release {release_id!r} was to take the place of {instead_of!r}, and now {serving!r} serves. "
                     "Examine it again with loop.evaluate()."
                 )
-            point_to(connection, release_id, because, actor, self._now())
+            if not point_to(connection, release_id, because, actor, self._now(), refused):
+                return None
+            return write(connection, [Entry(action, release_id, because, actor, cycle_id)], self._now())[0]
 
     def previous(self) -> str:
         """Return where a rollback goes: the champion before the present one; raise NotFoundError when none was.
@@ -115,6 +133,19 @@ class Releases:
         return tuple(
             Pointed(row.release_id, datetime.fromtimestamp(row.at, UTC), row.actor, row.because) for row in rows
         )
+
+    def keep_probes(self, release_id: str, probes: Collection[Probe]) -> None:
+        """Keep what tells that a release is served; the first that were kept stay."""
+        row = {"release_id": release_id, "body": _PROBES.dump_json(tuple(probes)).decode()}
+        with self._database.writing() as connection:
+            connection.execute(self._database.insert_new(probes_table), row)
+
+    def probes(self, release_id: str) -> tuple[Probe, ...]:
+        """Return what tells that a release is served; nothing for one that was never examined."""
+        query = select(probes_table.c.body).where(probes_table.c.release_id == release_id)
+        with self._database.reading() as connection:
+            body = connection.execute(query).scalar()
+        return () if body is None else _PROBES.validate_json(body)
 
     def pin(self, thread_id: str, release_id: str) -> str:
         """Return the thread's release; the first call decides it, for every process."""
@@ -156,11 +187,30 @@ class Releases:
         )
 
 
-def point_to(connection: Connection, release_id: str, because: str, actor: str, now: datetime) -> None:
-    """Make a release the champion inside of a transaction; the champion stays as it is."""
-    if champion_of(connection) != release_id:
-        row = {"release_id": release_id, "actor": actor, "because": because, "at": now.timestamp()}
-        connection.execute(insert(pointer_table).values(**row))
+def point_to(
+    connection: Connection, release_id: str, because: str, actor: str, now: datetime, refused: str | None = None
+) -> bool:
+    """Make a release the champion inside of a transaction; return whether it was not that already."""
+    if champion_of(connection) == release_id:
+        return False
+    row = {"release_id": release_id, "actor": actor, "because": because, "at": now.timestamp(), "refused": refused}
+    connection.execute(insert(pointer_table).values(**row))
+    if refused is not None:
+        bad = pins_table.c.release_id == refused
+        connection.execute(update(pins_table).where(bad).values(release_id=release_id))
+    return True
+
+
+def refused_of(connection: Connection) -> frozenset[str]:
+    """Return the releases that moves of the pointer have refused, and that were not pointed to again since."""
+    moves = select(pointer_table.c.refused, func.max(pointer_table.c.seq)).group_by(pointer_table.c.refused)
+    last = {row[0]: row[1] for row in connection.execute(moves.where(pointer_table.c.refused.is_not(None)))}
+    if not last:  # nearly always, and it is asked every second
+        return frozenset()
+    served = select(pointer_table.c.release_id, func.max(pointer_table.c.seq))
+    again = served.where(pointer_table.c.release_id.in_(last)).group_by(pointer_table.c.release_id)
+    since = {row[0]: row[1] for row in connection.execute(again)}
+    return frozenset(bad for bad, seq in last.items() if since.get(bad, 0) < seq)
 
 
 def champion_of(connection: Connection) -> str | None:

@@ -7,27 +7,34 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, delete, insert, select, update
 
 from langgraph_learnloop.errors import IllegalMoveError, NotFoundError
-from langgraph_learnloop.records import ROLLOUT_MOVES, Rollout, Routes, Server
+from langgraph_learnloop.records import ROLLOUT_MOVES, Decision, Rollout, Routes, Server, ShadowAnswer
 from langgraph_learnloop.store.database import Database
-from langgraph_learnloop.store.releases import champion_of, point_to
+from langgraph_learnloop.store.decisions import Entry, write
+from langgraph_learnloop.store.releases import champion_of, point_to, refused_of
 from langgraph_learnloop.store.tables import pins as pins_table
 from langgraph_learnloop.store.tables import rollouts as rollouts_table
 from langgraph_learnloop.store.tables import servers as servers_table
+from langgraph_learnloop.store.tables import shadows as shadows_table
 
+SERVING_WITHIN = timedelta(seconds=15)
+"""A process that reported itself this long ago, or later, serves."""
 _OPEN = [state for state, moves in ROLLOUT_MOVES.items() if moves]
 _REFUSED = 100
 """Rolled back releases that are remembered as refused, the latest."""
 
 
 class Rollouts:
-    """Store rollouts; what they change for threads changes with them, in one transaction."""
+    """Store rollouts; what they change for threads, and what the log says, changes with them, in one transaction."""
 
     def __init__(self, database: Database) -> None:
         """Work on a database."""
         self._database = database
 
-    def start(self, rollout: Rollout) -> None:
-        """Store a new rollout; raise IllegalMoveError while another one is open, or when its champion has gone."""
+    def start(self, rollout: Rollout) -> Decision:
+        """Store a new rollout and say so in the log.
+
+        Raise IllegalMoveError while another one is open, or when its champion has gone.
+        """
         with self._database.writing() as connection:
             if (there := _open(connection)) is not None:
                 raise IllegalMoveError(
@@ -40,10 +47,12 @@ class Rollouts:
                     f"{serving!r} serves. Examine it again with loop.evaluate()."
                 )
             connection.execute(insert(rollouts_table).values(**_row(rollout)))
+            return _say(connection, rollout)
 
-    def move(self, moved: Rollout) -> None:
-        """Store a rollout that was moved; raise IllegalMoveError when somebody else moved it meanwhile.
+    def move(self, moved: Rollout) -> Decision:
+        """Store a rollout that was moved and say so in the log.
 
+        Raise IllegalMoveError when somebody else moved it meanwhile.
         "live" makes its candidate the champion; "rolled_back" gives the threads of its candidate back to the champion.
         """
         with self._database.writing() as connection:
@@ -58,6 +67,7 @@ class Rollouts:
             if moved.state == "rolled_back":
                 bad = pins_table.c.release_id == moved.candidate
                 connection.execute(update(pins_table).where(bad).values(release_id=moved.champion))
+            return _say(connection, moved)
 
     def open(self) -> Rollout | None:
         """Return the rollout that has not ended, if there is one."""
@@ -85,7 +95,7 @@ class Rollouts:
         with self._database.reading() as connection:
             champion, rollout = champion_of(connection), _open(connection)
             latest = refused.order_by(rollouts_table.c.seq.desc()).limit(_REFUSED)
-            bad = frozenset(connection.execute(latest).scalars())
+            bad = frozenset(connection.execute(latest).scalars()) | refused_of(connection)
         if champion is None:
             raise NotFoundError(
                 f"The store {self._database.where!r} has no champion yet: no release was put in "
@@ -94,7 +104,21 @@ class Rollouts:
         bad -= {champion, rollout.candidate if rollout is not None else None}  # tried again, and examined again
         if rollout is None:
             return Routes(champion, refused=bad)
-        return Routes(champion, rollout.candidate, rollout.percent, rollout.rollout_id, bad)
+        shadow = rollout.rollout_id if rollout.state == "shadow" else None
+        return Routes(champion, rollout.candidate, rollout.percent, rollout.rollout_id, bad, shadow)
+
+    def add_shadow(self, answer: ShadowAnswer) -> None:
+        """Store what a candidate did in the shadow."""
+        with self._database.writing() as connection:
+            row = {"rollout_id": answer.rollout_id, "body": answer.model_dump_json()}
+            connection.execute(insert(shadows_table).values(**row))
+
+    def shadows(self, rollout_id: str) -> tuple[ShadowAnswer, ...]:
+        """Return what a candidate did in the shadow, in the order in which it did it."""
+        query = select(shadows_table.c.body).where(shadows_table.c.rollout_id == rollout_id)
+        with self._database.reading() as connection:
+            bodies = connection.execute(query.order_by(shadows_table.c.seq)).scalars().all()
+        return tuple(ShadowAnswer.model_validate_json(body) for body in bodies)
 
     def report(self, server: Server) -> None:
         """Store what a process that serves reports of itself, in place of what it reported before."""
@@ -109,9 +133,10 @@ class Rollouts:
         with self._database.writing() as connection:
             connection.execute(delete(servers_table).where(servers_table.c.server_id == server_id))
 
-    def servers(self, now: datetime, within: timedelta) -> tuple[Server, ...]:
-        """Return the processes that reported themselves a short while ago."""
-        query = select(servers_table.c.body).where(servers_table.c.at >= (now - within).astimezone(UTC).timestamp())
+    def serving(self, now: datetime) -> tuple[Server, ...]:
+        """Return the processes that serve: those that reported themselves a short while before `now`."""
+        since = (now - SERVING_WITHIN).astimezone(UTC).timestamp()
+        query = select(servers_table.c.body).where(servers_table.c.at >= since)
         with self._database.reading() as connection:
             bodies = connection.execute(query.order_by(servers_table.c.server_id)).scalars().all()
         return tuple(Server.model_validate_json(body) for body in bodies)
@@ -121,6 +146,11 @@ def _open(connection: Connection) -> Rollout | None:
     query = select(rollouts_table.c.body).where(rollouts_table.c.state.in_(_OPEN))
     body = connection.execute(query.order_by(rollouts_table.c.seq.desc()).limit(1)).scalar()
     return None if body is None else Rollout.model_validate_json(body)
+
+
+def _say(connection: Connection, rollout: Rollout) -> Decision:
+    entry = Entry(f"rollout:{rollout.stage}", rollout.candidate, rollout.because, rollout.by)
+    return write(connection, [entry], rollout.stage_at)[0]
 
 
 def _row(rollout: Rollout) -> dict[str, object]:

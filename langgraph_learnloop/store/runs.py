@@ -16,7 +16,7 @@ from langgraph_learnloop.errors import NotFoundError, StoreError
 from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.records import COMPRESSION, Feedback, Message, Recorded, Run, ToolCall
 from langgraph_learnloop.references import referenced, whole
-from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.database import Database, parts
 from langgraph_learnloop.store.tables import lists as lists_table
 from langgraph_learnloop.store.tables import messages as messages_table
 from langgraph_learnloop.store.tables import runs as runs_table
@@ -77,11 +77,18 @@ class Runs:
         late = (runs_table.c.started_at >= began.timestamp()) & (runs_table.c.agent == agent)
         return self._runs(select(runs_table).where(late).order_by(runs_table.c.started_at, runs_table.c.run_id))
 
+    def before(self, at: datetime, agent: str, release_id: str, limit: int) -> tuple[Run, ...]:
+        """Return the latest runs of a release that began before a time, oldest first."""
+        early = (runs_table.c.started_at < at.timestamp()) & (runs_table.c.agent == agent)
+        query = select(runs_table).where(early & (runs_table.c.release == release_id))
+        newest = query.order_by(runs_table.c.started_at.desc(), runs_table.c.run_id.desc()).limit(limit)
+        return self._runs(newest)[::-1]
+
     def older_threads(self, thread_ids: Sequence[str], at: datetime) -> frozenset[str]:
         """Return those of some threads that had a run before a time."""
         found: set[str] = set()
         with self._database.reading() as connection:
-            for part in _chunks(list(thread_ids)):
+            for part in parts(list(thread_ids)):
                 old = runs_table.c.thread_id.in_(part) & (runs_table.c.started_at < at.timestamp())
                 found.update(connection.execute(select(runs_table.c.thread_id).where(old).distinct()).scalars())
         return frozenset(found)
@@ -200,7 +207,7 @@ class Runs:
         bodies: dict[str, bytes] = {}
         wanted = list(hashes)
         with self._database.reading() as connection:
-            for part in _chunks(wanted):
+            for part in parts(wanted):
                 rows = connection.execute(select(messages_table).where(messages_table.c.hash.in_(part)))
                 bodies.update((row.hash, unpack.decompress(row.body)) for row in rows)
         lost = next((key for key in wanted if key not in bodies), None)
@@ -272,7 +279,3 @@ def _row(run: Run, pack: zstandard.ZstdCompressor) -> tuple[Any, ...]:
 
 def _run(row: Row[Any]) -> Run:
     return Run.model_validate_json(zstandard.ZstdDecompressor().decompress(row.body))
-
-
-def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (values[i : i + _CHUNK] for i in range(0, len(values), _CHUNK))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
 
-VERSION = "0002"
+VERSION = "0003"
 """The schema these tables describe: the number of the newest file in migrations/versions."""
 
 VERSION_TABLE = "learnloop_version"
@@ -96,7 +96,9 @@ pointer = Table(
     Column("actor", Text, nullable=False),
     Column("because", Text, nullable=False),
     Column("at", Float, nullable=False),
+    Column("refused", Text),
 )
+"""Moves of the pointer to the champion; `refused` is a release whose threads get the champion from then on."""
 
 pins = Table(
     "pins",
@@ -113,6 +115,22 @@ rollouts = Table(
     Column("candidate", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("moves", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+shadows = Table(
+    "shadows",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("rollout_id", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("shadows_by_rollout", "rollout_id"),
+)
+
+probes = Table(
+    "probes",
+    metadata,
+    Column("release_id", Text, primary_key=True),
     Column("body", Text, nullable=False),
 )
 

@@ -124,7 +124,7 @@ class Place:
         release = self.loop.champion.model_copy(update={"instructions": "Be brief."})
         self.loop.store.releases.add(release)
         self.loop.store.releases.point(release.release_id, "A test.", "test")
-        self.model.router.refresh()
+        self.loop.follow()
         return release.release_id
 
 

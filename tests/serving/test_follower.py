@@ -12,7 +12,16 @@ import pytest
 
 from langgraph_learnloop import LearnLoop
 from langgraph_learnloop.errors import EngineError, StoreError
-from langgraph_learnloop.records import Release, Routes, Server
+from langgraph_learnloop.records import (
+    EngineHealth,
+    Generated,
+    Generation,
+    Message,
+    Probe,
+    Release,
+    Routes,
+    Server,
+)
 from langgraph_learnloop.serving.follower import Follower
 from langgraph_learnloop.serving.router import Router
 from langgraph_learnloop.testing import MemoryEngine
@@ -27,6 +36,7 @@ class Registry:
         self.now = Routes("old")
         self.reports: list[Server] = []
         self.retired: list[str] = []
+        self.others: tuple[Server, ...] = ()
         self.down = False
 
     def routes(self) -> Routes:
@@ -46,26 +56,38 @@ class Registry:
     def retire(self, server_id: str) -> None:
         self.retired.append(server_id)
 
+    def serving(self, now: datetime) -> tuple[Server, ...]:
+        return self.others
+
 
 class Memory:
-    """An engine that only remembers what is loaded."""
+    """An engine that only remembers what is loaded, and says its name."""
 
     base_model = "memory"
 
     def __init__(self) -> None:
         self.loaded: set[str] = set()
+        self.names: dict[str, str] = {}
         self.broken: set[str] = set()
+        self.serves: dict[str, str] = {}
+        """What it serves in place of a release that it was asked for."""
+        self.trouble: str | None = None
 
     def load(self, release: Release) -> None:
         if release.base_model in self.broken:
             raise EngineError(f"The adapter of {release.base_model} is damaged.")
         self.loaded.add(release.base_model)
+        self.names[release.release_id] = release.base_model
 
     def unload(self, release_id: str) -> None:
-        self.loaded.discard(release_id)
+        self.loaded.discard(self.names.get(release_id, release_id))
 
-    def generate(self, request: Any) -> Any:
-        raise AssertionError("nobody asks")
+    def generate(self, request: Generation) -> Generated:
+        name = self.serves.get(request.release_id, request.release_id)
+        return Generated(message=Message(role="assistant", content=name), input_tokens=1, output_tokens=1)
+
+    def health(self) -> EngineHealth:
+        return EngineHealth(trouble=self.trouble, loaded=tuple(sorted(self.loaded)))
 
 
 @pytest.fixture
@@ -77,7 +99,13 @@ def parts() -> tuple[Follower, Registry, Memory, Router]:
     def find(release_id: str) -> Release:
         return Release(base_model=release_id, made_at=NOW)
 
-    return Follower(engine, router, registry, find, keep=2, now=lambda: NOW), registry, engine, router
+    def probes(release_id: str) -> tuple[Probe, ...]:
+        asked = Generation(release_id=release_id, messages=(Message(role="user", content="Who are you?"),))
+        return (Probe(request=asked, answer=Message(role="assistant", content=release_id)),)
+
+    # The fake knows releases by the name of their base, and so does the registry.
+    follower = Follower(engine, router, registry, find, probes, keep=2, now=lambda: NOW)
+    return follower, registry, engine, router
 
 
 def test_what_is_to_come_is_loaded_and_reported(parts: tuple[Follower, Registry, Memory, Router]) -> None:
@@ -124,6 +152,41 @@ def test_a_damaged_candidate_is_trouble_and_no_end(parts: tuple[Follower, Regist
     engine.broken.clear()
     follower.step()
     assert registry.reports[-1].trouble is None
+
+
+def test_who_serves_another_release_than_it_says_is_found_out(parts: tuple[Follower, Registry, Memory, Router]) -> None:
+    """New threads keep what they got, the process says why, and as soon as the answers are right it follows."""
+    follower, registry, engine, router = parts
+    follower.step()
+    engine.serves["new"] = "stale"
+    registry.now = Routes("new", "newer", 50, "r1")
+    follower.step()
+    assert (router.release_for(None), registry.reports[-1].champion) == ("old", "old")
+    assert {router.release_for(f"early {n}") for n in range(20)} == {"old", "newer"}
+    assert "1 of 1 probes otherwise" in str(registry.reports[-1].trouble)
+    assert "new" not in engine.loaded
+    engine.serves.clear()
+    follower.step()
+    assert (registry.reports[-1].champion, registry.reports[-1].trouble) == ("new", None)
+    assert {router.release_for(f"thread {n}") for n in range(20)} == {"new", "newer"}
+
+
+def test_what_a_killed_process_left_is_cleared(parts: tuple[Follower, Registry, Memory, Router]) -> None:
+    """What another process serves stays, and so does what new threads get."""
+    follower, registry, engine, _ = parts
+    engine.loaded |= {"orphan", "elsewhere"}
+    registry.others = (Server(server_id="other", champion="old", loaded=("elsewhere",), at=NOW),)
+    follower.start()
+    follower.stop()
+    assert engine.loaded == {"old", "elsewhere"}
+
+
+def test_an_engine_in_trouble_is_reported(parts: tuple[Follower, Registry, Memory, Router]) -> None:
+    """Whoever waits for this process learns why."""
+    follower, registry, engine, _ = parts
+    engine.trouble = "No replica answers."
+    follower.step()
+    assert registry.reports[-1].trouble == "No replica answers."
 
 
 def test_a_registry_that_is_away_changes_nothing(parts: tuple[Follower, Registry, Memory, Router]) -> None:

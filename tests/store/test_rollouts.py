@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from langgraph_learnloop.errors import IllegalMoveError, NotFoundError
-from langgraph_learnloop.records import ROLLOUT_MOVES, Release, Rollout, Server
+from langgraph_learnloop.records import (
+    ROLLOUT_MOVES,
+    Generation,
+    Message,
+    Probe,
+    Release,
+    Rollout,
+    Routes,
+    Server,
+    ShadowAnswer,
+)
 from langgraph_learnloop.store.opened import Store, open_store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -42,13 +52,13 @@ def begun(candidate: Release = NEW, rollout_id: str = "r1") -> Rollout:
 def test_routes_follow_a_rollout(registry: Store) -> None:
     """From the champion alone to a share for the candidate, and to the new champion."""
     rollouts = registry.rollouts
-    assert rollouts.routes() == (OLD.release_id, None, 0, "", frozenset())
+    assert rollouts.routes() == Routes(OLD.release_id)
     rollouts.start(rollout := begun())
-    assert rollouts.routes() == (OLD.release_id, NEW.release_id, 1, "r1", frozenset())
+    assert rollouts.routes() == Routes(OLD.release_id, NEW.release_id, 1, "r1")
     rollouts.move(rollout := rollout.move("canary", 50, "fine", "test", NOW))
     assert rollouts.routes().percent == 50
     rollouts.move(rollout.move("live", 100, "fine", "test", NOW))
-    assert rollouts.routes() == (NEW.release_id, None, 0, "", frozenset())
+    assert rollouts.routes() == Routes(NEW.release_id)
     assert rollouts.open() is None
     assert [one.state for one in rollouts.all()] == ["live"]
     assert registry.releases.history()[-1].because == "fine"
@@ -134,11 +144,55 @@ def test_what_is_not_there_is_named(registry: Store, tmp_path: Path) -> None:
     assert registry.rollouts.get("r1") == begun()
 
 
+def test_every_move_is_in_the_log_with_it(registry: Store) -> None:
+    """What moved and what the log says of it are one transaction."""
+    first = registry.rollouts.start(rollout := begun())
+    with pytest.raises(IllegalMoveError):
+        registry.rollouts.start(begun(OTHER, "r2"))
+    last = registry.rollouts.move(rollout.move("rolled_back", 0, "it lies", "ann", NOW))
+    assert registry.decisions.all()[-2:] == (first, last)
+    assert (last.action, last.subject, last.actor, last.because) == (
+        "rollout:rolled_back",
+        NEW.release_id,
+        "ann",
+        "it lies",
+    )
+
+
+def test_a_champion_that_was_taken_back_is_refused_until_it_serves_again(registry: Store) -> None:
+    """Its threads get the champion, those of now and those that come back later."""
+    releases = registry.releases
+    releases.point(NEW.release_id, "better", "gate")
+    releases.pin("t1", NEW.release_id)
+    said = releases.point(OLD.release_id, "it lies", "ann", action="rollback", refused=NEW.release_id)
+    assert said is not None
+    assert (said.action, said.subject) == ("rollback", OLD.release_id)
+    assert releases.pin("t1", NEW.release_id) == OLD.release_id
+    assert registry.rollouts.routes().refused == {NEW.release_id}
+    releases.point(NEW.release_id, "mended", "gate")
+    releases.point(OTHER.release_id, "better still", "gate")
+    assert registry.rollouts.routes().refused == frozenset()
+    assert releases.point(OTHER.release_id, "again", "gate") is None
+
+
+def test_shadow_answers_and_probes_are_kept(registry: Store) -> None:
+    """Both come back as they were; the first probes of a release stay."""
+    answer = ShadowAnswer(rollout_id="r1", thread="t", same=True, seconds=0.1, champion_seconds=0.2, at=NOW)
+    registry.rollouts.add_shadow(answer)
+    assert registry.rollouts.shadows("r1") == (answer,)
+    assert registry.rollouts.shadows("r2") == ()
+    request = Generation(release_id=NEW.release_id, messages=(Message(role="user", content="hi"),))
+    probe = Probe(request=request, answer=Message(role="assistant", content="Hi."))
+    registry.releases.keep_probes(NEW.release_id, [probe])
+    registry.releases.keep_probes(NEW.release_id, [])
+    assert registry.releases.probes(NEW.release_id) == (probe,)
+    assert registry.releases.probes(OLD.release_id) == ()
+
+
 def test_processes_report_themselves(registry: Store) -> None:
     """The last report counts; who has been silent for a while does not serve."""
     for name, at in (("a", NOW), ("b", NOW - timedelta(minutes=5)), ("a", NOW + timedelta(seconds=1))):
         registry.rollouts.report(Server(server_id=name, champion=OLD.release_id, at=at))
-    within = timedelta(seconds=15)
-    assert [one.server_id for one in registry.rollouts.servers(NOW, within)] == ["a"]
+    assert [one.server_id for one in registry.rollouts.serving(NOW)] == ["a"]
     registry.rollouts.retire("a")
-    assert registry.rollouts.servers(NOW, within) == ()
+    assert registry.rollouts.serving(NOW) == ()
