@@ -55,16 +55,19 @@ def under_way(output: str | Path, owner: str) -> Iterator[None]:
 @contextmanager
 def idle(output: str | Path) -> Iterator[bool]:
     """Give whether nobody works on a job; nobody begins to while the block lasts."""
-    if fcntl is None:  # nobody can tell
+    try:
+        if fcntl is None:
+            raise OSError("nobody can tell here")
+        with _lock_file(output) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.dup(lock)  # one lock, which lasts until both are closed
+    except OSError:
         yield False
         return
-    with _lock_file(output) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
+    try:
         yield True
+    finally:
+        os.close(free)
 
 
 def is_under_way(output: str | Path) -> bool:

@@ -193,6 +193,15 @@ def test_a_mark_goes_with_its_process(stock: Stock) -> None:
         assert stock.tidied() == [place.name]
 
 
+def test_a_lock_that_is_a_link_is_not_followed(stock: Stock, tmp_path: Path) -> None:
+    """Whose job it is cannot be told, so it stays; and nothing is written where the link leads."""
+    stock.champion()
+    place = stock.folder()
+    Path(f"{place}.lock").symlink_to(tmp_path / "elsewhere")
+    assert stock.tidied(dry_run=True) == stock.tidied() == []
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_job_of_another_store_is_left_alone(stock: Stock, tmp_path: Path) -> None:
     """Two stores may keep their files in one folder; neither knows the other's releases."""
     stock.champion()

@@ -97,9 +97,9 @@ class LiveModel(BaseChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         """Return what LangSmith calls the model, and how it is asked."""
-        said = LangSmithParams(
-            ls_provider="learnloop", ls_model_type="chat", ls_model_name=kwargs.get("model") or self.model_name
-        )
+        model = kwargs.get("model")
+        name = model if isinstance(model, str) else self.model_name
+        said = LangSmithParams(ls_provider="learnloop", ls_model_type="chat", ls_model_name=name)
         if stop:
             said["ls_stop"] = stop
         if isinstance(temperature := kwargs.get("temperature"), int | float):

@@ -29,9 +29,12 @@ class Words(NamedTuple):
     def before(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """Return a conversation with these words before it, in one system message with the agent's own."""
         first = messages[:1] if messages and messages[0].role == "system" else ()
-        said = [text for text in (self.system, *(message.content for message in first)) if text]
-        system = (Message(role="system", content="\n\n".join(said)),) if said or first else ()
-        return (*system, *self.shots, *messages[len(first) :])
+        rest = messages[len(first) :]
+        if self.system and first and first[0].content:
+            first = (first[0].model_copy(update={"content": f"{self.system}\n\n{first[0].content}"}),)
+        elif self.system:
+            first = (Message(role="system", content=self.system),)
+        return (*first, *self.shots, *rest)
 
 
 def words_of(release: Release) -> Words:
