@@ -23,6 +23,7 @@ from rich.table import Table
 from langgraph_learnloop.config import load_config, named
 from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
 from langgraph_learnloop.files import whole_file
+from langgraph_learnloop.jobs import still_there
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import FLAG_MOVES, Dataset, FlagState, Recipe, Trial
 
@@ -304,18 +305,56 @@ def search(
 
 @app.command()
 def releases(store: Store = "learnloop.db") -> None:
-    """List releases, newest first, and say which one serves."""
+    """List releases, newest first: where each stands, what its gate said, and what its adapter takes on the disk."""
+    from langgraph_learnloop.tidying import size_of
+
     with _opened(store) as loop:
-        serving = {entry.release_id for entry in loop.store.releases.history()[-1:]}
-        table = _table("release", "serves", "made", "parent", "dataset", "gate")
-        for release in loop.store.releases.all():
+        found, held = loop.store.releases.all(), loop.tidying.held()
+        table = _table("release", "state", "made", "parent", "dataset", "gate", "adapter")
+        for release, state in zip(found, loop.tidying.states(found), strict=True):
             card = loop.store.scorecards.of(release.release_id)
             verdict = "-" if card is None else "passed" if card.passed else "stopped"
-            serves = "now" if release.release_id in serving else ""
-            made = f"{release.made_at:%Y-%m-%d %H:%M}"
-            cells = (release.release_id, serves, made, release.parent, (release.dataset or "-")[:12], verdict)
+            made, dataset = f"{release.made_at:%Y-%m-%d %H:%M}", (release.dataset or "-")[:12]
+            cells = (release.release_id, state, made, release.parent, dataset, verdict, size_of(release, held))
             table.add_row(*map(_cell, cells))
         _show(table, "No release yet: loop.model(engine) makes the first.")
+
+
+@app.command()
+def diff(
+    one: Annotated[str, typer.Argument(help="A release, or the beginning of its id.")],
+    other: Annotated[
+        str | None, typer.Argument(help="The one to hold against it; alone, ONE is held against the champion.")
+    ] = None,
+    store: Store = "learnloop.db",
+) -> None:
+    """Show how two releases differ: words, weights, lessons, gates, and when each served."""
+    from langgraph_learnloop.show import release_diff
+
+    with _opened(store) as loop:
+        console.print(release_diff(loop.diff(None, one) if other is None else loop.diff(one, other)))
+
+
+@app.command()
+def tidy(
+    store: Store = "learnloop.db",
+    gb: Annotated[float | None, typer.Option("--gb", min=0, help="What may stay (default: adapters_gb).")] = None,
+    days: Annotated[float, typer.Option("--days", min=0, help="Keep what threads of these days need.")] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove adapters that nobody needs any more, until the rest fits; what serves, or may soon, always stays."""
+    from langgraph_learnloop.tidying import GB
+
+    with _opened(store) as loop:
+        done = loop.tidy(gb, dry_run, days=days, actor=_me())
+        table = _table("folder", "release", "MB", "because")
+        for one in done:
+            named = ", ".join(one.releases) or "-"
+            table.add_row(*map(_cell, (Path(one.folder).name, named, f"{one.size / 1_000_000:,.1f}", one.because)))
+        _show(table, "Nothing was removed: what there is fits, or must stay.")
+        left = sum(held.size for held in loop.tidying.held(days)) - (sum(one.size for one in done) if dry_run else 0)
+        verb = "would take" if dry_run else "takes"
+        console.print(f"What stays {verb} {left / GB:.3g} GB.", markup=False, highlight=False)
 
 
 @app.command()
@@ -334,6 +373,7 @@ def merge(
         found = loop.store.releases.get(release)
     if found.adapter is None:
         raise ConfigError(f"The release {release!r} has no adapter: it is {found.base_model!r} as it is.")
+    still_there(found)
     written = merged(found.base_model, found.adapter, folder, load_config().train_python, gguf)
     console.print(f"{written} holds the model.", markup=False, highlight=False)
 

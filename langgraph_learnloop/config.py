@@ -131,6 +131,8 @@ class LoopConfig(Record):
     """Who is told what is decided of releases, as "module:attribute": an object with `tell`, or what makes one."""
     autonomy: Literal["manual", "guarded", "automatic"] = "guarded"
     """Who moves a rollout on: people each time, people at the last stage, or nobody; it goes back by itself in each."""
+    adapters_gb: float | None = Field(default=None, ge=0)
+    """Gigabytes (10^9 bytes) that adapters and unfinished jobs may take; promotions see to it, None is no limit."""
     keep_warm: int = Field(default=3, ge=1)
     """Releases that a serving process holds in memory for an instant way back, the present one included."""
     threads: Literal["keep", "follow"] = "keep"

@@ -187,7 +187,9 @@ class Exams:
     def probe(self, release: Release) -> list[tuple[Message | None, Message | None]]:
         """Return what a release answered to a few cases when it was examined, and what it answers now."""
         known = self._store.scorecards.results(release.release_id, self._evaluator().name)
-        cases = self._lessons.cases_one_by_one(self._store.datasets.get(str(release.dataset)))
+        card = self._store.scorecards.of(release.release_id)
+        examined = card.dataset if card is not None and card.dataset else release.dataset  # a draft learned from none
+        cases = self._lessons.cases_one_by_one(self._store.datasets.get(str(examined)))
         probes = islice((case for case in cases if case.case_id in known), PROBES)
         now = self.replays.run(release.release_id, list(probes))
         return [(_first(known[result.case_id]), _first(result)) for result in now]

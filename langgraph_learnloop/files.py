@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_ASIDE = re.compile(r"\.(.+)-[0-9a-f]{8}\.tmp")
+"""Names of what is beside its place: not yet there, or not any more."""
 
 
 @contextmanager
@@ -41,6 +45,32 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_folder(target: Path) -> None:
+    """Take a folder from its place at once, then remove it: what a crash leaves does not pass for the whole.
+
+    Links in it are removed, not followed; raise OSError when it cannot be taken.
+    """
+    aside = target if beside_what(target.name) is not None else _beside(target)
+    target.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def beside_what(name: str) -> str | None:
+    """Return the name whose place a file or folder lies beside, as a crash leaves it; None for one in its place."""
+    found = _ASIDE.fullmatch(name)
+    return found[1] if found is not None else None
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of the files in a folder; links are not followed."""
+    size = 0
+    for where, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):  # it went meanwhile
+                size += os.lstat(os.path.join(where, name)).st_size
+    return size
 
 
 def file_sha256(path: str | Path) -> str:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from langgraph_learnloop.files import file_sha256
-from langgraph_learnloop.records import TrainingResult
+from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.files import file_sha256, whole_file
+from langgraph_learnloop.records import Release, TrainingResult
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 WORKER = "langgraph_learnloop.improvement.lora.worker"
 """The module that a worker runs."""
@@ -30,6 +37,89 @@ def result_in(output: Path) -> TrainingResult | None:
         return result if file_sha256(output / WEIGHTS) == result.adapter_sha256 else None
     except (OSError, ValidationError):
         return None
+
+
+@contextmanager
+def under_way(output: str | Path, owner: str) -> Iterator[None]:
+    """Mark a job as under way for as long as the block, or the process, lasts; `owner` is the store that it is of."""
+    if fcntl is None:
+        yield
+        return
+    with _lock_file(output) as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # shared: nobody may remove it, and two may work on it
+        if not os.fstat(lock).st_size:
+            os.write(lock, owner.encode())
+        yield
+
+
+@contextmanager
+def idle(output: str | Path) -> Iterator[bool]:
+    """Give whether nobody works on a job; nobody begins to while the block lasts."""
+    try:
+        if fcntl is None:
+            raise OSError("nobody can tell here")
+        with _lock_file(output) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.dup(lock)  # one lock, which lasts until both are closed
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(free)
+
+
+def is_under_way(output: str | Path) -> bool:
+    """Return whether somebody works on a job; where that cannot be told, somebody does."""
+    if fcntl is not None and not os.path.lexists(f"{output}.lock"):
+        return False
+    with idle(output) as free:
+        return not free
+
+
+def owner_of(output: str | Path) -> str | None:
+    """Return the store that a job is of; None where that is not known."""
+    with suppress(OSError, UnicodeDecodeError):
+        return Path(f"{output}.lock").read_text(encoding="utf-8") or None
+    return None
+
+
+def mark_removed(adapter: Path, because: str) -> None:
+    """Write down beside an adapter's folder why it goes."""
+    with whole_file(Path(f"{adapter}.removed")) as beside:
+        beside.write_text(because, encoding="utf-8")
+
+
+def why_removed(release: Release) -> str | None:
+    """Return why a release's adapter is not there any more, as a sentence with the way out; None while it is there."""
+    if release.adapter is None or os.path.isdir(release.adapter):
+        return None
+    try:
+        because = Path(f"{release.adapter}.removed").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    return (
+        f"The adapter of the release {release.release_id!r} is not on the disk any more: {because} Train it again with "
+        "loop.train() on its dataset, or take another release."
+    )
+
+
+def still_there(release: Release) -> Release:
+    """Return a release, or raise EngineError when its adapter was removed to make room."""
+    if (why := why_removed(release)) is not None:
+        raise EngineError(why)
+    return release
+
+
+@contextmanager
+def _lock_file(output: str | Path) -> Iterator[int]:
+    # It stays: who waits for a lock on a file that was removed would hold nothing.
+    lock = os.open(f"{output}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        yield lock
+    finally:
+        os.close(lock)
 
 
 def environment(*, offline: bool) -> dict[str, str]:

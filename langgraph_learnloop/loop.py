@@ -25,8 +25,16 @@ from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.capture.writer import Health, Writer
 from langgraph_learnloop.config import LoopConfig, load_config, named
 from langgraph_learnloop.curation.flag import flag
-from langgraph_learnloop.errors import ConfigError, EngineError, IllegalMoveError, NotFoundError
+from langgraph_learnloop.errors import (
+    ConfigError,
+    DataError,
+    EngineError,
+    IllegalMoveError,
+    LearnLoopError,
+    NotFoundError,
+)
 from langgraph_learnloop.exams import Exams, Watched
+from langgraph_learnloop.jobs import still_there
 from langgraph_learnloop.lessons import Lessons
 from langgraph_learnloop.records import (
     Case,
@@ -41,6 +49,7 @@ from langgraph_learnloop.records import (
     FlagState,
     Generation,
     Job,
+    Message,
     NodeCredit,
     Plan,
     Probe,
@@ -57,10 +66,12 @@ from langgraph_learnloop.records import (
     Trial,
     Verdict,
 )
+from langgraph_learnloop.releases import ReleaseDiff, diff, drafted
 from langgraph_learnloop.rolling import Rolling, behind_in_words, tending
 from langgraph_learnloop.serving.shadow import Shadow
 from langgraph_learnloop.signals.explicit import make_feedback
 from langgraph_learnloop.store.opened import open_store
+from langgraph_learnloop.tidying import Tidied, Tidying
 
 if TYPE_CHECKING:
     from langchain_core.messages import ToolMessage
@@ -144,6 +155,7 @@ class LearnLoop:
         self.lessons = Lessons(self.store, self.config, self.agent, now)
         self.rolling = Rolling(self.store, self.config, self.agent, now, self._tell, rollout_metric)
         self._shadow = Shadow(self.store.rollouts.add_shadow, now)
+        self.tidying = Tidying(self.store, self.rolling.servers, now, self._log_tidy)
         self._follower: Follower | None = None
         self.exams = Exams(self.store, self.config, self.policy, self.lessons, lambda: self.evaluator, replayer)
         self._engine: Engine | None = None
@@ -227,7 +239,7 @@ class LearnLoop:
 
         self._engine = engine
         with suppress(NotFoundError):
-            engine.load(self.champion)
+            engine.load(still_there(self.champion))
             return self._serve(engine, LiveModel, Router)
         base = Release(base_model=engine.base_model, sampling=self.config.sampling, made_at=self._now())
         self.store.releases.add(base)
@@ -333,25 +345,38 @@ class LearnLoop:
         cycle_id: str | None = None,
     ) -> Release:
         """Train a LoRA adapter in a process of its own and return the candidate; TrainingError holds the reason."""
-        champion = self.champion
-        job = self._job(dataset, recipe)
-        result = self.trainer.train(job, on_progress or _ignore)
-        candidate = Release(
-            base_model=result.model or champion.base_model,
-            adapter=result.adapter,
-            adapter_sha256=result.adapter_sha256,
-            instructions=champion.instructions,
-            sampling=champion.sampling,
-            dataset=dataset.version,
-            parent=champion.release_id,
-            recipe=job.recipe,
-            made_at=self._now(),
-        )
+        champion, job = self.champion, self._job(dataset, recipe)
+        with self.tidying.under_way(job):
+            result = self.trainer.train(job, on_progress or _ignore)
+            return self._candidate(champion, dataset, job, result, cycle_id)
+
+    def draft(
+        self,
+        *,
+        instructions: str | None = None,
+        shots: Sequence[Message] | None = None,
+        knowledge: Sequence[str] | None = None,
+        model: str | None = None,
+        sampling: Sampling | None = None,
+        dataset: Dataset | None = None,
+        because: str = "",
+        actor: str = "learnloop",
+    ) -> Release:
+        """Return a candidate that is the champion with other words, sampling or, at a provider, another model.
+
+        What is not given stays as the champion has it; empty takes it away. `dataset` is what the words came from, if
+        they did. Nothing serves before it passed: `evaluate(candidate, dataset)`, then `promote` or `rollout`. Raise
+        DataError, with the way out, for words that cannot be used.
+        """
+        words = {"instructions": instructions, "shots": shots, "knowledge": knowledge}
+        other = {"model": model, "sampling": sampling, "dataset": dataset}
+        candidate = drafted(self.champion, **words, **other, now=self._now())  # type: ignore[arg-type]
         with suppress(NotFoundError):
-            return self.store.releases.get(candidate.release_id)  # made by a walk that was interrupted
+            return self.store.releases.get(candidate.release_id)
         self.store.releases.add(candidate)
-        why = f"{result.examples} examples, {result.steps} steps, {result.seconds:.0f} s with {result.engine}."
-        self._decide("train", candidate.release_id, why, cycle_id)
+        given = ", ".join(name for name, value in {**words, **other}.items() if value is not None)
+        why = because or f"The champion {candidate.parent!r} with other {given}."
+        self._decide("draft", candidate.release_id, why, actor=actor)
         return candidate
 
     def plan(self, dataset: Dataset, recipe: Recipe | None = None) -> Plan:
@@ -379,7 +404,9 @@ class LearnLoop:
         part = self.lessons.with_validation(dataset)
 
         def train(recipe: Recipe) -> TrainingResult:
-            return self.trainer.train(self._job(part, recipe), _ignore)
+            job = self._job(part, recipe)
+            with self.tidying.under_way(job):
+                return self.trainer.train(job, _ignore)
 
         return search(self.config.recipe, train, trials=trials, minutes=minutes, on_trial=on_trial)
 
@@ -396,9 +423,14 @@ class LearnLoop:
         `dataset` says whose held-out cases are asked (default: those of the candidate's own dataset). What earlier
         lessons repaired, the suites of the settings and `cases` of your own are asked too.
         """
+        if dataset is None and candidate.dataset is None:
+            raise DataError(
+                f"The release {candidate.release_id!r} learned from no dataset: name the one whose held-out cases are "
+                "asked, as loop.evaluate(release, dataset)."
+            )
         examined = dataset or self.store.datasets.get(str(candidate.dataset))
         for release in (self.champion, candidate):
-            self.engine.load(release)
+            self.engine.load(still_there(release))
         card = self.exams.card(self.champion, candidate, examined, self._now(), on_progress, cases)
         self.store.scorecards.add(card)
         if card.passed:
@@ -417,7 +449,7 @@ class LearnLoop:
     def examine(self, release_id: str, cases: Sequence[Case]) -> tuple[CaseResult, ...]:
         """Return how a release does on cases of your own; nothing is compared and nothing stored."""
         release = self.store.releases.resolve(release_id)
-        self.engine.load(release)
+        self.engine.load(still_there(release))
         return self.exams.here.run(release.release_id, cases)
 
     def replay(self, run: str, release_id: str | None = None, *, step: str | None = None) -> tuple[Case, CaseResult]:
@@ -429,14 +461,14 @@ class LearnLoop:
         """
         self.flush()
         release = self.store.releases.resolve(release_id) if release_id else self.champion
-        self.engine.load(release)
+        self.engine.load(still_there(release))
         return self.exams.replay(run, release, step)
 
     def credit(self, candidate: str, cases: Sequence[Case]) -> tuple[NodeCredit, ...]:
         """Return which nodes mend the cases when the candidate answers in them and the champion in all others."""
         release = self.store.releases.resolve(candidate)
         for one in (self.champion, release):
-            self.engine.load(one)
+            self.engine.load(still_there(one))
         return self.exams.credit(release, self.champion, cases)
 
     def report(self, release_id: str) -> Report:
@@ -461,6 +493,8 @@ class LearnLoop:
         )
         if behind := self.rolling.behind(release.release_id, self.config.ack_seconds):
             self._decide("promote:partial", release.release_id, behind_in_words(behind, release.release_id), cycle_id)
+        if self.config.adapters_gb is not None:
+            self._tidy_after(release)
         return release
 
     def rollout(
@@ -508,10 +542,23 @@ class LearnLoop:
             self.rolling.back(because, actor)
             return self.champion
         bad, release = self.store.releases.champion(), self.store.releases.get(self.store.releases.previous())
+        still_there(release)
         if self._engine is not None:
             self._engine.load(release)
         self._point(release.release_id, because, "rollback", actor=actor, instead_of=bad, refused=bad)
         return release
+
+    def tidy(
+        self, gb: float | None = None, dry_run: bool = False, *, days: float = 30.0, actor: str = "learnloop"
+    ) -> tuple[Tidied, ...]:
+        """Remove adapters that nobody needs until all of them take at most `gb` gigabytes; return what was removed.
+
+        The least needed goes first: what no release names, then stopped candidates, then former champions, each time
+        the oldest. What serves, may serve again soon, or is asked for by a thread with a run in the last `days` stays,
+        whatever it takes. `gb` is 10^9 bytes (default: `adapters_gb` of the settings).
+        """
+        self.flush()
+        return self.tidying.tidy(self.config.adapters_gb if gb is None else gb, days, dry_run, actor)
 
     def cycle(self, reviewer: Reviewer | None = None, on_progress: OnProgress | None = None) -> CycleReport:
         """Walk from flagged runs to a promoted release, or to the reason why not; a killed cycle is taken up again."""
@@ -543,6 +590,14 @@ class LearnLoop:
     def champion(self) -> Release:
         """Return the release that new threads get; raise NotFoundError before there is one."""
         return self.store.releases.get(self.store.releases.champion())
+
+    def diff(self, one: str | None, other: str) -> ReleaseDiff:
+        """Return how a release differs from another (default: the champion); NotFoundError says which is not there.
+
+        Ids may be their beginnings.
+        """
+        first = self.store.releases.resolve(one) if one is not None else self.champion
+        return diff(self.store, self.lessons, first, self.store.releases.resolve(other))
 
     @property
     def recipe(self) -> Recipe:
@@ -627,7 +682,7 @@ class LearnLoop:
         from langgraph_learnloop.serving.follower import Follower
 
         releases = self.store.releases
-        find = lru_cache(maxsize=64)(releases.get)  # releases never change
+        find = lru_cache(maxsize=64)(lambda release_id: still_there(releases.get(release_id)))  # they never change
         self._live = live_model(
             engine=engine,
             router=router(self.store.rollouts, releases, self.config.poll_seconds, keep=self.config.threads == "keep"),
@@ -692,6 +747,30 @@ class LearnLoop:
             minutes=config.train_minutes,
         )
 
+    def _candidate(
+        self, champion: Release, dataset: Dataset, job: Job, result: TrainingResult, cycle_id: str | None
+    ) -> Release:
+        """Return the release of a finished job, stored and logged."""
+        candidate = Release(
+            base_model=result.model or champion.base_model,
+            adapter=result.adapter,
+            adapter_sha256=result.adapter_sha256,
+            instructions=champion.instructions,
+            shots=champion.shots,
+            knowledge=champion.knowledge,
+            sampling=champion.sampling,
+            dataset=dataset.version,
+            parent=champion.release_id,
+            recipe=job.recipe,
+            made_at=self._now(),
+        )
+        with suppress(NotFoundError):
+            return self.store.releases.get(candidate.release_id)  # made by a walk that was interrupted
+        self.store.releases.add(candidate)
+        why = f"{result.examples} examples, {result.steps} steps, {result.seconds:.0f} s with {result.engine}."
+        self._decide("train", candidate.release_id, why, cycle_id)
+        return candidate
+
     def _problems(self, dataset: Dataset, recipe: Recipe | None = None) -> tuple[str, ...]:
         from langgraph_learnloop.examples import problems, read_examples
 
@@ -700,12 +779,22 @@ class LearnLoop:
 
     def _passed(self, release_id: str) -> tuple[Release, Scorecard]:
         """Return a release that may be put in service, with its scorecard; else raise IllegalMoveError."""
-        release = self.store.releases.resolve(release_id)
+        release = still_there(self.store.releases.resolve(release_id))
         card = self.store.scorecards.of(release.release_id)
         self.rolling.check(release, card)
         if card is None:  # `check` refused it; this tells mypy
             raise IllegalMoveError(f"Release {release.release_id!r} was never examined.")
         return release, card
+
+    def _log_tidy(self, action: str, subject: str, because: str, actor: str) -> None:
+        self._decide(action, subject, because, actor=actor)
+
+    def _tidy_after(self, release: Release) -> None:
+        """Make room after a promotion; what prevents that is logged, for the promotion is done."""
+        try:
+            self.tidy()
+        except (LearnLoopError, OSError) as error:
+            self._decide("tidy:failed", release.release_id, str(error))
 
     def _ship(self, candidate: Release, card: Scorecard, cycle_id: str) -> tuple[CycleOutcome, str]:
         """Do with a candidate what its examination and the settings say; return the cycle's outcome, and why."""

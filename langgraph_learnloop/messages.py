@@ -41,8 +41,11 @@ _LANGCHAIN: Mapping[str, Literal["system", "user", "assistant", "tool"]] = {
     "AIMessageChunk": "assistant",
     "tool": "tool",
     "ToolMessageChunk": "tool",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
 }
-"""The roles of LangChain's types of messages."""
+"""The roles of LangChain's types of messages, and of those that its free-form messages name themselves."""
 
 
 def make_case(
@@ -86,18 +89,23 @@ def question(messages: Sequence[Message]) -> str:
     return next((message.content for message in reversed(messages) if message.role == "user"), "")
 
 
-def from_langchain(message: BaseMessage) -> Message:
+def from_langchain(message: BaseMessage, *, broken: bool = True) -> Message:
     """Return a LangChain message as a record; raise DataError for a type that no conversation here has.
 
-    Blocks that are not text are left out. A call whose arguments are not JSON keeps them as a text, as UNREADABLE.
+    Blocks that are not text are left out. A call whose arguments are not JSON keeps them as a text, as UNREADABLE;
+    without `broken` it is left out.
     """
-    role = _LANGCHAIN.get(message.type)
+    role = _LANGCHAIN.get(str(getattr(message, "role", message.type)))
     if role is None:
-        raise DataError(f"A message of the type {message.type!r} cannot be read: send system, human, AI or tool ones.")
+        kind = getattr(message, "role", message.type)
+        raise DataError(f"A message of the type {kind!r} cannot be read: send system, human, AI or tool ones.")
+    content = message.content if isinstance(message.content, str) else str(message.text)
+    if role == "user" and message.name is None:
+        return Message(role=role, content=content)
     return Message(
         role=role,
-        content=str(message.text),
-        tool_calls=_langchain_calls(message) if role == "assistant" else (),
+        content=content,
+        tool_calls=_langchain_calls(message, broken) if role == "assistant" else (),
         tool_call_id=getattr(message, "tool_call_id", None) if role == "tool" else None,
         name=message.name,
     )
@@ -171,13 +179,18 @@ def _category(expected: Message | None, suite: Suite) -> str:
     return expected.tool_calls[0].name if expected.tool_calls else "answer"
 
 
-def _langchain_calls(message: BaseMessage) -> tuple[ToolCall, ...]:
+def _langchain_calls(message: BaseMessage, broken: bool) -> tuple[ToolCall, ...]:
     # This floor does without LangChain's classes.
-    sound, broken = (getattr(message, name, None) or () for name in ("tool_calls", "invalid_tool_calls"))
+    calls = (ToolCall(name=call["name"], args=call["args"], id=call["id"]) for call in _of(message, "tool_calls"))
+    torn = _of(message, "invalid_tool_calls") if broken else ()
     return (
-        *(ToolCall(name=call["name"], args=call["args"], id=call["id"]) for call in sound),
-        *(ToolCall(name=call["name"] or "", args={UNREADABLE: call["args"] or ""}, id=call["id"]) for call in broken),
+        *calls,
+        *(ToolCall(name=call["name"] or "", args={UNREADABLE: call["args"] or ""}, id=call["id"]) for call in torn),
     )
+
+
+def _of(message: BaseMessage, name: str) -> Sequence[Mapping[str, Any]]:
+    return getattr(message, name, None) or ()
 
 
 def _text(content: object, where: str) -> str:

@@ -405,6 +405,14 @@ class Sampling(Record):
     """Most tokens of one answer."""
 
 
+MOST_SHOTS = 64
+"""Messages that a release shows before every conversation."""
+LONGEST_SHOTS = 100_000
+"""Characters of these in all."""
+LONGEST_KNOWLEDGE = 50_000
+"""Characters of what a release knows in all."""
+
+
 class Release(Record):
     """What the agent runs: immutable, named by its content."""
 
@@ -431,6 +439,13 @@ class Release(Record):
     made_at: datetime
     """When it was made, UTC; not part of its identity."""
 
+    @model_validator(mode="after")
+    def _can_be_said(self) -> Self:
+        """Refuse words that no conversation can begin with."""
+        if (problem := _trouble_with_shots(self.shots) or _trouble_with_knowledge(self.knowledge)) is not None:
+            raise ValueError(problem)
+        return self
+
     @cached_property
     def release_id(self) -> str:
         """Return the content hash; where an adapter lies does not change what it is."""
@@ -442,6 +457,44 @@ class Release(Record):
         copy = super().model_copy(update=update, deep=deep)
         copy.__dict__.pop("release_id", None)
         return copy
+
+
+def _trouble_with_shots(shots: tuple[Message, ...]) -> str | None:
+    """Return why exchanges cannot be shown before a conversation, with the way out."""
+    if not shots:
+        return None
+    if len(shots) > MOST_SHOTS:
+        return f"there are {len(shots)} messages in the shots, and at most {MOST_SHOTS} are allowed: keep the best ones"
+    if (long := sum(len(m.content) + len(str([c.args for c in m.tool_calls])) for m in shots)) > LONGEST_SHOTS:
+        return f"the shots have {long:,} characters, and {LONGEST_SHOTS:,} are allowed: shorten them, or train on them"
+    if (shots[0].role, shots[-1].role) != ("user", "assistant"):
+        return "shots begin with a user's message and end with the assistant's answer to it"
+    waiting = set[str]()
+    for number, message in enumerate(shots):
+        if message.role == "system":
+            return f"the shot {number} is a system message: put what it says into the instructions"
+        if message.role == "tool":
+            if (answered := message.tool_call_id or "call_0") not in waiting:
+                return f"the shot {number} answers the tool call {answered!r}, which nobody asked for just before it"
+            waiting.remove(answered)
+        elif waiting:
+            break
+        waiting |= {call.id or f"call_{place}" for place, call in enumerate(message.tool_calls)}
+    return (
+        f"the tool calls {sorted(waiting)} in the shots have no answer: let a tool message follow" if waiting else None
+    )
+
+
+def _trouble_with_knowledge(facts: tuple[str, ...]) -> str | None:
+    """Return why facts cannot be given with every conversation, with the way out."""
+    if any(not fact.strip() for fact in facts):
+        return "a fact of the knowledge is empty: leave it out"
+    if (long := sum(map(len, facts))) > LONGEST_KNOWLEDGE:
+        return (
+            f"the knowledge has {long:,} characters, and {LONGEST_KNOWLEDGE:,} are allowed: keep what most "
+            "conversations need, and let a tool look up the rest"
+        )
+    return None
 
 
 class Job(Record):

@@ -16,7 +16,8 @@ from rich.tree import Tree
 
 from langgraph_learnloop.capture.export import ExportedRun, ExportedStep
 from langgraph_learnloop.ports import OnProgress
-from langgraph_learnloop.records import Case, CaseResult, Message, Plan, Progress, Rollout, Server
+from langgraph_learnloop.records import Case, CaseResult, Gate, Message, Plan, Progress, Rollout, Server
+from langgraph_learnloop.releases import ReleaseDiff, Served
 from langgraph_learnloop.texts import cut, visible
 
 if TYPE_CHECKING:
@@ -117,6 +118,63 @@ def rollout_tree(rollout: Rollout, evidence: Evidence | None, servers: Sequence[
         told = f"serves {server.champion}" + (f", {server.candidate} to some" if server.candidate else "")
         drawn.add(_said(server.server_id, server.trouble or told, "red" if server.trouble else ""))
     return drawn
+
+
+def release_diff(found: ReleaseDiff) -> Tree:
+    """Return how one release differs from another; what is said in them is shown, not obeyed."""
+    one, other = found.one.release_id, found.other.release_id
+    drawn = Tree(_line(f"from {one} to {other}", "bold", iter(())))
+    for change in found.changed:
+        drawn.add(_said(change.field, f"{change.one} → {change.other}"))
+    _branch(drawn, "instructions", [Text(visible(line), _sign(line)) for line in found.instructions.splitlines()[2:]])
+    for name, gone, come in (
+        ("shots", [_spoken(m) for m in found.shots_removed], [_spoken(m) for m in found.shots_added]),
+        ("knowledge", found.knowledge_removed, found.knowledge_added),
+    ):
+        lines = [("-", text) for text in gone] + [("+", text) for text in come]
+        _branch(drawn, name, [Text(visible(cut(f"{sign} {text}", _LONGEST)), _sign(sign)) for sign, text in lines])
+    drawn.add(_said("examples", _examples(found)))
+    _branch(drawn, "gates", [_said(name, f"{_gate(left)} → {_gate(right)}") for name, left, right in found.gates])
+    for release_id, times in zip((one, other), found.served, strict=True):
+        _branch(drawn, f"{release_id} served", [_time_served(served) for served in times] or [Text("never")])
+    return drawn
+
+
+def _branch(drawn: Tree, name: str, lines: Sequence[Text]) -> None:
+    if lines:
+        branch = drawn.add(Text(visible(name), "dim"))
+        for line in lines:
+            branch.add(line)
+
+
+def _sign(line: str) -> str:
+    return {"+": "green", "-": "red"}.get(line[:1], "dim")
+
+
+def _spoken(message: Message) -> str:
+    calls = "".join(f" {call.name} {json.dumps(call.args, ensure_ascii=False)}" for call in message.tool_calls)
+    return f"{message.role}: {message.content}{calls}"
+
+
+def _examples(found: ReleaseDiff) -> str:
+    if found.examples_added is None or found.examples_removed is None:
+        return "not known: a dataset is not there any more"
+    counts = [f"+{count} {origin}" for origin, count in sorted(found.examples_added.items())]
+    counts += [f"-{count} {origin}" for origin, count in sorted(found.examples_removed.items())]
+    return ", ".join(counts) or "the same"
+
+
+def _gate(gate: Gate | None) -> str:
+    if gate is None:
+        return "not asked"
+    figure = "" if gate.candidate is None else f" ({gate.candidate:.3g})"
+    return ("passed" if gate.passed else "failed") + figure
+
+
+def _time_served(served: Served) -> Text:
+    until = "now" if served.until is None else f"{served.until:%Y-%m-%d %H:%M}"
+    share = "" if served.percent == 100 else f", up to {served.percent}% of the new threads"
+    return _said(f"{served.at:%Y-%m-%d %H:%M} to {until}{share}", served.because)
 
 
 def _message(message: Message) -> Iterator[Text]:

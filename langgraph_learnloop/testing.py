@@ -41,6 +41,7 @@ from langgraph_learnloop.records import (
     Proposal,
     Release,
     Score,
+    TokenLogprob,
     TrainingResult,
     Verdict,
 )
@@ -143,7 +144,10 @@ class TinyTrainer:
 
 
 class MemoryEngine:
-    """Serve releases that `TinyTrainer` made: the answer to the most similar request, if it is similar enough."""
+    """Serve releases that `TinyTrainer` made: the answer to the most similar request, if it is similar enough.
+
+    Its log-probabilities are made up, in the right shape: of the words, each as likely as its place is early.
+    """
 
     def __init__(self, base: dict[str, Message | str] | None = None, alike: float = 0.5) -> None:
         """Know `base` (request -> answer) from birth; `alike` is the least Jaccard likeness of words (0 to 1)."""
@@ -252,4 +256,21 @@ def _as_message(answer: Message | str) -> Message:
 
 def _said(message: Message, request: Generation) -> Generated:
     read = sum(len(m.content.split()) for m in request.messages)
-    return Generated(message=message, input_tokens=read, output_tokens=max(1, len(message.content.split())))
+    return Generated(
+        message=message,
+        input_tokens=read,
+        output_tokens=max(1, len(message.content.split())),
+        logprobs=() if request.logprobs is None else _made_up(message, request.logprobs),
+    )
+
+
+def _made_up(message: Message, top: int) -> tuple[TokenLogprob, ...]:
+    written = message.content or json.dumps([call.args for call in message.tool_calls])
+    return tuple(
+        TokenLogprob(
+            token=word,
+            logprob=-0.1 * (place + 1),
+            top=tuple((word if other == 0 else f"other-{other}", -0.1 * (place + 1) - other) for other in range(top)),
+        )
+        for place, word in enumerate(_SPOKEN.findall(written))
+    )

@@ -46,7 +46,8 @@ def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *w
         (["runs"], "I do not know."),
         (["flagged", "--state", "curated"], "corrected by user-"),
         (["flagged"], "No flag is open."),
-        (["releases"], "passed"),
+        (["releases"], "serves"),
+        (["tidy", "--gb", "1"], "Nothing was removed"),
         (["log"], "gate:passed"),
         (["review"], "Nothing waits for review."),
         (["rollback"], "New conversations get"),
@@ -143,6 +144,44 @@ def test_runs_are_replayed_and_candidates_examined_with_the_app(
     assert code == 1
     assert "there is nothing to ship" in out
     sys.modules.pop("shop_app")
+
+
+def test_two_releases_are_compared(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One alone is held against the champion; captured words are shown, not obeyed, and a wrong id is a sentence."""
+    with LearnLoop(store) as loop:
+        base = loop.store.releases.history()[0].release_id
+        fact = "[bold]We[/bold] open \x1b[31m at nine."
+        draft = loop.draft(instructions="Be kind.", knowledge=[fact]).release_id
+        champion = loop.champion.release_id
+    code, out, _ = _run(capsys, monkeypatch, "diff", base[:6], champion, "--store", store)
+    assert code == 0
+    for shows in ("correction", "target", "not asked → passed", "recipe.rank", "served"):
+        assert shows in out
+    code, out, _ = _run(capsys, monkeypatch, "diff", draft, "--store", store)
+    assert code == 0
+    assert f"from {champion} to {draft}" in out
+    assert "+Be kind." in out
+    assert "+ [bold]We[/bold] open \\u001b[31m at nine." in out
+    code, _, err = _run(capsys, monkeypatch, "diff", "zz", "--store", store)
+    assert (code, "'zz' is not in the store" in err, "Traceback" in err) == (2, True, False)
+
+
+def test_room_is_made_on_the_disk(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would go is shown first, then it goes; a budget must be said."""
+    trial = Path(f"{store}.files") / "jobs" / "0123456789abcdef"
+    trial.mkdir()
+    (trial / "weights").write_text("x" * 1_000_000)
+    assert "MB" in _run(capsys, monkeypatch, "releases", "--store", store)[1]
+    code, _, err = _run(capsys, monkeypatch, "tidy", "--store", store)
+    assert (code, "Say how much may stay" in err) == (2, True)
+    code, out, _ = _run(capsys, monkeypatch, "tidy", "--gb", "0", "--dry-run", "--store", store)
+    assert (code, trial.name in out, trial.exists()) == (0, True, True)
+    code, out, _ = _run(capsys, monkeypatch, "tidy", "--gb", "0", "--store", store)
+    assert (code, "No release names it." in out, trial.exists()) == (0, True, False)
 
 
 def test_a_rollout_is_shown_and_moved(

@@ -18,20 +18,19 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import Runnable, RunnableConfig
 
 from langgraph_learnloop.calls import clean_text
 from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
 from langgraph_learnloop.records import Release
+from langgraph_learnloop.serving.desk import Desk, Reply, refusal_of
 from langgraph_learnloop.serving.live_model import RELEASE_KEY, LiveModel
 from langgraph_learnloop.serving.openai_form import Asked, Heard, Refusal, event, read_asked, release_of
 from langgraph_learnloop.texts import quoted
@@ -94,94 +93,6 @@ class Releases(Protocol):
         ...
 
 
-class _Reply:
-    """An answer that a thread writes and a coroutine reads, piece by piece."""
-
-    def __init__(self, pieces: Callable[[], Generator[AIMessage]], until: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._pieces = pieces
-        self._until = until
-        self._written: asyncio.Queue[AIMessage | Exception | None] = asyncio.Queue()
-        self._stopped = threading.Event()
-
-    def write(self) -> None:
-        """Write until the end, or until nobody reads any more; an error is a piece too."""
-        try:
-            with closing(self._pieces()) as pieces:
-                for piece in pieces:
-                    if self._stopped.is_set():
-                        return
-                    self.tell(self._written.put_nowait, piece)
-            self.tell(self._written.put_nowait, None)
-        except Exception as error:  # noqa: BLE001 - handed to whoever reads
-            self.tell(self._written.put_nowait, error)
-
-    async def next(self) -> AIMessage | None:
-        """Return the next piece, None at the end; raise what the model raised, or TimeoutError."""
-        async with asyncio.timeout_at(self._until):
-            got = await self._written.get()
-        if isinstance(got, Exception):
-            raise got
-        return got
-
-    def stop(self) -> None:
-        """Say that nobody reads any more."""
-        self._stopped.set()
-
-    def tell(self, what: Callable[..., object], *given: object) -> None:
-        """Have something done where the answer is read."""
-        with suppress(RuntimeError):  # the server was closed meanwhile
-            self._loop.call_soon_threadsafe(what, *given)
-
-
-class _Desk:
-    """Ask the model in so many threads at once; an answer that nobody waits for keeps its place until it is written.
-
-    The threads are daemons: a model that never answers must not keep the process from ending.
-    """
-
-    def __init__(self, model: LiveModel, seconds: float, places: int) -> None:
-        self._model = model
-        self._seconds = seconds
-        self._number = places
-        self._places = asyncio.Semaphore(places)
-
-    async def ask(self, asked: Asked, metadata: Mapping[str, str]) -> _Reply:
-        """Begin to answer; raise Refusal when no place is free for too long."""
-        offered = asked.offered  # first: what is refused takes no place
-        until = asyncio.get_running_loop().time() + self._seconds
-        try:
-            async with asyncio.timeout_at(until):
-                await self._places.acquire()
-        except TimeoutError as error:
-            sentence = f"All {self._number} places are taken by requests that are being answered: try again later."
-            raise Refusal(503, sentence, "busy") from error
-        reply = _Reply(lambda: self._pieces(asked, offered, {"metadata": dict(metadata)}), until)
-        thread = threading.Thread(target=self._write, args=(reply,), name="learnloop-endpoint", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            self._places.release()
-            raise Refusal(503, "No further thread can be started here: try again later.", "busy") from error
-        return reply
-
-    def _write(self, reply: _Reply) -> None:
-        try:
-            reply.write()
-        finally:
-            reply.tell(self._places.release)
-
-    def _pieces(self, asked: Asked, offered: list[dict[str, Any]], config: RunnableConfig) -> Generator[AIMessage]:
-        model: Runnable[LanguageModelInput, AIMessage] = self._model
-        if offered:
-            model = self._model.bind_tools(offered, tool_choice="required" if asked.must_call else None)
-        messages = asked.conversation()
-        if asked.stream:
-            yield from model.stream(messages, config, **asked.options)
-        else:
-            yield model.invoke(messages, config, **asked.options)
-
-
 class _Pulse:
     """Know whether the model answers; it is asked for one token, every few seconds at most.
 
@@ -189,7 +100,7 @@ class _Pulse:
     """
 
     def __init__(self, model: LiveModel, releases: Releases | None) -> None:
-        self._desk = _Desk(model, _PROBE_SECONDS, 1)
+        self._desk = Desk(model, _PROBE_SECONDS, 1)
         self._releases = releases
         self._asked = Asked.model_validate(
             {"model": LIVE, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
@@ -221,21 +132,7 @@ class _Pulse:
         return moves[-1].at.isoformat() if moves and moves[-1].release_id == release else None
 
 
-def _refusal_of(error: Exception, seconds: float) -> Refusal:
-    """Return what the caller is told of an error; what is no error of ours is not described to anybody."""
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, TimeoutError):
-        return Refusal(504, f"The model did not answer within {seconds:g} seconds.", "timeout")
-    if isinstance(error, DataError):
-        return Refusal(400, str(error), "invalid_value")
-    if isinstance(error, LearnLoopError):
-        return Refusal(503, str(error), "unavailable")
-    _log.error("A request failed: %s.", type(error).__name__)  # its text may hold what was asked
-    return Refusal(500, f"The model failed ({type(error).__name__}).", "internal_error")
-
-
-async def _events(reply: _Reply, first: AIMessage | None, heard: Heard, seconds: float) -> AsyncIterator[str]:
+async def _events(reply: Reply, first: AIMessage | None, heard: Heard, seconds: float) -> AsyncIterator[str]:
     """Yield the events of a stream whose first piece is here; an error in its midst is its last event."""
     piece, opening = first, {"role": "assistant", "content": ""}
     try:
@@ -246,7 +143,7 @@ async def _events(reply: _Reply, first: AIMessage | None, heard: Heard, seconds:
             opening = {}
             piece = await reply.next()
     except Exception as error:  # noqa: BLE001 - the status was sent long ago
-        yield event(_refusal_of(error, seconds).body)
+        yield event(refusal_of(error, seconds).body)
         return
     for last in heard.end():
         yield last
@@ -255,7 +152,7 @@ async def _events(reply: _Reply, first: AIMessage | None, heard: Heard, seconds:
 class _Stream(StreamingResponse):
     """Send events; whatever ends that, a caller who hung up too, stops the answer."""
 
-    def __init__(self, events: AsyncIterator[str], reply: _Reply, headers: Mapping[str, str]) -> None:
+    def __init__(self, events: AsyncIterator[str], reply: Reply, headers: Mapping[str, str]) -> None:
         super().__init__(events, headers={**headers, "cache-control": "no-cache"}, media_type="text/event-stream")
         self._reply = reply
 
@@ -281,7 +178,7 @@ class _Endpoint:
         self._model = model
         self._releases = releases
         self._seconds = seconds
-        self._desk = _Desk(model, seconds, places)
+        self._desk = Desk(model, seconds, places)
         self._now = now
         self._new_id = new_id
         self._began = now()
@@ -294,7 +191,7 @@ class _Endpoint:
             asked = read_asked(await _body(request))
             return await self._answer(asked, await self._metadata(request, asked))
         except Exception as error:  # noqa: BLE001 - told to the caller, and not to the log
-            return _said_no(_refusal_of(error, self._seconds))
+            return _said_no(refusal_of(error, self._seconds))
 
     async def models(self) -> Response:
         """Answer GET /v1/models: the live name, and the releases that serve."""
@@ -457,7 +354,7 @@ def _is_here(host: str) -> bool:
 
 
 async def _say_no(request: Request, error: Exception) -> Response:
-    return _said_no(_refusal_of(error, 0))
+    return _said_no(refusal_of(error, 0))
 
 
 async def _no_such_door(request: Request, error: Exception) -> Response:

@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langgraph_learnloop.errors import EngineError
-from langgraph_learnloop.records import EngineHealth, Generated, Generation, Message, Release, Sampling
+from langgraph_learnloop.records import EngineHealth, Generated, Generation, Message, Release, Sampling, TokenLogprob
 from langgraph_learnloop.serving.toolcalls import THINK_CLOSE, THINK_OPEN, offered_names, parse_answer
 
 _LENGTH = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
@@ -37,7 +37,8 @@ class HostedEngine:
     `models` gives a chat model by its name, or makes one; `base_model` is the name that the first release gets.
     `options` gives what a model is called with, for one that refuses a temperature, say, or names things otherwise.
     Tokens count as 0 where the model does not tell them; in a stream some tell them only if asked, such as `ChatOpenAI`
-    with `stream_usage=True`.
+    with `stream_usage=True`. Log-probabilities are asked for where a call wants them, as `ChatOpenAI` is asked, unless
+    `logprobs` says that the provider refuses the question.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class HostedEngine:
         models: Mapping[str, BaseChatModel] | Callable[[str], BaseChatModel],
         base_model: str,
         options: Callable[[Sampling], Mapping[str, Any]] = plain_options,
+        logprobs: bool = True,
     ) -> None:
         self.base_model = base_model
         self._models = models
         self._options = options
+        self._logprobs = logprobs
         self._made: dict[str, BaseChatModel] = {}
         self._loaded: dict[str, str] = {}
         self._loading = threading.Lock()
@@ -127,6 +130,8 @@ class HostedEngine:
         options = dict(self._options(request.sampling))
         if request.stop:
             options["stop"] = list(request.stop)
+        if request.logprobs is not None and self._logprobs:
+            options |= {"logprobs": True, **({"top_logprobs": request.logprobs} if request.logprobs else {})}
         return model, [_to_langchain(message) for message in request.messages], options
 
     @contextlib.contextmanager
@@ -176,7 +181,23 @@ def _generated(message: BaseMessage, request: Generation) -> Generated:
         input_tokens=usage.get("input_tokens", 0),
         output_tokens=usage.get("output_tokens", 0),
         finish_reason="length" if _ended(message) in _LENGTH else "stop",
+        logprobs=_logprobs(message) if request.logprobs is not None else (),
     )
+
+
+def _logprobs(message: BaseMessage) -> tuple[TokenLogprob, ...]:
+    """Return the log-probabilities that a provider told in OpenAI's form; none where it told none, or otherwise."""
+    told = message.response_metadata.get("logprobs")
+    tokens = told.get("content") if isinstance(told, Mapping) else None
+    try:
+        return tuple(_logprob(token) for token in tokens or ())
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _logprob(told: Mapping[str, Any]) -> TokenLogprob:
+    top = tuple((likely["token"], likely["logprob"]) for likely in told.get("top_logprobs") or ())
+    return TokenLogprob(token=told["token"], logprob=told["logprob"], top=top)
 
 
 def _reasoning(message: BaseMessage) -> str:

@@ -7,33 +7,41 @@ puts it; LangChain shows a model nothing else of the config, so who calls the mo
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing, suppress
-from contextvars import ContextVar, copy_context
-from functools import lru_cache, partial
-from typing import Any, Literal, TypeVar, cast
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, ToolMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ConfigDict, SkipValidation
+from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
-from langgraph_learnloop.errors import ConfigError, DataError, EngineError
+from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.jobs import why_removed
+from langgraph_learnloop.messages import from_langchain
 from langgraph_learnloop.ports import Engine
-from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling, ToolCall
+from langgraph_learnloop.records import Generated, Generation, Message, Release
+from langgraph_learnloop.serving.answers import chunk, last_chunk, whole
+from langgraph_learnloop.serving.relay import from_thread, in_thread, nobody_listens, relayed
+from langgraph_learnloop.serving.request import (
+    GREEDY,
+    Words,
+    choice_of,
+    logprobs_of,
+    must_call,
+    offered,
+    sampling_of,
+    words_of,
+)
 from langgraph_learnloop.serving.router import Router
-from langgraph_learnloop.serving.toolcalls import Part, Reader, is_malformed, new_call_id, offered_names
+from langgraph_learnloop.serving.toolcalls import Reader, is_malformed, offered_names
 
 RELEASE_KEY = "learnloop_release"
 """Key of the config's metadata that names the release to use."""
@@ -46,24 +54,16 @@ WARMER = (0.4, 0.8)
 
 A call that cannot be read after these is handed on as text."""
 
-_ANY = ("any", "required")
-_GREEDY = Sampling()
-_MOST_THREADS = 256
-"""Coroutines that are answered at once; asyncio would lend a handful of threads, fewer than an engine's batch."""
-_GONE: ContextVar[threading.Event | None] = ContextVar("learnloop_gone", default=None)
-"""Set when the one who listens to this thread's items went away."""
-_Item = TypeVar("_Item")
-_Role = Literal["system", "user", "assistant", "tool"]
-_ROLES: Mapping[str, _Role] = {
-    "system": "system",
-    "developer": "system",
-    "human": "user",
-    "ai": "assistant",
-    "AIMessageChunk": "assistant",
-    "tool": "tool",
-    "user": "user",
-    "assistant": "assistant",
-}
+_KEPT = 64
+"""Releases whose words are kept ready."""
+_NO_WORDS = Words()
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _signed(method: _Method) -> _Method:
+    """Keep a method's signature: LangChain asks for it at every call, and making it takes longer than our own part."""
+    method.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
+    return method
 
 
 class LiveModel(BaseChatModel):
@@ -80,7 +80,8 @@ class LiveModel(BaseChatModel):
     find_release: SkipValidation[Callable[[str], Release] | None] = None
     """Give the release of an id: its instructions and sampling are applied, and it is loaded if it is not yet there.
 
-    None: the engine holds all it needs, releases have no instructions and sample greedily."""
+    None: the engine holds all it needs, releases have no words of their own and sample greedily."""
+    _words: dict[str, Words] = PrivateAttr(default_factory=dict)
 
     @property
     def _llm_type(self) -> str:
@@ -89,6 +90,23 @@ class LiveModel(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         return {"model_name": self.model_name}
+
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Return what traces show of a call; LangChain's own way silences warnings for all threads meanwhile."""
+        return {**self._identifying_params, "_type": self._llm_type, "stop": stop, **kwargs}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        """Return what LangSmith calls the model, and how it is asked."""
+        model = kwargs.get("model")
+        name = model if isinstance(model, str) else self.model_name
+        said = LangSmithParams(ls_provider="learnloop", ls_model_type="chat", ls_model_name=name)
+        if stop:
+            said["ls_stop"] = stop
+        if isinstance(temperature := kwargs.get("temperature"), int | float):
+            said["ls_temperature"] = temperature
+        if isinstance(limit := kwargs.get("max_tokens"), int):
+            said["ls_max_tokens"] = limit
+        return said
 
     def bind_tools(
         self,
@@ -103,7 +121,7 @@ class LiveModel(BaseChatModel):
         twice at most, and then handed on as it is.
         """
         schemas = [convert_to_openai_tool(tool) for tool in tools]
-        choice = _choice(tool_choice, offered_names(schemas))
+        choice = choice_of(tool_choice, offered_names(schemas))
         if choice is not None:
             kwargs["tool_choice"] = choice
         return self.bind(tools=schemas, **kwargs)
@@ -133,6 +151,7 @@ class LiveModel(BaseChatModel):
             async for chunk in chunks:
                 yield chunk
 
+    @_signed
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -142,18 +161,9 @@ class LiveModel(BaseChatModel):
     ) -> ChatResult:
         request = self._request(messages, stop, run_manager, kwargs)
         answer = self._usable(self.engine.generate(request), request, kwargs)
-        message = AIMessage(
-            content=answer.message.content,
-            tool_calls=[
-                {"name": call.name, "args": call.args, "id": call.id or new_call_id(), "type": "tool_call"}
-                for call in answer.message.tool_calls
-            ],
-            additional_kwargs={"reasoning_content": answer.reasoning} if answer.reasoning else {},
-            response_metadata={**self._first(request), "finish_reason": answer.finish_reason},
-            usage_metadata=_usage(answer),
-        )
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        return ChatResult(generations=[ChatGeneration(message=whole(answer, self._first(request)))])
 
+    @_signed
     async def _agenerate(
         self,
         messages: list[BaseMessage],
@@ -163,8 +173,7 @@ class LiveModel(BaseChatModel):
     ) -> ChatResult:
         """Generate in a thread; who is cancelled goes at once, and the answer is thrown away."""
         manager = run_manager.get_sync() if run_manager is not None else None
-        work = partial(copy_context().run, partial(self._generate, messages, stop, manager, **kwargs))
-        return await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), work)
+        return await in_thread(partial(self._generate, messages, stop, manager, **kwargs))
 
     def _stream(
         self,
@@ -179,10 +188,10 @@ class LiveModel(BaseChatModel):
         for message in self._written(request, kwargs):
             message.response_metadata = {**about, **message.response_metadata}
             about = {}  # metadata of several chunks would be strung together
-            chunk = ChatGenerationChunk(message=message)
+            written = ChatGenerationChunk(message=message)
             if run_manager is not None:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+                run_manager.on_llm_new_token(written.text, chunk=written)
+            yield written
 
     async def _astream(
         self,
@@ -201,25 +210,25 @@ class LiveModel(BaseChatModel):
         """Yield an answer's chunks: words, and at last what was held back, the calls and the usage."""
         stream: Callable[[Generation], Iterator[str | Generated]] | None = getattr(self.engine, "stream", None)
         if stream is None:
-            yield _last_chunk(self._usable(self.engine.generate(request), request, options))
+            yield last_chunk(self._usable(self.engine.generate(request), request, options))
             return
-        reader = Reader(offered=bool(request.tools), silent=_must_call(options))
+        reader = Reader(offered=bool(request.tools), silent=must_call(options))
         answer: Generated | None = None
-        with closing(_relayed(stream(request))) as pieces:
+        with closing(relayed(stream(request))) as pieces:
             for piece in pieces:
                 if isinstance(piece, Generated):
                     answer = piece
                     break
                 for part in reader.read(piece):
-                    yield _chunk(part)
-                if _nobody_listens():  # while a call is held back there is no chunk at which this could be closed
+                    yield chunk(part)
+                if nobody_listens():  # while a call is held back there is no chunk at which this could be closed
                     return
         if answer is None:
             raise EngineError(
                 f"The engine of {self.engine.base_model!r} ended its stream without the answer of release "
                 f"{request.release_id!r}: its stream() must yield a Generated at last."
             )
-        yield _last_chunk(self._usable(answer, request, options), reader)
+        yield last_chunk(self._usable(answer, request, options), reader)
 
     def _with_release(self, config: RunnableConfig | None, options: Mapping[str, Any]) -> dict[str, Any]:
         if RELEASE_KEY in options:
@@ -237,24 +246,44 @@ class LiveModel(BaseChatModel):
         release_id = options.get(RELEASE_KEY) or self._release_id(run_manager)
         release = self.find_release(release_id) if self.find_release is not None else None
         if release is not None:
-            self.engine.load(release)
+            self._load(release)
         return Generation(
             release_id=release_id,
-            messages=_with_instructions(to_messages(messages), release.instructions if release else None),
-            tools=tuple(_offered(options.get("tools") or (), options.get("tool_choice"))),
-            sampling=_sampling(release.sampling if release else _GREEDY, options),
+            messages=self._before(release).before(to_messages(messages)),
+            tools=offered(options),
+            sampling=sampling_of(release.sampling if release is not None else GREEDY, options),
             stop=tuple(stop or ()),
+            logprobs=logprobs_of(options),
         )
+
+    def _load(self, release: Release) -> None:
+        try:
+            self.engine.load(release)
+        except Exception as error:
+            if (why := why_removed(release)) is not None:
+                raise EngineError(why) from error
+            raise
+
+    def _before(self, release: Release | None) -> Words:
+        """Return the words of a release; they are put together once."""
+        if release is None:
+            return _NO_WORDS
+        known = self._words.get(release.release_id)
+        if known is None:
+            if len(self._words) >= _KEPT:
+                self._words.clear()
+            known = self._words[release.release_id] = words_of(release)
+        return known
 
     def _usable(self, answer: Generated, request: Generation, options: Mapping[str, Any]) -> Generated:
         """Return an answer; one whose call nobody can read, or is missing, is written again, a little less predictably.
 
         The tokens of every try are counted.
         """
-        offered = offered_names(request.tools)
+        names = offered_names(request.tools)
         for warmer in WARMER:
-            is_missing = _must_call(options) and bool(offered) and not answer.message.tool_calls
-            if not is_missing and not is_malformed(answer.message, offered):
+            is_missing = must_call(options) and bool(names) and not answer.message.tool_calls
+            if not is_missing and not is_malformed(answer.message, names):
                 break
             temperature = request.sampling.temperature + warmer
             sampling = request.sampling.model_copy(update={"temperature": temperature})
@@ -265,6 +294,8 @@ class LiveModel(BaseChatModel):
 
     def _release_id(self, run_manager: CallbackManagerForLLMRun | None) -> str:
         own = (run_manager.metadata or {}) if run_manager is not None else {}
+        if var_child_runnable_config.get() is None:  # outside of a graph or a chain there is no more to know
+            return self._chosen(own)
         return self._chosen({**ensure_config().get("metadata", {}), **own})
 
     def _chosen(self, metadata: Mapping[str, Any]) -> str:
@@ -280,164 +311,8 @@ class LiveModel(BaseChatModel):
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
-    """Return LangChain messages as records; blocks that are not text are left out."""
-    return tuple(_to_message(message) for message in messages)
+    """Return LangChain messages as records; blocks that are not text are left out, and so are calls that were broken.
 
-
-def _to_message(message: BaseMessage) -> Message:
-    kind = message.role if isinstance(message, ChatMessage) else message.type
-    role = _ROLES.get(kind)
-    if role is None:
-        raise DataError(
-            f"A message of type {kind!r} cannot be given to the model: use system, human, AI or tool messages."
-        )
-    content = message.content if isinstance(message.content, str) else str(message.text)
-    if role == "user" and message.name is None:
-        return Message(role=role, content=content)
-    calls = message.tool_calls if isinstance(message, AIMessage) else []
-    return Message(
-        role=role,
-        content=content,
-        tool_calls=tuple(ToolCall(name=c["name"], args=c["args"], id=c["id"]) for c in calls),
-        tool_call_id=message.tool_call_id if isinstance(message, ToolMessage) else None,
-        name=message.name,
-    )
-
-
-def _with_instructions(messages: tuple[Message, ...], instructions: str | None) -> tuple[Message, ...]:
-    """Put a release's instructions before the agent's own system prompt, in one system message."""
-    if not instructions:
-        return messages
-    if messages and messages[0].role == "system":
-        first = messages[0].model_copy(update={"content": f"{instructions}\n\n{messages[0].content}"})
-        return (first, *messages[1:])
-    return (Message(role="system", content=instructions), *messages)
-
-
-def _choice(choice: str | bool | dict[str, Any] | None, names: Collection[str]) -> str | None:
-    """Return "any", "none", a tool's name, or None where the model is free; raise ConfigError for any other choice."""
-    if isinstance(choice, dict):
-        inner = choice["function"] if isinstance(choice.get("function"), Mapping) else choice
-        choice = str(inner.get("name") or choice.get("type"))
-    if choice in names:
-        return str(choice)
-    if choice in (None, False, "auto"):
-        return None
-    if choice in (True, *_ANY):
-        return "any"
-    if choice == "none":
-        return "none"
-    raise ConfigError(
-        f"The tool_choice {choice!r} names none of the tools {', '.join(sorted(names)) or '(there are none)'}; "
-        'take one of these, "any", "auto" or "none".'
-    )
-
-
-def _must_call(options: Mapping[str, Any]) -> bool:
-    return options.get("tool_choice") not in (None, "auto", "none")
-
-
-def _offered(tools: Sequence[dict[str, Any]], choice: str | None) -> Sequence[dict[str, Any]]:
-    if choice is None:
-        return tools
-    if choice == "none":
-        return ()
-    named = [tool for tool in tools if tool.get("function", {}).get("name") == choice]
-    return named or tools
-
-
-def _sampling(given: Sampling, options: Mapping[str, Any]) -> Sampling:
-    """Return the release's sampling with what the call itself asks for."""
-    asked = {name: options[name] for name in Sampling.model_fields if options.get(name) is not None}
-    return Sampling.model_validate({**given.model_dump(), **asked}) if asked else given
-
-
-def _usage(answer: Generated) -> UsageMetadata | None:
-    """Return the tokens; None where the engine does not tell them, for no call reads nothing and writes nothing."""
-    total = answer.input_tokens + answer.output_tokens
-    if not total:
-        return None
-    return {"input_tokens": answer.input_tokens, "output_tokens": answer.output_tokens, "total_tokens": total}
-
-
-def _chunk(part: Part) -> AIMessageChunk:
-    if part.is_reasoning:
-        return AIMessageChunk(content="", additional_kwargs={"reasoning_content": part.text})
-    return AIMessageChunk(content=part.text)
-
-
-def _last_chunk(answer: Generated, reader: Reader | None = None) -> AIMessageChunk:
-    """Return what a stream has not yet shown of an answer, its calls and its usage."""
-    said, thought = (reader.content, reader.reasoning) if reader is not None else ("", "")
-    reasoning = _unsaid(answer.reasoning or "", thought)
-    return AIMessageChunk(
-        content=_unsaid(answer.message.content, said),
-        tool_call_chunks=[
-            tool_call_chunk(
-                name=call.name,
-                args=json.dumps(call.args, ensure_ascii=False),
-                id=call.id or new_call_id(),
-                index=index,
-            )
-            for index, call in enumerate(answer.message.tool_calls)
-        ],
-        additional_kwargs={"reasoning_content": reasoning} if reasoning else {},
-        response_metadata={"finish_reason": answer.finish_reason},
-        usage_metadata=_usage(answer),
-        chunk_position="last",
-    )
-
-
-def _unsaid(whole: str, said: str) -> str:
-    """Return the rest of a text; all of it, in a line of its own, when something else was said in an earlier try."""
-    if whole.startswith(said):
-        return whole[len(said) :]
-    return f"\n{whole}" if whole and whole not in said else ""
-
-
-@lru_cache
-def _threads(pid: int) -> ThreadPoolExecutor:
-    """Return a process's threads for coroutines; a forked process has none of its parent's."""
-    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="learnloop-model")
-
-
-def _nobody_listens() -> bool:
-    gone = _GONE.get()
-    return gone is not None and gone.is_set()
-
-
-def _relayed(items: Iterator[_Item]) -> Generator[_Item, None, None]:
-    """Yield what an iterator gives; it is closed with this one, if it is of a kind that can be."""
-    yield from items
-
-
-async def from_thread(items: Iterator[_Item]) -> AsyncGenerator[_Item, None]:
-    """Yield what an iterator gives in another thread; who stops listening closes it at its next item."""
-    loop = asyncio.get_running_loop()
-    given: asyncio.Queue[tuple[_Item] | BaseException | None] = asyncio.Queue()
-    gone = threading.Event()
-
-    def hand(what: tuple[_Item] | BaseException | None) -> None:
-        with suppress(RuntimeError):  # the loop was closed: nobody listens
-            loop.call_soon_threadsafe(given.put_nowait, what)
-
-    def work() -> None:
-        _GONE.set(gone)
-        try:
-            with closing(_relayed(items)) as relayed:
-                for item in relayed:
-                    hand((item,))
-                    if gone.is_set():
-                        return
-            hand(None)
-        except BaseException as error:  # noqa: BLE001 - raised where the items are waited for
-            hand(error)
-
-    _threads(os.getpid()).submit(copy_context().run, work)
-    try:
-        while (what := await given.get()) is not None:
-            if isinstance(what, BaseException):
-                raise what
-            yield what[0]
-    finally:
-        gone.set()
+    Nobody answered such a call, and a conversation with a call that has no answer is refused by providers.
+    """
+    return tuple(from_langchain(message, broken=False) for message in messages)

@@ -15,6 +15,7 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from langgraph_learnloop.serving.live_model import RELEASE_KEY
+from langgraph_learnloop.serving.request import MOST_LOGPROBS
 from langgraph_learnloop.texts import quoted
 
 DEEPEST = 64
@@ -28,8 +29,6 @@ MOST_STOPS = 4
 _ONLY: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "response_format": ({"type": "text"},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
     "top_p": (1,),
     "presence_penalty": (0,),
@@ -133,10 +132,18 @@ class Asked(_Part):
     temperature: float | None = Field(default=None, ge=0, le=2)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
     stop: Annotated[list[str], BeforeValidator(_as_stops)] = Field(default=[], max_length=MOST_STOPS)
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     metadata: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _asks_for_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise refused("top_logprobs", "it asks for more of what 'logprobs': true asks for, so set both")
+        return self
 
     @property
     def with_usage(self) -> bool:
@@ -148,7 +155,8 @@ class Asked(_Part):
         """Return what the call itself asks for, in LangChain's words."""
         limit = self.max_completion_tokens or self.max_tokens
         given = {"temperature": self.temperature, "max_tokens": limit, "stop": self.stop or None}
-        return {name: value for name, value in given.items() if value is not None}
+        probabilities = {"logprobs": True, "top_logprobs": self.top_logprobs} if self.logprobs else {}
+        return {name: value for name, value in {**given, **probabilities}.items() if value is not None}
 
     @property
     def offered(self) -> list[dict[str, Any]]:
@@ -250,12 +258,15 @@ class Heard:
         self._reason = "stop"
         self._called = False
         self._usage: UsageMetadata | None = None
+        self._logprobs: dict[str, Any] | None = None
 
     def take(self, piece: AIMessage) -> dict[str, Any]:
         """Take note of a piece and return what it says, as OpenAI's message or as a change of it."""
         self.release = release_of(piece) or self.release
         self._reason = piece.response_metadata.get("finish_reason") or self._reason
         self._usage = add_usage(self._usage, piece.usage_metadata) if piece.usage_metadata else self._usage
+        if probabilities := piece.response_metadata.get("logprobs"):
+            self._logprobs = {"content": probabilities["content"], "refusal": None}
         said: dict[str, Any] = {"content": piece.text} if piece.text else {}
         if reasoning := piece.additional_kwargs.get("reasoning_content"):
             said["reasoning_content"] = reasoning
@@ -276,12 +287,13 @@ class Heard:
             message["content"] = ""
         for call in message.get("tool_calls", ()):
             del call["index"]
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish_reason}
+        choice = {"index": 0, "message": message, "logprobs": self._logprobs, "finish_reason": self.finish_reason}
         return self._frame("chat.completion", choices=[choice], usage=self._used())
 
     def change(self, delta: dict[str, Any], finish_reason: str | None = None) -> str:
-        """Return an event of a stream."""
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        """Return an event of a stream; the last one tells the log-probabilities of all its tokens."""
+        told = self._logprobs if finish_reason is not None else None
+        choice = {"index": 0, "delta": delta, "logprobs": told, "finish_reason": finish_reason}
         usage = {"usage": None} if self._asked.with_usage else {}
         return event(self._frame("chat.completion.chunk", choices=[choice], **usage))
 

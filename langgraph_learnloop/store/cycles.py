@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from langgraph_learnloop.errors import NotFoundError
 from langgraph_learnloop.records import CycleReport
@@ -30,6 +30,13 @@ class Cycles:
         query = select(cycles_table.c.cycle_id).where(cycles_table.c.finished == 0)
         with self._database.reading() as connection:
             return connection.execute(query.order_by(cycles_table.c.seq.desc()).limit(1)).scalar()
+
+    def open_since(self) -> datetime | None:
+        """Return when the oldest turn that has not ended began, UTC, if there is one."""
+        query = select(func.min(cycles_table.c.started_at)).where(cycles_table.c.finished == 0)
+        with self._database.reading() as connection:
+            began = connection.execute(query).scalar()
+        return None if began is None else datetime.fromtimestamp(began, UTC)
 
     def finish(self, report: CycleReport) -> None:
         """Store how a turn ended; one that is "waiting" stays open. Raise NotFoundError if it never began."""

@@ -17,6 +17,7 @@ from langgraph_learnloop.store.tables import pins as pins_table
 from langgraph_learnloop.store.tables import pointer as pointer_table
 from langgraph_learnloop.store.tables import probes as probes_table
 from langgraph_learnloop.store.tables import releases as releases_table
+from langgraph_learnloop.store.tables import runs as runs_table
 
 _PROBES = TypeAdapter(tuple[Probe, ...])
 
@@ -165,6 +166,19 @@ class Releases:
             bad = mine & pins_table.c.release_id.in_(list(refused))
             connection.execute(update(pins_table).where(bad).values(release_id=release_id))
             return str(connection.execute(select(pins_table.c.release_id).where(mine)).scalar_one())
+
+    def pinned_since(self, at: datetime) -> frozenset[str]:
+        """Return the releases that threads are pinned to which had a run at a time or later."""
+        theirs = select(pins_table.c.release_id).join(runs_table, runs_table.c.thread_id == pins_table.c.thread_id)
+        query = theirs.where(runs_table.c.started_at >= at.timestamp()).distinct()
+        with self._database.reading() as connection:
+            return frozenset(connection.execute(query).scalars())
+
+    def unpin(self, release_id: str, instead: str) -> None:
+        """Give all threads of a release another one."""
+        mine = pins_table.c.release_id == release_id
+        with self._database.writing() as connection:
+            connection.execute(update(pins_table).where(mine).values(release_id=instead))
 
     def _unknown(self, release_id: str) -> NotFoundError:
         return NotFoundError(

@@ -535,7 +535,12 @@ def test_an_unknown_model_is_404(place: Place, name: str) -> None:
         ({"metadata": {"thread_id": "\x00"}}, "metadata.thread_id"),
         ({"model": None}, "model"),
         ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": "yes"}, "logprobs"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": True}, "top_logprobs"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"top_p": 0.5}, "top_p"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
@@ -558,6 +563,37 @@ def test_what_is_not_usable_is_named(place: Place, given: dict[str, Any], field:
 def test_what_changes_nothing_is_welcome(place: Place, given: dict[str, Any]) -> None:
     """Frameworks send many fields at their defaults."""
     assert place.post({"model": "learnloop", "messages": HELLO, **given}).status_code == 200
+
+
+def test_log_probabilities_come_in_openais_form(place: Place) -> None:
+    """Of every token, with the likeliest ones; a stream tells them with its end."""
+    whole = place.say(logprobs=True, top_logprobs=2).choices[0].logprobs
+    assert [(token.token, len(token.top_logprobs)) for token in whole.content] == [("Hi.", 2)]
+    *before, last = [chunk.choices[0] for chunk in place.say(logprobs=True, top_logprobs=2, stream=True)]
+    assert ({choice.logprobs for choice in before}, last.finish_reason) == ({None}, "stop")
+    assert last.logprobs.model_dump() == whole.model_dump()
+    assert place.say(logprobs=False).choices[0].logprobs is None
+    assert place.say(logprobs=True, top_logprobs=0).choices[0].logprobs.content[0].top_logprobs == []
+
+
+def test_langchains_client_reads_them(place: Place) -> None:
+    """An agent behind the endpoint finds them where it would find OpenAI's, and where the live model puts them."""
+    pytest.importorskip("langchain_openai")
+    from langchain_openai import ChatOpenAI
+
+    client = ChatOpenAI(base_url=f"{place.address}/v1", api_key=KEY, model="learnloop").bind(
+        logprobs=True, top_logprobs=1
+    )
+    expected = place.model.invoke("hello", logprobs=True, top_logprobs=1).response_metadata["logprobs"]["content"]
+    assert client.invoke("hello").response_metadata["logprobs"]["content"] == expected
+    streamed = [chunk.response_metadata.get("logprobs") for chunk in client.stream("hello")]
+    assert [told["content"] for told in streamed if told] == [expected]
+
+
+def test_an_engine_that_knows_no_probabilities_answers_without(open_place: Callable[..., Place]) -> None:
+    """Asking is no error."""
+    place = open_place(Streaming(("Hi.",)))
+    assert {chunk.choices[0].logprobs for chunk in place.say(logprobs=True, stream=True)} == {None}
 
 
 @pytest.mark.parametrize("arguments", ["[]", "{", "5", '{"a": NaN}', '{"a": ' * 70 + "1" + "}" * 70])

@@ -236,7 +236,7 @@ def test_every_kind_of_message_is_translated():
 
 def test_a_message_of_an_unknown_kind_is_refused():
     """A sentence names the kind."""
-    with pytest.raises(DataError, match="'critic' cannot be given"):
+    with pytest.raises(DataError, match="'critic' cannot be read"):
         to_messages([ChatMessage(role="critic", content="boo")])
 
 
