@@ -688,6 +688,7 @@ class LearnLoop:
             router=router(self.store.rollouts, releases, self.config.poll_seconds, keep=self.config.threads == "keep"),
             model_name=Path(engine.base_model).name,
             find_release=find,
+            shadow=self._shadow,
         )
         if self._follower is not None:
             self._follower.stop()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from langgraph_learnloop.errors import ConfigError, DataError
+from langgraph_learnloop.errors import ConfigError, DataError, EngineError
 from langgraph_learnloop.evidence import metric_of
 from langgraph_learnloop.records import Decision, Feedback, Run
 from tests.shop import ASK_HOURS, Shop
@@ -245,3 +245,63 @@ def test_a_rollout_is_looked_after_by_itself(tmp_path: Path) -> None:
             serve(shop, f"day {days}", 60, annoyed_by=new.release_id)
         assert [one.state for one in loop.store.rollouts.all()] == ["rolled_back"]
         stop()
+
+
+def shadowed(path: Path, **settings: Any) -> Shop:
+    """Return a shop whose rollouts begin in the shadow of thirty threads."""
+    return opened(path, {"rollout_shadow": 30, **settings})
+
+
+def test_in_the_shadow_nobody_gets_the_candidate(tmp_path: Path) -> None:
+    """It is asked what the champion was asked, once a thread, in whole answers and in streams; then it gets a share."""
+    with (shop := shadowed(tmp_path)).loop as loop:
+        new, old = candidate(shop), loop.champion.release_id
+        rollout = loop.rollout(new.release_id)
+        assert (rollout.state, rollout.percent) == ("shadow", 0)
+        for number in range(30):
+            text, config = ASK_HOURS[number], {"metadata": {"thread_id": f"t{number}"}}
+            live = loop.live
+            said, *_ = live.stream(text, config) if number % 2 else [live.invoke(text, config)]  # type: ignore[arg-type]
+            assert said.response_metadata["learnloop_release"] == old
+            loop._shadow.wait()
+        loop.live.invoke(ASK_HOURS[0], {"metadata": {"thread_id": "t1"}})  # a second turn
+        loop.live.invoke(ASK_HOURS[0])  # nobody's thread
+        loop.live.invoke(ASK_HOURS[0], {"metadata": {"thread_id": "t99", "learnloop_release": old}})  # an examination
+        loop._shadow.wait()
+        answers = loop.store.rollouts.shadows(rollout.rollout_id)
+        assert [(one.same, one.error) for one in answers] == [(True, None)] * 30
+        moved, evidence = loop.roll_on()
+        assert (moved.state, moved.percent) == ("canary", 20)
+        assert evidence is not None
+        assert "answered 30 as the champion did and 0 not at all" in moved.because
+
+
+def test_a_candidate_that_breaks_is_stopped_in_the_shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody ever saw it."""
+    with (shop := shadowed(tmp_path)).loop as loop:
+        new = candidate(shop)
+        rollout = loop.rollout(new.release_id)
+        true = loop.engine.generate
+
+        def breaks(request: Any) -> Any:
+            if request.release_id == new.release_id:
+                raise EngineError("The model broke while it answered.")
+            return true(request)
+
+        monkeypatch.setattr(loop.engine, "generate", breaks)
+        for number in range(80):
+            loop.live.invoke(ASK_HOURS[0], {"metadata": {"thread_id": f"t{number}"}})
+            loop._shadow.wait()
+        moved, _ = loop.roll_on()
+        assert (moved.state, moved.because[:23]) == ("rolled_back", "Take the candidate back")
+        assert len(loop.store.rollouts.shadows(rollout.rollout_id)) == 80
+
+
+def test_out_of_the_shadow_and_in_again_by_hand(tmp_path: Path) -> None:
+    """A pause in the shadow is resumed in the shadow; a person may lead it out."""
+    with (shop := shadowed(tmp_path, autonomy="manual")).loop as loop:
+        loop.rollout(candidate(shop).release_id)
+        assert loop.rolling.pause("ann").state == "paused"
+        assert loop.rolling.resume("ann").state == "shadow"
+        assert (loop.rolling.approve("ann").percent, loop.rolling.pause("ann").percent) == (20, 0)
+        assert (loop.rolling.resume("ann").state, loop.store.rollouts.routes().percent) == ("canary", 20)

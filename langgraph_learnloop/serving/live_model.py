@@ -8,10 +8,11 @@ puts it; LangChain shows a model nothing else of the config, so who calls the mo
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
@@ -41,10 +42,14 @@ from langgraph_learnloop.serving.request import (
     words_of,
 )
 from langgraph_learnloop.serving.router import Router
+from langgraph_learnloop.serving.shadow import Shadow
 from langgraph_learnloop.serving.toolcalls import Reader, is_malformed, offered_names
 
 RELEASE_KEY = "learnloop_release"
 """Key of the config's metadata that names the release to use."""
+
+THREAD_KEY = "learnloop_thread"
+"""Key of the call's own options that names the thread whose release was chosen for it, beside RELEASE_KEY."""
 
 AT_KEY = "learnloop_release_at"
 """Key of the config's metadata that names the releases to use in single nodes of the graph."""
@@ -57,6 +62,16 @@ A call that cannot be read after these is handed on as text."""
 _KEPT = 64
 """Releases whose words are kept ready."""
 _NO_WORDS = Words()
+
+
+class _Chosen(NamedTuple):
+    """Who answers a call."""
+
+    release_id: str
+    thread_id: str | None
+    """The thread that began with this release; None where the caller named the release, or no thread."""
+
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -81,6 +96,8 @@ class LiveModel(BaseChatModel):
     """Give the release of an id: its instructions and sampling are applied, and it is loaded if it is not yet there.
 
     None: the engine holds all it needs, releases have no words of their own and sample greedily."""
+    shadow: SkipValidation[Shadow | None] = None
+    """Asks the candidate of a rollout in the shadow what its champion was asked."""
     _words: dict[str, Words] = PrivateAttr(default_factory=dict)
 
     @property
@@ -159,8 +176,10 @@ class LiveModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        request = self._request(messages, stop, run_manager, kwargs)
+        began, chosen = time.perf_counter(), self._choose(run_manager, kwargs)
+        request = self._request(chosen.release_id, messages, stop, kwargs)
         answer = self._usable(self.engine.generate(request), request, kwargs)
+        self._offer(chosen, messages, stop, kwargs, answer, began)
         return ChatResult(generations=[ChatGeneration(message=whole(answer, self._first(request)))])
 
     @_signed
@@ -183,9 +202,11 @@ class LiveModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         """Yield words as the engine writes them; what begins to look like a call is held back until it can be read."""
-        request = self._request(messages, stop, run_manager, kwargs)
+        began, chosen = time.perf_counter(), self._choose(run_manager, kwargs)
+        request = self._request(chosen.release_id, messages, stop, kwargs)
         about = self._first(request)
-        for message in self._written(request, kwargs):
+        offer = partial(self._offer, chosen, messages, stop, kwargs, began=began)
+        for message in self._written(request, kwargs, offer):
             message.response_metadata = {**about, **message.response_metadata}
             about = {}  # metadata of several chunks would be strung together
             written = ChatGenerationChunk(message=message)
@@ -206,44 +227,45 @@ class LiveModel(BaseChatModel):
             async for chunk in chunks:
                 yield chunk
 
-    def _written(self, request: Generation, options: Mapping[str, Any]) -> Iterator[AIMessageChunk]:
+    def _written(
+        self, request: Generation, options: Mapping[str, Any], heard: Callable[[Generated], None]
+    ) -> Iterator[AIMessageChunk]:
         """Yield an answer's chunks: words, and at last what was held back, the calls and the usage."""
         stream: Callable[[Generation], Iterator[str | Generated]] | None = getattr(self.engine, "stream", None)
         if stream is None:
-            yield last_chunk(self._usable(self.engine.generate(request), request, options))
+            answer = self._usable(self.engine.generate(request), request, options)
+            heard(answer)
+            yield last_chunk(answer)
             return
         reader = Reader(offered=bool(request.tools), silent=must_call(options))
-        answer: Generated | None = None
+        written: Generated | None = None
         with closing(relayed(stream(request))) as pieces:
             for piece in pieces:
                 if isinstance(piece, Generated):
-                    answer = piece
+                    written = piece
                     break
                 for part in reader.read(piece):
                     yield chunk(part)
                 if nobody_listens():  # while a call is held back there is no chunk at which this could be closed
                     return
-        if answer is None:
+        if written is None:
             raise EngineError(
                 f"The engine of {self.engine.base_model!r} ended its stream without the answer of release "
                 f"{request.release_id!r}: its stream() must yield a Generated at last."
             )
-        yield last_chunk(self._usable(answer, request, options), reader)
+        answer = self._usable(written, request, options)
+        heard(answer)
+        yield last_chunk(answer, reader)
 
     def _with_release(self, config: RunnableConfig | None, options: Mapping[str, Any]) -> dict[str, Any]:
         if RELEASE_KEY in options:
             return dict(options)
         metadata = {**ensure_config(config).get("metadata", {}), **(self.metadata or {})}
-        return {**options, RELEASE_KEY: self._chosen(metadata)}
+        return {**options, **dict(zip((RELEASE_KEY, THREAD_KEY), self._chosen(metadata), strict=True))}
 
     def _request(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None,
-        run_manager: CallbackManagerForLLMRun | None,
-        options: Mapping[str, Any],
+        self, release_id: str, messages: Sequence[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]
     ) -> Generation:
-        release_id = options.get(RELEASE_KEY) or self._release_id(run_manager)
         release = self.find_release(release_id) if self.find_release is not None else None
         if release is not None:
             self._load(release)
@@ -292,18 +314,48 @@ class LiveModel(BaseChatModel):
             answer = again.model_copy(update=tokens)
         return answer
 
-    def _release_id(self, run_manager: CallbackManagerForLLMRun | None) -> str:
+    def _offer(
+        self,
+        chosen: _Chosen,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        options: Mapping[str, Any],
+        answer: Generated,
+        began: float,
+    ) -> None:
+        """Put to a candidate in the shadow what the champion has just answered; nobody waits for that."""
+        if self.shadow is None or chosen.thread_id is None or (routes := self.router.unseen()) is None:
+            return
+        if chosen.release_id != routes.champion:
+            return
+        ask = partial(self._unseen, str(routes.candidate), tuple(messages), stop, options)
+        self.shadow.offer(str(routes.shadow), chosen.thread_id, ask, answer.message, time.perf_counter() - began)
+
+    def _unseen(
+        self, release_id: str, messages: Sequence[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]
+    ) -> Generated:
+        """Return what a release answers; raise EngineError for a call that nobody can read."""
+        request = self._request(release_id, messages, stop, options)
+        answer = self._usable(self.engine.generate(request), request, options)
+        if is_malformed(answer.message, offered_names(request.tools)):
+            raise EngineError(f"Release {release_id!r} wrote a tool call that cannot be read.")
+        return answer
+
+    def _choose(self, run_manager: CallbackManagerForLLMRun | None, options: Mapping[str, Any]) -> _Chosen:
+        if release_id := options.get(RELEASE_KEY):
+            return _Chosen(release_id, options.get(THREAD_KEY))
         own = (run_manager.metadata or {}) if run_manager is not None else {}
         if var_child_runnable_config.get() is None:  # outside of a graph or a chain there is no more to know
             return self._chosen(own)
         return self._chosen({**ensure_config().get("metadata", {}), **own})
 
-    def _chosen(self, metadata: Mapping[str, Any]) -> str:
+    def _chosen(self, metadata: Mapping[str, Any]) -> _Chosen:
         at = metadata.get(AT_KEY) or {}
         if chosen := at.get(metadata.get("langgraph_node"), metadata.get(RELEASE_KEY)):
-            return str(chosen)
+            return _Chosen(str(chosen), None)
         thread_id = metadata.get("thread_id")
-        return self.router.release_for(None if thread_id is None else str(thread_id))
+        thread_id = None if thread_id is None else str(thread_id)
+        return _Chosen(self.router.release_for(thread_id), thread_id)
 
     def _first(self, request: Generation) -> dict[str, Any]:
         """Return what is known of an answer before it is written."""

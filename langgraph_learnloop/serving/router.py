@@ -86,6 +86,12 @@ class Router:
                 self._before = self._routes.champion
             return self._followed(self._routes)
 
+    def unseen(self) -> Routes | None:
+        """Return the routes while a candidate is asked in the shadow, and this process can ask it."""
+        with self._lock:
+            routes = self._routes
+            return routes if routes is not None and routes.shadow and routes.candidate in (self._proven or ()) else None
+
     def in_use(self) -> set[str]:
         """Return the releases that the remembered threads and the routes name."""
         with self._lock:
