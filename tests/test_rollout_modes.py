@@ -145,7 +145,7 @@ def test_unsafe_answers_count_by_what_is_said_of_them(tmp_path: Path) -> None:
     with (shop := opened(tmp_path, {"rollout_metric": "failed"})).loop as loop:
         new = candidate(shop)
         loop.rollout(new.release_id, mode="ab")
-        for run_id in (served := serve_and_find(shop, new.release_id))[:3]:
+        for run_id in (served := serve_and_find(shop, new.release_id))[-3:]:
             loop.feedback(run_id, categories=["unsafe"], by="judge")
         assert len(served) > 20
         moved, evidence = loop.roll_on()

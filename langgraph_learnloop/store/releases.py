@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from langgraph_learnloop.errors import IllegalMoveError, NotFoundError
 from langgraph_learnloop.records import Decision, Probe, Release
@@ -199,18 +199,6 @@ def point_to(
         bad = pins_table.c.release_id == refused
         connection.execute(update(pins_table).where(bad).values(release_id=release_id))
     return True
-
-
-def refused_of(connection: Connection) -> frozenset[str]:
-    """Return the releases that moves of the pointer have refused, and that were not pointed to again since."""
-    moves = select(pointer_table.c.refused, func.max(pointer_table.c.seq)).group_by(pointer_table.c.refused)
-    last = {row[0]: row[1] for row in connection.execute(moves.where(pointer_table.c.refused.is_not(None)))}
-    if not last:  # nearly always, and it is asked every second
-        return frozenset()
-    served = select(pointer_table.c.release_id, func.max(pointer_table.c.seq))
-    again = served.where(pointer_table.c.release_id.in_(last)).group_by(pointer_table.c.release_id)
-    since = {row[0]: row[1] for row in connection.execute(again)}
-    return frozenset(bad for bad, seq in last.items() if since.get(bad, 0) < seq)
 
 
 def champion_of(connection: Connection) -> str | None:

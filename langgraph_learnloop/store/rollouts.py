@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    delete,
+    exists,
+    insert,
+    literal,
+    select,
+    union_all,
+    update,
+)
 
 from langgraph_learnloop.errors import IllegalMoveError, NotFoundError
 from langgraph_learnloop.records import ROLLOUT_MOVES, Decision, Rollout, Routes, Server, ShadowAnswer
 from langgraph_learnloop.store.database import Database
 from langgraph_learnloop.store.decisions import Entry, write
-from langgraph_learnloop.store.releases import champion_of, point_to, refused_of
+from langgraph_learnloop.store.releases import champion_of, point_to
 from langgraph_learnloop.store.tables import pins as pins_table
+from langgraph_learnloop.store.tables import pointer as pointer_table
 from langgraph_learnloop.store.tables import rollouts as rollouts_table
 from langgraph_learnloop.store.tables import servers as servers_table
 from langgraph_learnloop.store.tables import shadows as shadows_table
@@ -21,6 +33,26 @@ SERVING_WITHIN = timedelta(seconds=15)
 _OPEN = [state for state, moves in ROLLOUT_MOVES.items() if moves]
 _REFUSED = 100
 """Rolled back releases that are remembered as refused, the latest."""
+
+
+def _routes() -> CompoundSelect[Any]:
+    """Return one query for all there is to know of routes: every process asks it every second, and at every flip."""
+    pointed, later = pointer_table, pointer_table.alias("later")
+    champion = select(pointed.c.release_id).order_by(pointed.c.seq.desc()).limit(1).subquery()
+    under_way = rollouts_table.c.state.in_(_OPEN)
+    latest = select(rollouts_table.c.body).where(under_way).order_by(rollouts_table.c.seq.desc()).limit(1).subquery()
+    rolled_back = select(rollouts_table.c.candidate).where(rollouts_table.c.state == "rolled_back")
+    gone = rolled_back.order_by(rollouts_table.c.seq.desc()).limit(_REFUSED).subquery()
+    again = exists().where((later.c.release_id == pointed.c.refused) & (later.c.seq > pointed.c.seq))
+    return union_all(
+        select(literal("champion"), champion.c.release_id),
+        select(literal("open"), latest.c.body),
+        select(literal("refused"), gone.c.candidate),
+        select(literal("refused"), pointed.c.refused).where(pointed.c.refused.is_not(None) & ~again),
+    )
+
+
+_ROUTES = _routes()
 
 
 class Rollouts:
@@ -91,21 +123,21 @@ class Rollouts:
 
     def routes(self) -> Routes:
         """Return how threads find their release now; raise NotFoundError before there is a champion."""
-        refused = select(rollouts_table.c.candidate).where(rollouts_table.c.state == "rolled_back")
         with self._database.reading() as connection:
-            champion, rollout = champion_of(connection), _open(connection)
-            latest = refused.order_by(rollouts_table.c.seq.desc()).limit(_REFUSED)
-            bad = frozenset(connection.execute(latest).scalars()) | refused_of(connection)
+            found = [(what, said) for what, said in connection.execute(_ROUTES)]
+        champion = next((said for what, said in found if what == "champion"), None)
         if champion is None:
             raise NotFoundError(
                 f"The store {self._database.where!r} has no champion yet: no release was put in "
                 "service. LearnLoop.model(engine) puts the bare base model in service."
             )
+        rollout = next((Rollout.model_validate_json(said) for what, said in found if what == "open"), None)
+        bad = {said for what, said in found if what == "refused"}
         bad -= {champion, rollout.candidate if rollout is not None else None}  # tried again, and examined again
         if rollout is None:
-            return Routes(champion, refused=bad)
+            return Routes(champion, refused=frozenset(bad))
         shadow = rollout.rollout_id if rollout.state == "shadow" else None
-        return Routes(champion, rollout.candidate, rollout.percent, rollout.rollout_id, bad, shadow)
+        return Routes(champion, rollout.candidate, rollout.percent, rollout.rollout_id, frozenset(bad), shadow)
 
     def add_shadow(self, answer: ShadowAnswer) -> None:
         """Store what a candidate did in the shadow."""
