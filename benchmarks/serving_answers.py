@@ -195,7 +195,7 @@ def larger(folder: Path, layers: int = 14) -> str:
 def answers(quick: bool) -> dict[str, Any]:
     """Return the answers a second of both sides, and how soon next turns begin."""
     count, rounds = (16, 1) if quick else (96, 5)
-    few, turns, long = (4, 1, 4) if quick else (16, 9, 24)
+    few, turns, long = (4, 1, 4) if quick else (12, 5, 20)
     texts = [one.text for one in sample_world().exam[:count]]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -207,7 +207,7 @@ def answers(quick: bool) -> dict[str, Any]:
             "three adapters": measure(Load(adapters, texts, 40), rounds),
             "three adapters, 67M": measure(Load(large_adapters, texts[:few], 16), min(rounds, 3)),
             "next turn": next_turn(demo, long, turns),
-            "next turn, 67M": next_turn(large, 2 * long, turns),
+            "next turn, 67M": next_turn(large, long, turns),
         }
 
 
