@@ -201,3 +201,15 @@ def test_who_is_behind_is_named(shop: Shop) -> None:
     assert behind == (server,)
     assert server.server_id in behind_in_words(behind, "elsewhere")
     assert behind_in_words((), "elsewhere") == ""
+
+
+def test_what_proves_a_release_is_kept_with_its_examination(shop: Shop) -> None:
+    """Prompts that it answers unlike the champion, with its answers; a draft without adapter has none to mistake."""
+    new = candidate(shop)
+    probes = shop.loop.store.releases.probes(new.release_id)
+    assert 0 < len(probes) <= 8
+    assert {probe.answer.content for probe in probes} == {RETURNS}
+    assert all(shop.loop.engine.generate(probe.request).message.alike(probe.answer) for probe in probes)
+    bare = shop.loop.champion
+    shop.loop._keep_probes(bare)
+    assert shop.loop.store.releases.probes(bare.release_id) == ()

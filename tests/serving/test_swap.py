@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from langgraph_learnloop.errors import EngineError
-from langgraph_learnloop.records import Generated, Generation, Message, Release, ToolCall
-from langgraph_learnloop.serving.swap import agree, swap
+from langgraph_learnloop.records import Generated, Generation, Message, Probe, Release, ToolCall
+from langgraph_learnloop.serving.swap import agree, prove, swap
 
 RELEASE = Release(base_model="base", made_at=datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -84,3 +84,23 @@ def test_without_probes_nothing_can_differ():
     engine, flipped = Shelf(), []
     swap(engine, RELEASE, lambda: agree("r", []), lambda: flipped.append(1))
     assert flipped == [1]
+
+
+class Parrot(Shelf):
+    """An engine that says the same to everybody."""
+
+    def generate(self, request: Generation) -> Generated:
+        return Generated(message=call("Oslo"), input_tokens=1, output_tokens=1)
+
+
+def test_a_release_is_proved_by_what_it_says():
+    """Half of its answers may have flipped; one that says something else is taken out of the engine again."""
+    request = Generation(release_id=RELEASE.release_id, messages=(Message(role="user", content="hi"),))
+    right, flipped = (Probe(request=request, answer=call(city)) for city in ("Oslo", "Rome"))
+    prove(engine := Parrot(), RELEASE, [right, right, flipped, flipped])
+    assert engine.loaded == [RELEASE.release_id]
+    with pytest.raises(EngineError, match="2 of 3 probes"):
+        prove(engine := Parrot(), RELEASE, [right, flipped, flipped])
+    assert engine.loaded == []
+    prove(engine, RELEASE, [])
+    assert engine.loaded == [RELEASE.release_id]
