@@ -109,7 +109,9 @@ def replayed(case: Case, result: CaseResult) -> Tree:
 
 def rollout_tree(rollout: Rollout, evidence: Evidence | None, servers: Sequence[Server]) -> Tree:
     """Return where a rollout stands, what the threads say, and which processes follow it."""
-    facts = iter((rollout.state, f"{rollout.percent}% of new threads", f"since {rollout.stage_at:%Y-%m-%d %H:%M}"))
+    mode = {"stages": [], "ab": ["even test"], "blue_green": ["switch"]}[rollout.mode]
+    shares = (rollout.state, f"{rollout.percent}% of new threads", f"since {rollout.stage_at:%Y-%m-%d %H:%M}")
+    facts = iter((*mode, *shares))
     drawn = Tree(_line(f"{rollout.candidate} in place of {rollout.champion}", "bold", facts))
     drawn.add(_said(rollout.by, rollout.because))
     if evidence is not None:

@@ -11,6 +11,7 @@ import pytest
 from langgraph_learnloop.errors import ConfigError, DataError, EngineError
 from langgraph_learnloop.evidence import metric_of
 from langgraph_learnloop.records import Decision, Feedback, Run
+from langgraph_learnloop.show import rollout_tree
 from tests.shop import ASK_HOURS, Shop
 from tests.test_rolling import SETTINGS, candidate, serve
 
@@ -54,7 +55,8 @@ def test_an_even_test_goes_back_by_itself(tmp_path: Path) -> None:
     """Nobody need watch it."""
     with (shop := opened(tmp_path)).loop as loop:
         new = candidate(shop)
-        loop.rollout(new.release_id, mode="ab")
+        drawn = rollout_tree(loop.rollout(new.release_id, mode="ab"), None, ())
+        assert "even test, canary, 50% of new threads" in str(drawn.label)
         serve(shop, "day 1", 200, annoyed_by=new.release_id)
         assert loop.roll_on()[0].state == "rolled_back"
 
