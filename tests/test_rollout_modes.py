@@ -124,7 +124,7 @@ def seen_by(path: Path, metric: Any) -> None:
     path.mkdir()
     with (shop := opened(path, rollout_metric=metric)).loop as loop:
         loop.rollout(candidate(shop).release_id, mode="ab")
-        serve(shop, "day", 5)
+        serve(shop, "day", 40)  # of a handful, all may be the champion's
         loop.roll_on()
 
 
