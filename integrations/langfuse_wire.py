@@ -1,0 +1,282 @@
+"""Speak with a Langfuse server: spans and scores out, with what is known of each failure; its ids for our runs.
+
+Spans go out by OTLP and scores by the public API, over connections of our own: the SDK drops what a server does not
+take. Needs `pip install langfuse`, for its API client and for OpenTelemetry's messages.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from langgraph_learnloop.errors import ConfigError, EngineError, MissingExtraError, NotFoundError
+from langgraph_learnloop.mirrors import DeliveryError
+from langgraph_learnloop.texts import short
+
+if TYPE_CHECKING:
+    import httpx
+    from langfuse.api import LangfuseAPI
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+SPANS = "/api/public/otel/v1/traces"
+SCORES = "/api/public/scores"
+LARGEST_REQUEST = 2_000_000
+"""Bytes of spans in one request, before they are compressed."""
+_SCOPE = "langgraph-learnloop"
+_HEX = re.compile("[0-9a-f]{32}")
+_NOT_TAKEN = frozenset({401, 403, 404, 408, 425, 429, 503})
+"""What a server answers that kept nothing, and may keep it later."""
+_NEVER = frozenset({400, 413, 415, 422})
+"""What it answers to what it will never keep."""
+_SCORES_A_REQUEST = 100
+_LONGEST_REASON = 300
+
+
+def trace_of(run_id: str) -> str:
+    """Return the id of a run's trace: the digits of its UUID; of an id that is none, half of its SHA-256."""
+    try:
+        return uuid.UUID(run_id).hex
+    except ValueError:
+        return hashlib.sha256(run_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def run_of(trace_id: str) -> str:
+    """Return the id of the run whose trace this is, or would be."""
+    return str(uuid.UUID(trace_id)) if _HEX.fullmatch(trace_id) else trace_id
+
+
+def span_of(step_id: str) -> str:
+    """Return the id of a step's or a run's observation: the second half of `trace_of`, which is the random one."""
+    return trace_of(step_id)[16:]
+
+
+class Wire:
+    """Hold the connections to one project of a Langfuse server; safe for threads."""
+
+    def __init__(
+        self,
+        public_key: str | None = None,
+        secret_key: str | None = None,
+        base_url: str | None = None,
+        *,
+        seconds: float = 10.0,
+        spans: str = SPANS,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Take what is not given from LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY and LANGFUSE_BASE_URL.
+
+        `seconds` is how long an answer may take, `spans` where spans go to, `headers` go along with each request. Raise
+        ConfigError where a key is missing; nothing is sent yet.
+        """
+        try:
+            import httpx
+            from langfuse.api import LangfuseAPI
+        except ImportError as error:
+            raise MissingExtraError(
+                f'Langfuse needs its SDK ({error}): pip install "langgraph-learnloop[langfuse]".'
+            ) from error
+        keys = [
+            public_key or os.environ.get("LANGFUSE_PUBLIC_KEY"),
+            secret_key or os.environ.get("LANGFUSE_SECRET_KEY"),
+        ]
+        if not all(keys):
+            raise ConfigError("There are no keys for Langfuse: set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY.")
+        environ = os.environ.get("LANGFUSE_BASE_URL") or os.environ.get("LANGFUSE_HOST")
+        self.url = (base_url or environ or "https://cloud.langfuse.com").rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise ConfigError(f"Langfuse's address must begin with https://, and not be {self.url!r}.")
+        self._spans = spans
+        self._single_scores = False
+        auth = (str(keys[0]), str(keys[1]))
+        self._client = httpx.Client(base_url=self.url, auth=auth, timeout=seconds, headers=headers)
+        self.api: LangfuseAPI = LangfuseAPI(
+            base_url=self.url, username=auth[0], password=auth[1], httpx_client=self._client
+        )
+
+    @cached_property
+    def project(self) -> str:
+        """Return the id of the project that the keys belong to; raise ConfigError or EngineError."""
+        with answering("the project of the keys"):
+            return str(self.api.projects.get(request_options={"max_retries": 0}).data[0].id)
+
+    def send_spans(self, spans: Sequence[Span]) -> None:
+        """Send spans, in as many requests as their size takes; raise DeliveryError with what is known of them."""
+        arrived = False
+        for batch in _batches(spans):
+            try:
+                self._post(self._spans, _wrapped(batch), "application/x-protobuf")
+            except DeliveryError as error:
+                if arrived and error.arrived is False:
+                    error.arrived = None  # a part of them did
+                raise
+            arrived = True
+
+    def send_scores(self, scores: Sequence[dict[str, Any]]) -> None:
+        """Send scores with ids of their own: one that is there is replaced; raise DeliveryError.
+
+        Servers differ: newer ones take lists, others one object at a time and refuse the list as a whole.
+        """
+        for start in range(0, len(scores), _SCORES_A_REQUEST):
+            batch = list(scores[start : start + _SCORES_A_REQUEST])
+            if not self._single_scores:
+                try:
+                    self._send_list(batch)
+                    continue
+                except DeliveryError as error:
+                    if not error.forever:
+                        raise
+                    self._single_scores = len(batch) > 1 or "array" in str(error)
+            for score in batch:
+                self._post(SCORES, orjson.dumps(score), "application/json")
+
+    def observations(self, trace_id: str) -> frozenset[str]:
+        """Return the ids of the observations of a trace that can be seen by now; raise EngineError."""
+        found: set[str] = set()
+        cursor: str | None = None
+        while True:
+            with answering(f"the trace {trace_id!r}"):
+                page = self.api.observations.get_many(
+                    trace_id=trace_id, limit=1_000, cursor=cursor, request_options={"max_retries": 0}
+                )
+            found.update(one.id for one in page.data)
+            cursor = page.meta.cursor
+            if not cursor:
+                return frozenset(found)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+    def _send_list(self, scores: list[dict[str, Any]]) -> None:
+        answer = self._post(SCORES, orjson.dumps(scores), "application/json")
+        told = _json(answer)
+        if isinstance(told, dict) and told.get("rejected"):
+            errors = told.get("errors") or []
+            said = "; ".join(str(one.get("message")) for one in errors if isinstance(one, dict))
+            # Which of them it was is not said; one at a time they are told apart.
+            raise DeliveryError(f"Langfuse refused {told['rejected']} scores: {short(said, 300)}.", forever=True)
+
+    def _post(self, path: str, body: bytes, kind: str) -> bytes:
+        import httpx
+
+        headers = {"content-type": kind, "content-encoding": "gzip", "x-langfuse-ingestion-version": "4"}
+        if kind == "application/json":
+            del headers["content-encoding"]
+        else:
+            body = gzip.compress(body, 1)
+        try:
+            answer = self._client.post(path, content=body, headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise DeliveryError(f"Langfuse at {self.url} cannot be reached: {_reason(error)}.") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise DeliveryError(f"Langfuse at {self.url} did not answer: {_reason(error)}.", arrived=None) from error
+        if not answer.is_success:
+            raise self._refused(path, answer)
+        return answer.content
+
+    def _refused(self, path: str, answer: httpx.Response) -> DeliveryError:
+        status = answer.status_code
+        said = short(" ".join(answer.text.split()), _LONGEST_REASON)
+        way_out = ""
+        if status in (401, 403):
+            way_out = " See that its keys are those of the right project."
+        elif status == 404:
+            way_out = " See that LANGFUSE_BASE_URL is right."
+        sentence = f"Langfuse at {self.url}{path} answered {status}: {said or 'nothing more'}.{way_out}"
+        arrived = False if status in _NOT_TAKEN | _NEVER else None
+        return DeliveryError(
+            sentence, arrived=arrived, forever=status in _NEVER, retry_after=_seconds(answer.headers.get("retry-after"))
+        )
+
+
+class answering:  # noqa: N801 - it reads as a verb where it stands
+    """Turn what Langfuse's API client raises into sentences about what was asked for."""
+
+    def __init__(self, what: str) -> None:
+        """Name what is asked for."""
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raise ConfigError, NotFoundError or EngineError in place of a client's error."""
+        if error is None:
+            return
+        import httpx
+        from langfuse.api.core import ApiError
+        from pydantic import ValidationError
+
+        if isinstance(error, ApiError):
+            raise _sentence(self._what, error.status_code, error.body) from error
+        if isinstance(error, (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError)):
+            raise EngineError(
+                f"Langfuse did not give {self._what}: {_reason(error)}. See that LANGFUSE_BASE_URL is right and the "
+                "server is up."
+            ) from error
+
+
+def _sentence(what: str, status: int | None, body: object) -> ConfigError | NotFoundError | EngineError:
+    if status in (401, 403):
+        return ConfigError(
+            f"Langfuse refused {what} ({status}): see that its keys are those of the right project and that "
+            "LANGFUSE_BASE_URL is its server."
+        )
+    if status == 404:
+        return NotFoundError(f"Langfuse knows no such thing as {what}, in the project that the keys belong to.")
+    return EngineError(
+        f"Langfuse did not give {what} ({status}: {short(str(body), _LONGEST_REASON)}). Try again later."
+    )
+
+
+def _batches(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    batch: list[Span] = []
+    size = 0
+    for span in spans:
+        bytes_ = span.ByteSize()
+        if batch and size + bytes_ > LARGEST_REQUEST:
+            yield batch
+            batch, size = [], 0
+        batch.append(span)
+        size += bytes_
+    if batch:
+        yield batch
+
+
+def _wrapped(spans: Sequence[Span]) -> bytes:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    request = ExportTraceServiceRequest()
+    resource = request.resource_spans.add()
+    scope = resource.scope_spans.add()
+    scope.scope.name = _SCOPE
+    scope.spans.extend(spans)
+    sent: bytes = request.SerializeToString()
+    return sent
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _seconds(header: str | None) -> float | None:
+    """Return the seconds of a Retry-After; a date is left to our own patience."""
+    try:
+        return None if header is None else min(3600.0, max(0.0, float(header)))
+    except ValueError:
+        return None
+
+
+def _reason(error: Exception) -> str:
+    return short(" ".join(f"{type(error).__name__}: {error}".rstrip(": .").split()), _LONGEST_REASON)
