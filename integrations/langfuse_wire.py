@@ -12,6 +12,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ class Wire:
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"Langfuse's address must begin with https://, and not be {self.url!r}.")
         self._spans = spans
-        self._single_scores = False
+        self._one_by_one = False
         auth = (str(keys[0]), str(keys[1]))
         self._client = httpx.Client(base_url=self.url, auth=auth, timeout=seconds, headers=headers)
         self.api: LangfuseAPI = LangfuseAPI(
@@ -126,16 +127,16 @@ class Wire:
         """
         for start in range(0, len(scores), _SCORES_A_REQUEST):
             batch = list(scores[start : start + _SCORES_A_REQUEST])
-            if not self._single_scores:
+            if not self._one_by_one:
                 try:
                     self._send_list(batch)
                     continue
                 except DeliveryError as error:
                     if not error.forever:
                         raise
-                    self._single_scores = len(batch) > 1 or "array" in str(error)
             for score in batch:
                 self._post(SCORES, orjson.dumps(score), "application/json")
+            self._one_by_one = True  # it took as objects what it refused as a list
 
     def observations(self, trace_id: str) -> frozenset[str]:
         """Return the ids of the observations of a trace that can be seen by now; raise EngineError."""
@@ -197,31 +198,20 @@ class Wire:
         )
 
 
-class answering:  # noqa: N801 - it reads as a verb where it stands
-    """Turn what Langfuse's API client raises into sentences about what was asked for."""
+@contextmanager
+def answering(what: str) -> Iterator[None]:
+    """Turn what Langfuse's API client raises into ConfigError, NotFoundError or EngineError about what is asked for."""
+    import httpx
+    from langfuse.api.core import ApiError
 
-    def __init__(self, what: str) -> None:
-        """Name what is asked for."""
-        self._what = what
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Raise ConfigError, NotFoundError or EngineError in place of a client's error."""
-        if error is None:
-            return
-        import httpx
-        from langfuse.api.core import ApiError
-        from pydantic import ValidationError
-
-        if isinstance(error, ApiError):
-            raise _sentence(self._what, error.status_code, error.body) from error
-        if isinstance(error, (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError)):
-            raise EngineError(
-                f"Langfuse did not give {self._what}: {_reason(error)}. See that LANGFUSE_BASE_URL is right and the "
-                "server is up."
-            ) from error
+    try:
+        yield
+    except ApiError as error:
+        raise _sentence(what, error.status_code, error.body) from error
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # what pydantic cannot read is a ValueError too
+        raise EngineError(
+            f"Langfuse did not give {what}: {_reason(error)}. See that LANGFUSE_BASE_URL is right and the server is up."
+        ) from error
 
 
 def _sentence(what: str, status: int | None, body: object) -> ConfigError | NotFoundError | EngineError:
