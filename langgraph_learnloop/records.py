@@ -172,6 +172,8 @@ class Run(Record):
     """Why the agent's own graph flagged it."""
     resumes: str | None = None
     """The interrupted run that this one goes on with."""
+    trace: str | None = None
+    """The trace that another tracer keeps of it, where one watched beside; it is shown there, and not a second time."""
 
 
 COMPRESSION = 1

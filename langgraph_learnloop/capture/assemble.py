@@ -74,6 +74,7 @@ def assemble(trace: Trace, interner: Interner, policy: Policy) -> Run:
         metadata=policy.value("metadata", plain(_own_metadata(metadata))) or {},
         flagged=tuple(policy.fit(clean(reason)) for reason in trace.reasons),
         resumes=_text(trace.resumes),
+        trace=trace.beside,
     )
 
 

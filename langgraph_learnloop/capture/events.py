@@ -7,9 +7,10 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 
-Kind = Literal["chain", "model", "tool", "end", "error", "interrupt", "resume", "token", "want", "flag"]
+Kind = Literal["chain", "model", "tool", "end", "error", "interrupt", "resume", "token", "want", "flag", "traced"]
 """The first three begin a piece of work, the next two end one; then: the graph paused, or goes on after a pause; a
-model wrote its first token; the run is to be recorded after all; the run is to be flagged."""
+model wrote its first token; the run is to be recorded after all; the run is to be flagged; another tracer keeps a trace
+of it."""
 
 
 class Answered(NamedTuple):

@@ -13,6 +13,7 @@ from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent, Graph
 
 from langgraph_learnloop.capture.events import Answered, Event, Kind
 from langgraph_learnloop.capture.writer import Writer
+from langgraph_learnloop.mirrors import Witness
 
 _NO_DETAILS: dict[str, Any] = {}
 _REMEMBERED = 100_000
@@ -41,6 +42,9 @@ class Recorder(GraphCallbackHandler):
         self._roots: dict[UUID, UUID] = {}
         self._streaming: set[UUID] = set()
         self._flagged: dict[UUID, None] = {}
+        self.witness: Witness | None = None
+        """Asked once a run whether another tracer keeps a trace of it."""
+        self._unasked: dict[UUID, None] = {}
 
     # -- from inside a run ---------------------------------------------------------------------------------------------
 
@@ -171,13 +175,25 @@ class Recorder(GraphCallbackHandler):
         roots[run_id] = root or run_id
         if root is None:
             self._forget_the_oldest()
+            if self.witness is not None:
+                self._unasked[run_id] = None
             if self._only_wanted:
                 details["only_wanted"] = True
         elif kind == "chain":
             payload = None  # a node's state is not told, and would be kept from being freed
         else:
             details["checkpoints"] = _configurable().get("checkpoint_map")
+            if root in self._unasked:
+                self._ask_the_witness(root)
         self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), time.time(), payload, details, self))
+
+    def _ask_the_witness(self, root: UUID) -> None:
+        """Note the trace that another tracer keeps of a run: inside a node its handlers are known."""
+        del self._unasked[root]
+        handlers = getattr((var_child_runnable_config.get() or {}).get("callbacks"), "handlers", None)
+        trace = self.witness.trace_beside(handlers, root) if self.witness is not None and handlers else None
+        if trace is not None:
+            self._note("traced", root, None, trace)
 
     def _end(self, kind: Kind, run_id: UUID, parent_id: UUID | None, payload: Any) -> None:
         self._roots.pop(run_id, None)
@@ -188,7 +204,7 @@ class Recorder(GraphCallbackHandler):
 
     def _forget_the_oldest(self) -> None:
         """Keep what is remembered of runs that never ended within bounds."""
-        for known in (self._roots, self._flagged):
+        for known in (self._roots, self._flagged, self._unasked):
             while len(known) > _REMEMBERED:
                 known.pop(next(iter(known)), None)
         if len(self._streaming) > _REMEMBERED:

@@ -46,6 +46,8 @@ class Trace:
     """Why the agent's own graph flagged it."""
     resumes: UUID | None = None
     """The interrupted run of the same conversation that this one goes on with."""
+    beside: str | None = None
+    """The trace that another tracer keeps of it."""
 
     @property
     def root(self) -> Work:
@@ -118,6 +120,8 @@ class Tracker:
             trace.wanted = True
         elif event.kind == "flag":
             trace.reasons.append(event.payload)
+        elif event.kind == "traced":
+            trace.beside = event.payload
         elif work is trace.root and event.kind == "interrupt":
             trace.paused = True
         elif work is trace.root:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -32,6 +32,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from langgraph_learnloop.errors import MissingExtraError, NewerStoreError, StoreError
 from langgraph_learnloop.store.tables import VERSION, VERSION_TABLE
+
+Value = TypeVar("Value")
 
 BUSY_SECONDS = 30.0
 """How long a transaction waits for another process's transaction."""
@@ -154,7 +156,7 @@ class Database:
             )
 
 
-def parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+def parts(values: Sequence[Value], size: int = 500) -> Iterator[Sequence[Value]]:
     """Yield values a few hundred at a time: databases take so many parameters of one statement and no more."""
     return (values[start : start + size] for start in range(0, len(values), size))
 

@@ -7,6 +7,7 @@ from sqlalchemy import select
 from langgraph_learnloop.errors import NotFoundError
 from langgraph_learnloop.records import Dataset
 from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.outbox import note
 from langgraph_learnloop.store.tables import datasets as datasets_table
 
 
@@ -21,7 +22,8 @@ class Datasets:
         """Store a version; one that is there already stays."""
         row = {"version": dataset.version, "body": dataset.model_dump_json()}
         with self._database.writing() as connection:
-            connection.execute(self._database.insert_new(datasets_table), row)
+            if connection.execute(self._database.insert_new(datasets_table), row).rowcount == 1:
+                note(connection, "dataset", [(dataset.version, None)])
 
     def get(self, version: str) -> Dataset:
         """Return a version, or raise NotFoundError."""

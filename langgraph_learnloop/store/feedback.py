@@ -9,6 +9,7 @@ from sqlalchemy import Select, select
 from langgraph_learnloop.errors import NotFoundError
 from langgraph_learnloop.records import Feedback
 from langgraph_learnloop.store.database import Database, parts
+from langgraph_learnloop.store.outbox import note
 from langgraph_learnloop.store.tables import feedback as feedback_table
 from langgraph_learnloop.store.tables import runs as runs_table
 
@@ -30,7 +31,10 @@ class Feedbacks:
         }
         with self._database.writing() as connection:
             if connection.execute(select(runs_table.c.run_id).where(runs_table.c.run_id == feedback.run_id)).first():
-                return connection.execute(self._database.insert_new(feedback_table), row).rowcount == 1
+                new = connection.execute(self._database.insert_new(feedback_table), row).rowcount == 1
+                if new:
+                    note(connection, "feedback", [(feedback.feedback_id, None)])
+                return new
         raise NotFoundError(
             f"Feedback {feedback.feedback_id!r} is about the run {feedback.run_id!r}, which is not in "
             f"the store {self._database.where!r}. Flush the recorder first, or mend the id."

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, insert, select
 from langgraph_learnloop.errors import NotFoundError
 from langgraph_learnloop.records import Flag, FlagState
 from langgraph_learnloop.store.database import Database, parts
+from langgraph_learnloop.store.outbox import labelled, note
 from langgraph_learnloop.store.tables import flags as flags_table
 
 
@@ -82,3 +83,5 @@ def _put(connection: Connection, flag: Flag) -> None:
             body=flag.model_dump_json(),
         )
     )
+    label = labelled(flag)
+    note(connection, "label", [(label.label_id, label.model_dump_json())])

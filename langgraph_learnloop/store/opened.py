@@ -12,6 +12,7 @@ from langgraph_learnloop.store.datasets import Datasets
 from langgraph_learnloop.store.decisions import Decisions
 from langgraph_learnloop.store.feedback import Feedbacks
 from langgraph_learnloop.store.flags import Flags
+from langgraph_learnloop.store.outbox import Outbox
 from langgraph_learnloop.store.releases import Releases
 from langgraph_learnloop.store.rollouts import Rollouts
 from langgraph_learnloop.store.runs import Runs
@@ -36,6 +37,7 @@ class Store:
         self.scorecards = Scorecards(database)
         self.decisions = Decisions(database)
         self.cycles = Cycles(database)
+        self.outbox = Outbox(database)
 
     def close(self) -> None:
         """Close the connections; the store can be opened again."""

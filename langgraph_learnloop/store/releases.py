@@ -13,6 +13,7 @@ from langgraph_learnloop.errors import IllegalMoveError, NotFoundError
 from langgraph_learnloop.records import Decision, Probe, Release
 from langgraph_learnloop.store.database import Database
 from langgraph_learnloop.store.decisions import Entry, write
+from langgraph_learnloop.store.outbox import note
 from langgraph_learnloop.store.tables import pins as pins_table
 from langgraph_learnloop.store.tables import pointer as pointer_table
 from langgraph_learnloop.store.tables import probes as probes_table
@@ -195,6 +196,7 @@ def point_to(
         return False
     row = {"release_id": release_id, "actor": actor, "because": because, "at": now.timestamp(), "refused": refused}
     connection.execute(insert(pointer_table).values(**row))
+    note(connection, "champion", [(release_id, because)])
     if refused is not None:
         bad = pins_table.c.release_id == refused
         connection.execute(update(pins_table).where(bad).values(release_id=release_id))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 import zstandard
-from sqlalchemy import Row, Select, func, literal, select, tuple_
+from sqlalchemy import Connection, Row, Select, func, literal, select, tuple_
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
 from langgraph_learnloop.files import whole_file
+from langgraph_learnloop.mirrors import Texts
 from langgraph_learnloop.records import COMPRESSION, Feedback, Message, Recorded, Run, ToolCall
 from langgraph_learnloop.references import referenced, whole
 from langgraph_learnloop.store.database import Database, parts
+from langgraph_learnloop.store.outbox import note, wanted
 from langgraph_learnloop.store.tables import lists as lists_table
 from langgraph_learnloop.store.tables import messages as messages_table
 from langgraph_learnloop.store.tables import runs as runs_table
@@ -47,6 +49,8 @@ class Runs:
             for digest, data in more.blobs.items():
                 self._keep_blob(digest, data)
         with self._database.writing() as connection:
+            if wanted(connection, "run"):
+                note(connection, "run", [(run_id, None) for run_id in _new(connection, [row[0] for row in rows])])
             for table, new in ((messages_table, bodies), (lists_table, lists), (runs_table, rows)):
                 if new:
                     self._database.insert_new_rows(connection, table, new)
@@ -60,6 +64,32 @@ class Runs:
                 "`learnloop runs` lists those that are; a run appears when it has ended."
             )
         return found[0]
+
+    def many(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        """Return those of some runs that are stored, by id."""
+        found = (
+            run
+            for part in parts(run_ids)
+            for run in self._runs(select(runs_table).where(runs_table.c.run_id.in_(part)))
+        )
+        return {run.run_id: run for run in found}
+
+    def of_trace(self, trace: str) -> Run | None:
+        """Return the run that another tracer keeps this trace of; None when there is none."""
+        found = self._runs(select(runs_table).where(runs_table.c.trace == trace).limit(1))
+        return found[0] if found else None
+
+    def texts(self, runs: Sequence[Run]) -> Texts:
+        """Return all the messages and tool schemas that some runs refer to, each once; raise NotFoundError."""
+        steps = [step for run in runs for step in run.steps]
+        starts = [key for key in (*(run.messages for run in runs), *(step.input for step in steps)) if key is not None]
+        lists = self._lists(dict.fromkeys(starts))
+        hashes = dict.fromkeys(key for items in lists.values() for key in items)
+        hashes |= dict.fromkeys(key for step in steps for key in step.output)
+        blobs = dict.fromkeys(step.tools for step in steps if step.tools is not None)
+        bodies = self._bodies({**hashes, **blobs})
+        messages = {key: decode_message(bodies[key]) for key in hashes}
+        return Texts(messages, lists, {key: bodies[key] for key in blobs})
 
     def recent(
         self, limit: int = 50, agent: str | None = None, outcome: str | None = None, thread_id: str | None = None
@@ -152,11 +182,24 @@ class Runs:
         with self._database.reading() as connection:
             rows = connection.execute(select(chain).order_by(chain.c.depth.desc())).all()
         if not rows or rows[0].parent is not None:
-            raise NotFoundError(
-                f"The list of messages {list_hash!r} is not whole in the store {self._database.where!r}; "
-                "its run was stored without it, or it was erased."
-            )
+            raise self._torn(list_hash)
         return tuple(key for row in rows for key in row.items.split(","))
+
+    def _lists(self, starts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Return the hashes of the messages of several lists, whose parents they mostly share."""
+        rows: dict[str, tuple[str | None, tuple[str, ...]]] = {}
+        starts = list(starts)
+        missing = starts
+        with self._database.reading() as connection:
+            while missing:
+                for part in parts(missing):
+                    found = connection.execute(select(lists_table).where(lists_table.c.hash.in_(part)))
+                    rows.update((row.hash, (row.parent, tuple(row.items.split(",")))) for row in found)
+                if lost := next((key for key in missing if key not in rows), None):
+                    raise self._torn(lost)
+                missing = [parent for key in missing if (parent := rows[key][0]) is not None and parent not in rows]
+                missing = list(dict.fromkeys(missing))
+        return {key: _joined(key, rows) for key in starts}
 
     def whole(self, hashes: Sequence[str]) -> tuple[dict[str, Any], ...]:
         """Return interned messages as LangChain's `messages_from_dict` reads them, with images, audio and files."""
@@ -188,6 +231,12 @@ class Runs:
 
     def _blob_file(self, digest: str) -> Path:
         return self._blobs / digest[:2] / digest
+
+    def _torn(self, list_hash: str) -> NotFoundError:
+        return NotFoundError(
+            f"The list of messages {list_hash!r} is not whole in the store {self._database.where!r}; "
+            "its run was stored without it, or it was erased."
+        )
 
     def _filled(self, message: dict[str, Any]) -> dict[str, Any]:
         content = message["data"].get("content")
@@ -274,7 +323,26 @@ def _row(run: Run, pack: zstandard.ZstdCompressor) -> tuple[Any, ...]:
         run.outcome,
         run.started_at.timestamp(),
         pack.compress(run.model_dump_json(exclude_defaults=True).encode()),
+        run.trace,
     )
+
+
+def _new(connection: Connection, run_ids: Sequence[str]) -> list[str]:
+    """Return those of some runs that are not stored yet, each once."""
+    there: set[str] = set()
+    for part in parts(run_ids):
+        there.update(connection.execute(select(runs_table.c.run_id).where(runs_table.c.run_id.in_(part))).scalars())
+    return [run_id for run_id in dict.fromkeys(run_ids) if run_id not in there]
+
+
+def _joined(key: str, rows: Mapping[str, tuple[str | None, tuple[str, ...]]]) -> tuple[str, ...]:
+    """Return the messages of a list: those of the lists that it continues, then its own."""
+    pieces: list[tuple[str, ...]] = []
+    at: str | None = key
+    while at is not None:
+        at, items = rows[at]
+        pieces.append(items)
+    return tuple(item for items in reversed(pieces) for item in items)
 
 
 def _run(row: Row[Any]) -> Run:

@@ -8,6 +8,7 @@ from sqlalchemy import Select, delete, insert, select
 
 from langgraph_learnloop.records import CaseResult, Scorecard
 from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store.outbox import note
 from langgraph_learnloop.store.tables import results as results_table
 from langgraph_learnloop.store.tables import scorecards as scorecards_table
 
@@ -22,9 +23,16 @@ class Scorecards:
     def add(self, scorecard: Scorecard) -> None:
         """Store a scorecard beside the earlier ones."""
         with self._database.writing() as connection:
-            connection.execute(
-                insert(scorecards_table).values(candidate=scorecard.candidate, body=scorecard.model_dump_json())
-            )
+            new = insert(scorecards_table).values(candidate=scorecard.candidate, body=scorecard.model_dump_json())
+            number = connection.execute(new.returning(scorecards_table.c.seq)).scalar_one()
+            note(connection, "examination", [(str(number), None)])
+
+    def numbered(self, number: str) -> Scorecard:
+        """Return a scorecard by the number that mirrors know it under."""
+        with self._database.reading() as connection:
+            mine = scorecards_table.c.seq == int(number)
+            body = connection.execute(select(scorecards_table.c.body).where(mine)).scalar_one()
+        return Scorecard.model_validate_json(body)
 
     def of(self, candidate: str) -> Scorecard | None:
         """Return a candidate's latest scorecard, or None if it was never examined."""

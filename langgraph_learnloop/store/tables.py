@@ -6,9 +6,9 @@ which they came.
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
-VERSION = "0003"
+VERSION = "0004"
 """The schema these tables describe: the number of the newest file in migrations/versions."""
 
 VERSION_TABLE = "learnloop_version"
@@ -27,6 +27,8 @@ runs = Table(
     Column("outcome", Text, nullable=False),
     Column("started_at", Float, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("trace", Text),
+    Index("runs_by_trace", "trace", sqlite_where=text("trace IS NOT NULL"), postgresql_where=text("trace IS NOT NULL")),
     Index("runs_by_time", "started_at"),
     Index("runs_by_thread", "thread_id", "started_at"),
     Index("runs_by_agent", "agent", "started_at"),
@@ -181,3 +183,27 @@ cycles = Table(
     Column("finished", Integer, nullable=False),
     Column("body", Text),
 )
+
+mirrors = Table(
+    "mirrors",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("kinds", Text, nullable=False),
+    Column("holder", Text),
+    Column("until", Float),
+)
+"""Places that are told what is stored: which kinds of things, and which process tells them, until when."""
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("mirror", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text),
+    Column("told_at", Float),
+    Column("problem", Text),
+    Index("outbox_by_kind", "mirror", "kind", "seq"),
+)
+"""What a mirror is still to be told; `told_at` is set while nobody knows whether that arrived."""
