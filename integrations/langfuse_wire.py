@@ -106,7 +106,7 @@ class Wire:
     def project(self) -> str:
         """Return the id of the project that the keys belong to; raise ConfigError or EngineError."""
         with answering("the project of the keys"):
-            return str(self.api.projects.get(request_options={"max_retries": 0}).data[0].id)
+            return str(self.api.projects.get(request_options={"max_retries": 0, "timeout_in_seconds": 2}).data[0].id)
 
     def send_spans(self, spans: Sequence[Span]) -> None:
         """Send spans, in as many requests as their size takes; raise DeliveryError with what is known of them."""

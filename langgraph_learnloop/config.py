@@ -129,6 +129,8 @@ class LoopConfig(Record):
     """How long a promotion waits until every process that serves has followed it."""
     operator: str | None = None
     """Who is told what is decided of releases, as "module:attribute": an object with `tell`, or what makes one."""
+    mirror: str | None = None
+    """Where runs and what is decided are shown too, as "module:attribute": an object with `send`, or what makes one."""
     autonomy: Literal["manual", "guarded", "automatic"] = "guarded"
     """Who moves a rollout on: people each time, people at the last stage, or nobody; it goes back by itself in each."""
     adapters_gb: float | None = Field(default=None, ge=0)
@@ -152,6 +154,11 @@ def named(spec: str, what: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{what} {spec!r} cannot be loaded: {error}.") from error
+
+
+def made(found: Any, verb: str) -> Any:
+    """Return an object that can do something, where either it was named or what makes it."""
+    return found if hasattr(found, verb) and not isinstance(found, type) else found()
 
 
 def load_config(path: str | Path | None = None, environ: Mapping[str, str] | None = None, **given: Any) -> LoopConfig:

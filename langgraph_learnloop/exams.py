@@ -235,12 +235,16 @@ class Exams:
             scorecard=card,
             candidate=candidate,
             champion=champion,
-            cases=self.cases(self._store.datasets.get(str(card.dataset))) if card.dataset else (),
+            cases=self.asked(card),
             champion_results=sides[0],
             candidate_results=sides[1],
             remembered=self._lessons.remembered(candidate, self._evaluator()),
             margins=margins(self.limits),
         )
+
+    def asked(self, card: Scorecard) -> tuple[Case, ...]:
+        """Return the cases of an examination, as far as its dataset and the settings hold them."""
+        return self.cases(self._store.datasets.get(str(card.dataset))) if card.dataset else ()
 
     @property
     def limits(self) -> Limits:

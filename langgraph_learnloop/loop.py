@@ -23,7 +23,7 @@ from langgraph_learnloop.capture.attach import Everywhere, watch
 from langgraph_learnloop.capture.policy import Policy, policy_of
 from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.capture.writer import Health, Writer
-from langgraph_learnloop.config import LoopConfig, load_config, named
+from langgraph_learnloop.config import LoopConfig, load_config, made, named
 from langgraph_learnloop.curation.flag import flag
 from langgraph_learnloop.errors import (
     ConfigError,
@@ -36,6 +36,7 @@ from langgraph_learnloop.errors import (
 from langgraph_learnloop.exams import Exams, Watched
 from langgraph_learnloop.jobs import still_there
 from langgraph_learnloop.lessons import Lessons
+from langgraph_learnloop.mirrors import Witness
 from langgraph_learnloop.records import (
     Case,
     CaseResult,
@@ -81,6 +82,8 @@ if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.findings import Report
     from langgraph_learnloop.evaluation.planning import GatePlan
     from langgraph_learnloop.evidence import Metric
+    from langgraph_learnloop.mirroring import Mirroring
+    from langgraph_learnloop.mirrors import Mirror
     from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Operator, Replayer, Reviewer, Trainer
     from langgraph_learnloop.serving.canary import Evidence
     from langgraph_learnloop.serving.follower import Follower
@@ -101,8 +104,7 @@ def _operator(name: str | None) -> Operator | None:
     """Return the operator of the settings, if there is one."""
     if name is None:
         return None
-    found = named(name, "The operator")
-    operator: Operator = found if hasattr(found, "tell") and not isinstance(found, type) else found()
+    operator: Operator = made(named(name, "The operator"), "tell")
     return operator
 
 
@@ -161,6 +163,7 @@ class LearnLoop:
         self._engine: Engine | None = None
         self._live: LiveModel | None = None
         self._tenders: list[Callable[[], None]] = []
+        self._mirrors: list[Mirroring] = []
 
     # -- watch ---------------------------------------------------------------------------------------------------------
 
@@ -178,6 +181,7 @@ class LearnLoop:
         act on nothing outside of the graph, so that a replay may run them. `context` is the runtime context that nodes
         get in a replay.
         """
+        self._show()
         self.exams.watched = Watched(graph, stop_before, pure, context)
         self.exams.__dict__.pop("here", None)
         return watch(graph, self.recorder)
@@ -203,6 +207,7 @@ class LearnLoop:
 
     def capture_all(self) -> Everywhere:
         """Record every LangGraph and LangChain run of this process; call `off()` on what is returned to stop."""
+        self._show()
         if self._everywhere is None:
             self._everywhere = Everywhere(self.recorder)
         self._everywhere.on()
@@ -215,8 +220,35 @@ class LearnLoop:
         """
         if self._on_demand is None:
             self._on_demand = Recorder(self._writer, self.agent, only_wanted=True)
+            self._on_demand.witness = self.recorder.witness
             Everywhere(self._on_demand)
         return self._on_demand.want
+
+    def mirror(self, mirror: Mirror, *, everything: bool = False) -> Mirroring:
+        """Show what is stored in another place too, from now on and with `everything` all of it, in the background.
+
+        Nothing waits for that, and nothing is lost while the other place is away. The setting `mirror` does the same.
+        """
+        mirroring = self.mirroring(mirror, everything=everything)
+        self._mirrors.append(mirroring)
+        if isinstance(mirror, Witness):
+            for recorder in self._recorders:
+                recorder.witness = mirror
+        mirroring.start()
+        return mirroring
+
+    def mirroring(self, mirror: Mirror | None = None, *, everything: bool = False) -> Mirroring:
+        """Return what tells a mirror (default: that of the settings) what is stored; `step` does it once, here."""
+        from langgraph_learnloop.mirroring import Mirroring
+
+        return Mirroring(
+            self.store, mirror or self._configured_mirror, self.agent, self.exams.asked, everything=everything
+        )
+
+    def trace_url(self, run: Run | str) -> str:
+        """Return the address at which a mirror shows a run; raise ConfigError when there is no mirror."""
+        mirror = self._mirrors[0].mirror if self._mirrors else self._configured_mirror
+        return mirror.where(self.store.runs.resolve(run) if isinstance(run, str) else run)
 
     def current_run(self) -> str | None:
         """Return the id of the run that the calling node or tool belongs to; None outside of a recorded run."""
@@ -660,6 +692,8 @@ class LearnLoop:
         if self._follower is not None:
             self._follower.stop()
         self._writer.close()
+        for mirroring in self._mirrors:
+            mirroring.stop()
         self.store.close()
 
     def __enter__(self) -> Self:
@@ -673,6 +707,19 @@ class LearnLoop:
         self.close()
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        """Begin to tell the mirror of the settings, if there is one: in processes that run the agent."""
+        if self.config.mirror is not None and not self._mirrors:
+            self.mirror(self._configured_mirror)
+
+    @cached_property
+    def _configured_mirror(self) -> Mirror:
+        name = self.config.mirror
+        if name is None:
+            raise ConfigError("There is no mirror: call loop.mirror(...), or name one as `mirror` in learnloop.toml.")
+        found: Mirror = made(named(name, "The mirror"), "send")
+        return found
 
     @property
     def _recorders(self) -> list[Recorder]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from langgraph_learnloop.errors import LearnLoopError
 from langgraph_learnloop.records import (
@@ -37,7 +37,7 @@ class Label(Record):
     run_id: str
     """The run."""
     name: str
-    """What kind of label: "flag", "dataset"."""
+    """What kind of label: "flag", or "dataset"."""
     value: str
     """The flag's state, or the dataset's version."""
     comment: str | None = None
@@ -94,6 +94,9 @@ class ToldDataset(NamedTuple):
 
     dataset: Dataset
     examples: tuple[Example, ...]
+    """Those of the training set and of the held-out set."""
+    traces: Mapping[str, str] = {}
+    """The traces that another tracer keeps of the runs they were made from, by run id; most runs have none."""
 
 
 class ToldExamination(NamedTuple):
@@ -158,6 +161,7 @@ class Mirror(Protocol):
         ...
 
 
+@runtime_checkable
 class Witness(Protocol):
     """Know the traces that other tracers keep of this process's runs; a mirror may do that too."""
 

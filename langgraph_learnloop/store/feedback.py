@@ -40,6 +40,14 @@ class Feedbacks:
             f"the store {self._database.where!r}. Flush the recorder first, or mend the id."
         )
 
+    def many(self, feedback_ids: Sequence[str]) -> tuple[Feedback, ...]:
+        """Return those of some pieces of feedback that are stored, oldest first."""
+        found: list[Feedback] = []
+        for part in parts(feedback_ids):
+            mine = feedback_table.c.feedback_id.in_(part)
+            found += self._read(select(feedback_table.c.body).where(mine).order_by(feedback_table.c.seq))
+        return tuple(found)
+
     def of_run(self, run_id: str) -> tuple[Feedback, ...]:
         """Return what was said of a run, oldest first."""
         return self._read(select(feedback_table.c.body).where(feedback_table.c.run_id == run_id))

@@ -56,6 +56,15 @@ class Flags:
                     )
                 _put(connection, flag.move(state))
 
+    def of(self, run_ids: Sequence[str]) -> dict[str, Flag]:
+        """Return the flags of those of some runs that have one, by run."""
+        found: dict[str, Flag] = {}
+        with self._database.reading() as connection:
+            for part in parts(run_ids):
+                bodies = connection.execute(select(flags_table.c.body).where(flags_table.c.run_id.in_(part))).scalars()
+                found.update((flag.run_id, flag) for flag in map(Flag.model_validate_json, bodies))
+        return found
+
     def among(self, run_ids: Sequence[str]) -> frozenset[str]:
         """Return those of some runs that are flagged, whatever became of it but for flags that were dismissed."""
         found: set[str] = set()

@@ -1,0 +1,339 @@
+"""Tell a mirror what is stored, in the background: later, again after failures, and as good as once.
+
+Nothing here is in the agent's way: runs wait in the store until a mirror takes them, however long it is away. One
+process at a time tells a mirror. What is about to be told is marked; where nobody knows whether it arrived, it is told
+again only when it could be seen if it had, and the mirror is asked to look first.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from langgraph_learnloop.errors import LearnLoopError, NotFoundError
+from langgraph_learnloop.examples import read_splits
+from langgraph_learnloop.mirrors import (
+    DeliveryError,
+    Kind,
+    Label,
+    Mirror,
+    Texts,
+    Told,
+    ToldChampion,
+    ToldDataset,
+    ToldExamination,
+    ToldFeedback,
+    ToldLabel,
+    ToldRun,
+)
+from langgraph_learnloop.records import Case, CaseResult, Example, Run, Scorecard
+from langgraph_learnloop.store.opened import Store
+from langgraph_learnloop.store.outbox import Backlog, Waiting, labelled
+
+GOODBYE = 1.5
+"""Seconds that a process which ends waits for a mirror to take what is left."""
+_BATCH = 50
+"""Things that are told at once."""
+_LARGE = ("dataset", "examination")
+"""Kinds of which one thing is told at a time."""
+_LEASE = 60.0
+"""Seconds for which a process holds a mirror; longer than any answer takes."""
+_LONGEST_PAUSE = 60.0
+"""Seconds between two tries, at most, unless the mirror asks for more."""
+_log = logging.getLogger(__name__)
+
+
+class MirrorHealth(NamedTuple):
+    """How a mirror is."""
+
+    told: int
+    """Things that this process told it."""
+    waiting: int
+    """Things that it is still to be told, by any process."""
+    refused: int
+    """Things that it will never take: `learnloop mirror --retry` tells them again."""
+    problem: str | None
+    """What went wrong last, while it does."""
+
+
+@dataclass
+class _Pause:
+    """When a kind of things is told again after a failure."""
+
+    failures: int = 0
+    until: float = field(default=0.0)
+
+
+class Mirroring:
+    """Tell one mirror what the store of one agent holds."""
+
+    def __init__(
+        self,
+        store: Store,
+        mirror: Mirror,
+        agent: str,
+        cases: Callable[[Scorecard], Sequence[Case]] = lambda card: (),
+        *,
+        everything: bool = False,
+        seconds: float = 1.0,
+        now: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """Have a mirror told of what comes from now on, and with `everything` of what is stored already.
+
+        `cases` returns those that a scorecard is about. It looks for news each `seconds`; nothing is told before
+        `start` or `step`.
+        """
+        self.mirror = mirror
+        self._store = store
+        self._agent = agent
+        self._cases = cases
+        self._seconds = seconds
+        self._now = now
+        self._draw = draw
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._pauses: dict[Kind, _Pause] = {kind: _Pause() for kind in mirror.kinds}
+        self._held = 0.0
+        self._told = 0
+        self._problem: str | None = None
+        self._stopped = threading.Event()
+        self._last_words = 0.0
+        self._thread: threading.Thread | None = None
+        store.outbox.register(mirror.name, mirror.kinds, everything)
+
+    # -- in the background ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Tell in a thread of its own from now on."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="learnloop-mirror", daemon=True)
+            self._thread.start()
+            atexit.register(self.stop)
+
+    def stop(self, timeout: float = GOODBYE) -> None:
+        """End, after telling what is left as far as that takes no longer than `timeout` seconds."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        atexit.unregister(self.stop)
+        self._last_words = time.monotonic() + timeout
+        self._stopped.set()
+        thread.join(timeout)
+
+    def health(self) -> MirrorHealth:
+        """Return how far the mirror is, and what is wrong with it."""
+        backlog: Backlog = self._store.outbox.backlog(self.mirror.name)
+        problem = self._problem or backlog.problem
+        return MirrorHealth(self._told, backlog.waiting, backlog.refused, problem)
+
+    def _work(self) -> None:
+        while not self._stopped.is_set():
+            self._try()
+            self._stopped.wait(self._seconds)
+        while time.monotonic() < self._last_words and self._try():
+            pass
+        try:
+            self._store.outbox.let_go(self.mirror.name, self._holder)
+        except LearnLoopError:
+            _log.debug("The mirror %s is let go of when its lease ends.", self.mirror.name, exc_info=True)
+
+    def _try(self) -> int:
+        try:
+            return self.step()
+        except Exception as error:  # noqa: BLE001 - the store may be away for a while, and this thread must not end
+            self._trouble(str(error))
+            return 0
+
+    # -- one look ------------------------------------------------------------------------------------------------------
+
+    def step(self) -> int:
+        """Tell all that waits and may be told now; return how many things are done with. 0 if another process tells."""
+        done = 0
+        while progress := sum(self._some(kind) for kind in self.mirror.kinds):
+            done += progress
+            if self._stopped.is_set() and time.monotonic() >= self._last_words:
+                break
+        return done
+
+    def _some(self, kind: Kind) -> int:
+        """Tell some things of a kind, the oldest; return how many are done with."""
+        if self._now() < self._pauses[kind].until or not self._holds():
+            return 0
+        limit = 1 if kind in _LARGE else _BATCH
+        waiting = self._store.outbox.waiting(self.mirror.name, kind, limit, self._now() - self.mirror.settles)
+        return self._tell(kind, waiting) if waiting else 0
+
+    def _holds(self) -> bool:
+        """Return whether this process is the one that tells the mirror."""
+        if self._now() > self._held - _LEASE / 2:
+            if not self._store.outbox.hold(self.mirror.name, self._holder, self._now(), _LEASE):
+                return False
+            self._held = self._now() + _LEASE
+        return True
+
+    def _tell(self, kind: Kind, waiting: Sequence[Waiting]) -> int:
+        try:
+            loaded = self._loaded(kind, waiting)
+        except (LearnLoopError, OSError) as error:
+            if kind not in _LARGE:
+                raise
+            self._refuse([one.seq for one in waiting], f"The {kind} {waiting[0].subject!r} cannot be read: {error}")
+            return len(waiting)
+        if not loaded:
+            return len(waiting)  # none of it is in the store any more
+        self._store.outbox.telling([seq for one in loaded for seq in one.seqs], self._now())
+        return self._send(kind, loaded)
+
+    def _send(self, kind: Kind, loaded: Sequence[_Loaded]) -> int:
+        try:
+            self.mirror.send([one.told for one in loaded])
+        except Exception as error:  # noqa: BLE001 - whatever a mirror raises, what it was to be told stays
+            return self._failed(kind, loaded, error)
+        self._store.outbox.told([seq for one in loaded for seq in one.seqs])
+        self._pauses[kind] = _Pause()
+        self._problem = None
+        self._told += len(loaded)
+        return len(loaded)
+
+    def _failed(self, kind: Kind, loaded: Sequence[_Loaded], error: Exception) -> int:
+        known = error if isinstance(error, DeliveryError) else None
+        sentence = str(error) if known else f"The mirror {self.mirror.name!r} failed: {type(error).__name__}: {error}"
+        self._trouble(sentence)
+        if known is not None and not known.forever:
+            seqs = [seq for one in loaded for seq in one.seqs]
+            if known.arrived is False:
+                self._store.outbox.telling(seqs, None)
+            self._pause(kind, known.retry_after)
+            return 0
+        if len(loaded) == 1:
+            self._refuse(loaded[0].seqs, sentence)
+            return 1
+        # One of them is what it does not take; the others must not wait for that.
+        half = len(loaded) // 2
+        return sum(self._send(kind, part) for part in (loaded[:half], loaded[half:]))
+
+    def _refuse(self, seqs: Sequence[int], sentence: str) -> None:
+        self._trouble(sentence)
+        self._store.outbox.refuse(seqs, sentence)
+
+    def _pause(self, kind: Kind, asked: float | None) -> None:
+        pause = self._pauses[kind]
+        pause.failures += 1
+        patience = min(_LONGEST_PAUSE, 0.5 * 2.0 ** min(pause.failures, 10)) * (0.5 + self._draw() / 2)
+        pause.until = self._now() + max(patience, asked or 0.0)
+
+    def _trouble(self, sentence: str) -> None:
+        if sentence != self._problem:
+            _log.warning("%s What it is to be told waits in the store.", sentence)
+        self._problem = sentence
+
+    # -- what is told --------------------------------------------------------------------------------------------------
+
+    def _loaded(self, kind: Kind, waiting: Sequence[Waiting]) -> list[_Loaded]:
+        """Return what waits, each thing once; what is not in the store any more is forgotten."""
+        latest: dict[str, Waiting] = {one.subject: one for one in waiting}
+        seqs: dict[str, list[int]] = {}
+        for one in waiting:
+            seqs.setdefault(one.subject, []).append(one.seq)
+        doubtful = {one.subject for one in waiting if one.told_at is not None}
+        found: dict[str, Told] = {told.subject: told for told in self._read(kind, list(latest.values()))}
+        if gone := [seq for subject in latest if subject not in found for seq in seqs[subject]]:
+            self._store.outbox.told(gone)
+        return [_Loaded(told._replace(doubtful=subject in doubtful), seqs[subject]) for subject, told in found.items()]
+
+    def _read(self, kind: Kind, waiting: Sequence[Waiting]) -> Iterator[Told]:
+        read = {
+            "run": self._runs,
+            "feedback": self._feedback,
+            "label": self._labels,
+            "dataset": self._datasets,
+            "examination": self._examinations,
+            "champion": self._champions,
+        }[kind]
+        return read(waiting)
+
+    def _runs(self, waiting: Sequence[Waiting]) -> Iterator[Told]:
+        runs = self._store.runs.many([one.subject for one in waiting])
+        flags = self._store.flags.of(list(runs))
+        texts = self._texts(list(runs.values()))
+        for run_id, run in runs.items():
+            flag = labelled(flags[run_id]) if run_id in flags else None
+            if run_id in texts:
+                yield Told("run", run_id, ToldRun(run, texts[run_id], flag))
+
+    def _texts(self, runs: Sequence[Run]) -> dict[str, Texts]:
+        """Return the messages of runs; of runs together, unless one of them has lost some."""
+        try:
+            shared = self._store.runs.texts(runs)
+        except NotFoundError:
+            if len(runs) == 1:
+                _log.warning("The run %s is not told: messages of it were erased.", runs[0].run_id)
+                return {}
+            return {key: texts for run in runs for key, texts in self._texts([run]).items()}
+        return {run.run_id: shared for run in runs}
+
+    def _feedback(self, waiting: Sequence[Waiting]) -> Iterator[Told]:
+        said = self._store.feedback.many([one.subject for one in waiting])
+        runs = self._store.runs.many(list({one.run_id for one in said}))
+        for one in said:
+            if one.run_id in runs:
+                yield Told("feedback", one.feedback_id, ToldFeedback(runs[one.run_id], one))
+
+    def _labels(self, waiting: Sequence[Waiting]) -> Iterator[Told]:
+        labels = {one.subject: Label.model_validate_json(one.body or "") for one in waiting}
+        runs = self._store.runs.many([label.run_id for label in labels.values()])
+        for subject, label in labels.items():
+            if label.run_id in runs:
+                yield Told("label", subject, ToldLabel(runs[label.run_id], label))
+
+    def _datasets(self, waiting: Sequence[Waiting]) -> Iterator[Told]:
+        for one in waiting:
+            dataset = self._store.datasets.get(one.subject)
+            examples = _every(dataset.path)
+            run_ids = list({example.run_id for example in examples if example.run_id is not None})
+            runs = self._store.runs.many(run_ids)
+            traces = {run_id: run.trace for run_id, run in runs.items() if run.trace is not None}
+            yield Told("dataset", one.subject, ToldDataset(dataset, examples, traces))
+
+    def _examinations(self, waiting: Sequence[Waiting]) -> Iterator[Told]:
+        for one in waiting:
+            card = self._store.scorecards.numbered(one.subject)
+            candidate, champion = (self._store.releases.get(side) for side in (card.candidate, card.champion))
+            cases = {case.case_id: case for case in self._cases(card)}
+            results = {
+                side: tuple(result for key, result in self._results(side, card).items() if key in cases)
+                for side in (card.candidate, card.champion)
+            }
+            what = ToldExamination(card, candidate, champion, tuple(cases.values()), results)
+            yield Told("examination", one.subject, what)
+
+    def _results(self, release_id: str, card: Scorecard) -> dict[str, CaseResult]:
+        return self._store.scorecards.results(release_id, card.evaluator or "")
+
+    def _champions(self, waiting: Sequence[Waiting]) -> Iterator[Told]:
+        # Only the last of them serves; what served for a moment is history.
+        last = waiting[-1]
+        release = self._store.releases.get(last.subject)
+        yield Told("champion", last.subject, ToldChampion(release, self._agent, last.body or ""))
+
+
+class _Loaded(NamedTuple):
+    """One thing to tell, and the places in the outbox that ask for it."""
+
+    told: Told
+    seqs: list[int]
+
+
+def _every(path: str) -> tuple[Example, ...]:
+    """Return the examples of a dataset that are its own: those to learn from, and those that are kept for the gate."""
+    splits = read_splits(path)
+    return (*splits.get("train", ()), *splits.get("heldout", ()))
