@@ -69,7 +69,10 @@ def show(run: str, store: Store = "learnloop.db") -> None:
     from langgraph_learnloop.show import tree
 
     with _opened(store) as loop:
-        console.print(tree(exported(loop.store.runs.resolve(run), loop.store.runs)))
+        found = loop.store.runs.resolve(run)
+        console.print(tree(exported(found, loop.store.runs)))
+        if loop.config.mirror is not None:
+            console.print(f"It is shown at {loop.trace_url(found)}", markup=False, highlight=False, soft_wrap=True)
 
 
 @runs_app.command()
@@ -409,6 +412,32 @@ def serve(
 
     endpoint.serve(application, host, port, on_ready=ready)
     loop.close()
+
+
+@app.command()
+def mirror(
+    store: Store = "learnloop.db",
+    everything: Annotated[bool, typer.Option("--all", help="Tell what was stored before, too.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Tell what waits, and end.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Tell again what was not taken.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 1.0,
+) -> None:
+    """Tell the mirror of the settings, such as Langfuse, what is stored, until ctrl-C; any number of these may run."""
+    with _opened(store) as loop:
+        mirroring = loop.mirroring(everything=everything)
+        name = mirroring.mirror.name
+        if retry:
+            loop.store.outbox.retry(name)
+        told, said = 0, ""
+        while True:
+            told += mirroring.step()
+            health = mirroring.health()
+            line = f"{name}: {told} told, {health.waiting} waiting, {health.refused} not taken. {health.problem or ''}"
+            if line != said:
+                console.print(said := line, markup=False, highlight=False)
+            if once:
+                raise typer.Exit(1 if health.waiting or health.refused else 0)
+            time.sleep(every)
 
 
 @app.command()

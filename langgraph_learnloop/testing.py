@@ -26,6 +26,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import PrivateAttr, SkipValidation
 
 from langgraph_learnloop.errors import EngineError, TrainingError
+from langgraph_learnloop.mirrors import KINDS, DeliveryError, Kind, Told
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import (
     Case,
@@ -40,6 +41,7 @@ from langgraph_learnloop.records import (
     Progress,
     Proposal,
     Release,
+    Run,
     Score,
     TokenLogprob,
     TrainingResult,
@@ -274,3 +276,44 @@ def _made_up(message: Message, top: int) -> tuple[TokenLogprob, ...]:
         )
         for place, word in enumerate(_SPOKEN.findall(written))
     )
+
+
+class MemoryMirror:
+    """Keep what it is told, and refuse as it is asked to; the fake of a mirror.
+
+    What is told twice stands there twice, unless it is said to be doubtful and stands there already.
+    """
+
+    def __init__(self, name: str = "memory", kinds: Sequence[Kind] = KINDS, settles: float = 0.0) -> None:
+        """Name it, and say what it wants to be told."""
+        self.name = name
+        self.kinds = kinds
+        self.settles = settles
+        self.told: list[Told] = []
+        self.tries = 0
+        self.failures: list[Exception] = []
+        """Raised by the next tries, one each."""
+        self.arrives_all_the_same = False
+        """What is told in a try that fails is kept."""
+        self.never: set[str] = set()
+        """Ids of what it will not take."""
+
+    def send(self, told: Sequence[Told]) -> None:
+        """Keep what is told, or raise what it was asked to."""
+        self.tries += 1
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is None or self.arrives_all_the_same:
+            if bad := [one.subject for one in told if one.subject in self.never]:
+                raise DeliveryError(f"The mirror {self.name!r} does not take {bad[0]!r}.", forever=True)
+            there = {(one.kind, one.subject) for one in self.told}
+            self.told += [one for one in told if not (one.doubtful and (one.kind, one.subject) in there)]
+        if failure is not None:
+            raise failure
+
+    def where(self, run: Run) -> str:
+        """Return an address that leads nowhere."""
+        return f"memory:{run.run_id}"
+
+    def subjects(self, kind: Kind) -> list[str]:
+        """Return the ids of what it was told of a kind, in order."""
+        return [one.subject for one in self.told if one.kind == kind]
