@@ -19,7 +19,7 @@ from langgraph_learnloop.mirrors import Texts, ToldRun
 from langgraph_learnloop.records import Message, Run, Step, ToolCall
 
 if TYPE_CHECKING:
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+    from opentelemetry.proto.common.v1.common_pb2 import KeyValue
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 LONGEST_INPUT = 800_000
@@ -29,7 +29,21 @@ _LONGEST_NAME = 200
 _OBSERVATION = "langfuse.observation."
 _METADATA = "langfuse.observation.metadata."
 _TYPES = {"node": "chain", "model": "generation", "tool": "tool"}
-_FACTS = ("step_id", "node", "superstep", "namespace", "checkpoint_id", "attempt", "asked_by", "cached", "steered")
+_FACTS = tuple(
+    (name, _METADATA + name)
+    for name in (
+        "step_id",
+        "node",
+        "superstep",
+        "namespace",
+        "checkpoint_id",
+        "attempt",
+        "asked_by",
+        "cached",
+        "steered",
+    )
+)
+"""What is known of a step besides, and where Langfuse shows it."""
 
 
 class Teller:
@@ -43,14 +57,14 @@ class Teller:
     def spans(self, told: ToldRun) -> list[Span]:
         """Return a run's observations, the agent first."""
         run, texts = told.run, told.texts
-        everywhere = _put(self._everywhere(told))
         trace = bytes.fromhex(trace_of(run.run_id))
+        everywhere = _put(self._everywhere(told))
         root = _span(trace, run.run_id, None, run.agent, run.started_at, run.seconds, run.error)
-        root.attributes.extend([*everywhere, *_put(self._agent(run, texts))])
+        root.attributes.extend(everywhere + _put(self._agent(run, texts)))
         spans = [root]
         for step in run.steps:
             span = _span(trace, step.step_id, step.parent_id, step.name, step.started_at, step.seconds, step.error)
-            span.attributes.extend([*everywhere, *_put(self._step(step, texts))])
+            span.attributes.extend(everywhere + _put(self._step(step, texts)))
             spans.append(span)
         return spans
 
@@ -92,8 +106,10 @@ class Teller:
     def _step(self, step: Step, texts: Texts) -> Iterator[tuple[str, Any]]:
         yield _OBSERVATION + "type", _TYPES[step.kind]
         yield from _trouble(step.error)
-        for name in _FACTS:
-            yield _METADATA + name, _fact(getattr(step, name))
+        for name, key in _FACTS:
+            value = getattr(step, name)
+            if value is not None and value is not False:
+                yield key, value if isinstance(value, str) else written(value)
         if step.kind == "model":
             yield from self._generation(step, texts)
         elif step.kind == "tool":
@@ -234,21 +250,23 @@ def _span(
 
 
 def _put(values: Iterator[tuple[str, Any]]) -> list[KeyValue]:
-    key_value, any_value = _classes()
-    return [
-        key_value(key=key, value=any_value(string_value=value) if isinstance(value, str) else _list(value))
-        for key, value in values
-        if value is not None
-    ]
-
-
-def _list(values: Sequence[str]) -> AnyValue:
-    _, any_value = _classes()
-    return any_value(array_value={"values": [any_value(string_value=value) for value in values]})  # type: ignore[arg-type]
+    key_value = _key_value()
+    put: list[KeyValue] = []
+    for key, value in values:
+        if value is None:
+            continue
+        one = key_value(key=key)
+        if isinstance(value, str):
+            one.value.string_value = value
+        else:
+            for item in value:
+                one.value.array_value.values.add(string_value=item)
+        put.append(one)
+    return put
 
 
 @lru_cache(maxsize=1)
-def _classes() -> tuple[type[KeyValue], type[AnyValue]]:
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+def _key_value() -> type[KeyValue]:
+    from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
-    return KeyValue, AnyValue
+    return KeyValue
