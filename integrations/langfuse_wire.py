@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from langgraph_learnloop.texts import short
 
 if TYPE_CHECKING:
     import httpx
-    from langfuse.api import LangfuseAPI
+    from langfuse.api import LangfuseAPI, ObservationsV2Response
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 SPANS = "/api/public/otel/v1/traces"
@@ -38,6 +39,8 @@ _NOT_TAKEN = frozenset({401, 403, 404, 408, 425, 429, 503})
 _NEVER = frozenset({400, 413, 415, 422})
 """What it answers to what it will never keep."""
 _SCORES_A_REQUEST = 100
+_PATIENCE = (0.1, 0.2, 0.4, None)
+"""Seconds between the tries of a question: a batch of many runs is not to fail for one of them."""
 _LONGEST_REASON = 300
 
 
@@ -143,14 +146,25 @@ class Wire:
         found: set[str] = set()
         cursor: str | None = None
         while True:
-            with answering(f"the trace {trace_id!r}"):
-                page = self.api.observations.get_many(
-                    trace_id=trace_id, limit=1_000, cursor=cursor, request_options={"max_retries": 0}
-                )
+            page = self._page(trace_id, cursor)
             found.update(one.id for one in page.data)
             cursor = page.meta.cursor
             if not cursor:
                 return frozenset(found)
+
+    def _page(self, trace_id: str, cursor: str | None) -> ObservationsV2Response:
+        for wait in _PATIENCE:
+            try:
+                with answering(f"the trace {trace_id!r}"):
+                    page: ObservationsV2Response = self.api.observations.get_many(
+                        trace_id=trace_id, limit=1_000, cursor=cursor, request_options={"max_retries": 0}
+                    )
+                return page
+            except EngineError:
+                if wait is None:
+                    raise
+                time.sleep(wait)
+        raise AssertionError("the last try either answers or raises")
 
     def close(self) -> None:
         """Let go of the connections."""

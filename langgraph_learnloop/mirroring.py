@@ -49,6 +49,8 @@ _LEASE = 60.0
 """Seconds for which a process holds a mirror; longer than any answer takes."""
 _LONGEST_PAUSE = 60.0
 """Seconds between two tries, at most, unless the mirror asks for more."""
+_QUIET = 60.0
+"""Seconds between two warnings: a server that is away for a night is one line a minute."""
 _log = logging.getLogger(__name__)
 
 
@@ -105,6 +107,7 @@ class Mirroring:
         self._held = 0.0
         self._told = 0
         self._problem: str | None = None
+        self._quiet = 0.0
         self._stopped = threading.Event()
         self._last_words = 0.0
         self._thread: threading.Thread | None = None
@@ -209,9 +212,8 @@ class Mirroring:
         sentence = str(error) if known else f"The mirror {self.mirror.name!r} failed: {type(error).__name__}: {error}"
         self._trouble(sentence)
         if known is not None and not known.forever:
-            seqs = [seq for one in loaded for seq in one.seqs]
             if known.arrived is False:
-                self._store.outbox.telling(seqs, None)
+                self._unmark(loaded)
             self._pause(kind, known.retry_after)
             return 0
         if len(loaded) == 1:
@@ -221,6 +223,13 @@ class Mirroring:
         half = len(loaded) // 2
         return sum(self._send(kind, part) for part in (loaded[:half], loaded[half:]))
 
+    def _unmark(self, loaded: Sequence[_Loaded]) -> None:
+        """Have things told again that surely did not arrive now; what is doubtful since before is so still."""
+        long_ago = self._now() - self.mirror.settles
+        for doubtful, at in ((False, None), (True, long_ago)):
+            if seqs := [seq for one in loaded if one.told.doubtful is doubtful for seq in one.seqs]:
+                self._store.outbox.telling(seqs, at)
+
     def _refuse(self, seqs: Sequence[int], sentence: str) -> None:
         self._trouble(sentence)
         self._store.outbox.refuse(seqs, sentence)
@@ -228,13 +237,16 @@ class Mirroring:
     def _pause(self, kind: Kind, asked: float | None) -> None:
         pause = self._pauses[kind]
         pause.failures += 1
-        patience = min(_LONGEST_PAUSE, 0.5 * 2.0 ** min(pause.failures, 10)) * (0.5 + self._draw() / 2)
+        patience = min(_LONGEST_PAUSE, 0.25 * 2.0 ** min(pause.failures, 10)) * (0.5 + self._draw() / 2)
         pause.until = self._now() + max(patience, asked or 0.0)
 
     def _trouble(self, sentence: str) -> None:
-        if sentence != self._problem:
-            _log.warning("%s What it is to be told waits in the store.", sentence)
         self._problem = sentence
+        if self._now() < self._quiet:
+            _log.debug("%s", sentence)
+            return
+        self._quiet = self._now() + _QUIET
+        _log.warning("%s What it is to be told waits in the store.", sentence)
 
     # -- what is told --------------------------------------------------------------------------------------------------
 

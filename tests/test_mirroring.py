@@ -107,7 +107,7 @@ def test_a_mirror_that_is_away_is_told_later(told: Told) -> None:
         waits.append(told.mirroring._pauses["run"].until - told.clock())
         assert told.mirroring.step() == 0
         told.clock.at += waits[-1]
-    assert waits == pytest.approx([1.0, 2.0, 100.0])
+    assert waits == pytest.approx([0.5, 1.0, 100.0])
     assert told.mirror.tries == 3
     assert "Not so fast" in (told.mirroring.health().problem or "")
     assert told.mirroring.step() == 2
@@ -130,6 +130,22 @@ def test_what_nobody_knows_of_is_looked_for_first(tmp_path: Path, arrived: bool)
         assert made.mirroring.step() == 2
         assert sorted(made.mirror.subjects("run")) == sorted([*runs, *more])
         assert made.mirroring.step() == 0
+
+
+def test_what_was_doubtful_stays_so(tmp_path: Path) -> None:
+    """A second try that surely did not arrive says nothing of the first."""
+    made = Told(tmp_path, kinds=("run",), settles=30.0)
+    with made.loop:
+        runs = made.runs(2)
+        made.mirror.failures, made.mirror.arrives_all_the_same = [SILENT], True
+        made.mirroring.step()
+        made.mirror.failures, made.mirror.arrives_all_the_same = [GONE], False
+        made.clock.at += 31.0
+        runs += made.runs(1, first=5)
+        assert made.mirroring.step() == 0
+        made.clock.at += 5.0
+        assert made.mirroring.step() == 3
+        assert made.mirror.subjects("run") == runs
 
 
 def test_a_process_that_was_killed_leaves_a_mark(tmp_path: Path) -> None:
