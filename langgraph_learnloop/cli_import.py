@@ -1,4 +1,4 @@
-"""`learnloop import`: learn from what another tracer saw before LearnLoop was there, and from what people said there."""
+"""`learnloop import`: learn from what another tracer saw, before LearnLoop was there, and what people said there."""
 
 from __future__ import annotations
 

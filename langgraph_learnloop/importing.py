@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -19,7 +18,7 @@ from pydantic import ValidationError
 from langgraph_learnloop.capture.interning import Interner
 from langgraph_learnloop.capture.messages import clean, plain, reasoning_of, text_of
 from langgraph_learnloop.capture.policy import Policy
-from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.errors import DataError, LearnLoopError
 from langgraph_learnloop.hearing import Hearing
 from langgraph_learnloop.mirrors import ForeignRun, ForeignStep, History, Remark, Untold, run_of, span_of
 from langgraph_learnloop.records import Message, Recorded, Run, Step, ToolCall
@@ -118,9 +117,9 @@ class Importing:
 
     def _unknown(self, found: Iterable[ForeignRun | Untold]) -> Iterator[ForeignRun | Untold | None]:
         """Yield what is not in the store yet, None for a run that is."""
-        for trace, together in groupby(found, lambda one: one.run.trace if isinstance(one, ForeignRun) else None):
-            several = list(together)
+        for several in _by_trace(found):
             ids = [one.run.run_id for one in several if isinstance(one, ForeignRun)]
+            trace = _trace(several[0])
             there = self._store.runs.many(ids).keys()
             # A recorder that watched beside has ids of its own for the trace's runs, and has them all.
             beside = None if trace is None else self._store.runs.of_trace(trace)
@@ -181,6 +180,27 @@ class Importing:
 
 _UNUSABLE = (DataError, ValidationError, RecursionError, TypeError, ValueError)
 """What is raised of a foreign run or remark that is in no usable form."""
+
+
+def _by_trace(found: Iterable[ForeignRun | Untold]) -> Iterator[list[ForeignRun | Untold]]:
+    """Yield what comes one after the other of the same trace; where it breaks off, what came before too."""
+    together: list[ForeignRun | Untold] = []
+    try:
+        for one in found:
+            if together and _trace(one) != _trace(together[0]):
+                yield together
+                together = []
+            together.append(one)
+    except LearnLoopError:
+        if together:
+            yield together
+        raise
+    if together:
+        yield together
+
+
+def _trace(one: ForeignRun | Untold) -> str | None:
+    return one.run.trace if isinstance(one, ForeignRun) else None
 
 
 def _count(reasons: Counter[str], why: str) -> None:

@@ -112,6 +112,8 @@ class Answer(BaseHTTPRequestHandler):
     def answer(self, found: list[dict[str, Any]], asked: dict[str, str], half: bool = False) -> None:
         start, limit = int(asked.get("cursor", 0)), int(asked.get("limit", 50))
         page = found[start : start + limit]
+        if self.path.startswith("/api/public/v2/"):
+            page = _shown(page, asked)
         meta = {"cursor": str(start + limit)} if start + limit < len(found) else {}
         self.send(200, {"data": page, "meta": meta}, half=half)
 
@@ -131,7 +133,7 @@ class Answer(BaseHTTPRequestHandler):
 
 
 def _wanted(observations: list[dict[str, Any]], asked: dict[str, str]) -> list[dict[str, Any]]:
-    """Return observations, newest first, with the fields that are asked for."""
+    """Return the observations that are asked for, newest first."""
     found = observations
     if "filter" in asked:
         wanted = json.loads(asked["filter"])[0]
@@ -140,12 +142,16 @@ def _wanted(observations: list[dict[str, Any]], asked: dict[str, str]) -> list[d
         found = [one for one in found if one["traceId"] == asked["traceId"]]
     if asked.get("isRootObservation") == "true":
         found = [one for one in found if one["isRootObservation"]]
-    since, until = asked.get("fromStartTime", ""), asked.get("toStartTime", "9")
+    since, until = asked.get("fromStartTime", ""), asked.get("toStartTime", "~")
     found = [one for one in found if since <= one["startTime"] < until]
+    return sorted(found, key=lambda one: str(one["startTime"]), reverse=True)
+
+
+def _shown(observations: list[dict[str, Any]], asked: dict[str, str]) -> list[dict[str, Any]]:
+    """Return observations with the fields that are asked for."""
     names = [*_CORE, *(name for group in asked["fields"].split(",") for name in _GROUPS.get(group, ()))]
     whole = asked.get("expandMetadata", "").split(",")
-    found = sorted(found, key=lambda one: one["startTime"], reverse=True)
-    return [_cut({name: one[name] for name in names if name in one}, whole) for one in found]
+    return [_cut({name: one[name] for name in names if name in one}, whole) for one in observations]
 
 
 def _cut(one: dict[str, Any], whole: list[str]) -> dict[str, Any]:
