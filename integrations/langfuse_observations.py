@@ -13,7 +13,7 @@ from typing import Any
 
 from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.integrations.langfuse_reading import Seen, parsed
-from langgraph_learnloop.mirrors import trace_of
+from langgraph_learnloop.mirrors import span_of, trace_of
 
 MOST_OBSERVATIONS = 10_000
 """Observations of one trace."""
@@ -45,6 +45,12 @@ class Observation:
     def seconds(self) -> float | None:
         """Return the wall time."""
         return None if self.ended is None else max(0.0, (self.ended - self.began).total_seconds())
+
+    @property
+    def step_id(self) -> str | None:
+        """Return the id of the step that our mirror told here; None for what another tracer wrote."""
+        known = self.fact("step_id")
+        return known if known is not None and span_of(known) == self.id else None
 
     def fact(self, name: str) -> str | None:
         """Return a piece of metadata as a text; None where it is not there."""
@@ -80,7 +86,7 @@ def ordered(trace: str, seen: Iterable[Seen]) -> list[Told]:
 def ours(trace: str, root: Observation) -> str | None:
     """Return the id of the run that a mirror of ours told in this trace; None where another tracer wrote it."""
     run_id = root.fact("run_id")
-    return run_id if run_id is not None and trace_of(run_id) == trace else None
+    return run_id if run_id is not None and root.step_id is None and trace_of(run_id) == trace else None
 
 
 def _observation(seen: Seen) -> Observation:

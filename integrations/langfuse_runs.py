@@ -14,20 +14,23 @@ from langgraph_learnloop.integrations.langfuse_messages import Reading, is_messa
 from langgraph_learnloop.integrations.langfuse_observations import Observation, Told, ordered, ours
 from langgraph_learnloop.integrations.langfuse_reading import Seen, parsed
 from langgraph_learnloop.integrations.langfuse_steps import model_step, texts_of, tool_step
-from langgraph_learnloop.mirrors import ForeignRun, ForeignStep, run_of, span_of
+from langgraph_learnloop.mirrors import ForeignRun, ForeignStep, run_of
 from langgraph_learnloop.records import Message, Outcome, Run, Step
 
 _NOT_OWN = frozenset(
     {
-        *("thread_id", "user", "user_id", "langfuse_user_id", "checkpoint_ns", "lc_versions", "tags", "color"),
+        *("thread_id", "user", "user_id", "langfuse_user_id", "checkpoint_ns", "lc_versions", "tags"),
         *("is_langchain_root", "resourceAttributes", "scope", "attributes"),
-        *("run_id", "outcome", "resumes", "flagged"),
     }
 )
-"""Metadata that LangGraph, Langfuse or our mirror put there."""
+"""Metadata that LangGraph or Langfuse put there."""
+_OURS = frozenset({"run_id", "outcome", "resumes", "flagged"})
+"""Metadata that our mirror put there."""
 _INNER = ("langgraph_", "ls_", "lc_", "__")
 _INNER_TAGS = ("seq:step:", "graph:step:", "map:key:")
 _OUTCOMES: tuple[Outcome, ...] = ("finished", "failed", "interrupted")
+_NO_PEOPLE = ("sdk-experiment", "langfuse-")
+"""Environments that Langfuse gives to experiments, and to what its own judges do."""
 _HEX = re.compile("[0-9a-f]{16}")
 
 
@@ -41,6 +44,8 @@ def foreign_runs(trace: str, seen: Iterable[Seen], agents: Collection[str] = ())
     names = {one.root.name for one in told} | {first.seen.get("traceName"), first.fact("lc_agent_name")}
     if agents and names.isdisjoint(agents):
         raise DataError("It is of another agent.")
+    if str(first.seen.get("environment")).startswith(_NO_PEOPLE):
+        raise DataError("It is of an experiment or of a judge of Langfuse's, where nobody asked the agent anything.")
     reading = Reading()
     try:
         return [_run(trace, one, one.root is first, reading) for one in told]
@@ -54,7 +59,7 @@ def foreign_runs(trace: str, seen: Iterable[Seen], agents: Collection[str] = ())
 def _run(trace: str, told: Told, is_first: bool, reading: Reading) -> ForeignRun:
     root = told.root
     mine = ours(trace, root)
-    run_id = mine or (run_of(trace) if is_first else _id(trace, root, None))
+    run_id = mine or (run_of(trace) if is_first else _id(trace, root))
     steps = _steps(trace, told, run_id, reading)
     conversation = _conversation(root, steps, reading, mine is not None)
     costs = [one.step.usd for one in steps if one.step.usd is not None]
@@ -93,7 +98,7 @@ def _steps(trace: str, told: Told, run_id: str, reading: Reading) -> list[Foreig
         if kind is None:
             home.setdefault(one.id, parent_id)
             continue
-        home[one.id] = _id(trace, one, one.fact("step_id"))
+        home[one.id] = one.step_id or _id(trace, one)
         common = {"step_id": home[one.id], "parent_id": parent_id, "kind": kind, **_common(one)}
         shown.append((one, _TOLD_BY[kind](one, common, reading)))
     place = {one.id: number for number, one in enumerate(told.members)}
@@ -102,15 +107,16 @@ def _steps(trace: str, told: Told, run_id: str, reading: Reading) -> list[Foreig
 
 
 def _common(one: Observation) -> dict[str, Any]:
-    superstep = one.fact("superstep") or one.fact("langgraph_step") or ""
+    mine = one.step_id is not None  # else somebody else may have used our names for something else
+    superstep = one.fact("superstep" if mine else "langgraph_step") or ""
     return {
         "name": one.name,
-        "node": one.fact("node") or one.fact("langgraph_node"),
+        "node": one.fact("node" if mine else "langgraph_node"),
         "superstep": int(superstep) if superstep.isdecimal() and len(superstep) < 10 else None,
-        "namespace": one.fact("namespace") or one.fact("langgraph_checkpoint_ns"),
-        "checkpoint_id": one.fact("checkpoint_id"),
-        "asked_by": one.fact("asked_by"),
-        "cached": one.facts.get("cached") is True,
+        "namespace": one.fact("namespace" if mine else "langgraph_checkpoint_ns"),
+        "checkpoint_id": one.fact("checkpoint_id") if mine else None,
+        "asked_by": one.fact("asked_by") if mine else None,
+        "cached": mine and one.facts.get("cached") is True,
         "started_at": one.began,
         "seconds": one.seconds,
         "error": (one.said or "Langfuse holds no reason.") if one.failed else None,
@@ -118,8 +124,7 @@ def _common(one: Observation) -> dict[str, Any]:
 
 
 def _node_step(one: Observation, common: dict[str, Any], reading: Reading) -> ForeignStep:
-    attempt = one.fact("attempt") or "1"
-    return ForeignStep(Step(**common, attempt=int(attempt) if attempt.isdecimal() else 1))
+    return ForeignStep(Step(**common))
 
 
 _TOLD_BY = {"model": model_step, "tool": tool_step, "node": _node_step}
@@ -129,7 +134,7 @@ def _kind(one: Observation, parent: Observation | None) -> str | None:
     """Return what kind of step an observation is; None for what nodes are built of."""
     if one.kind in ("GENERATION", "TOOL"):
         return "model" if one.kind == "GENERATION" else "tool"
-    if one.fact("step_id") is not None:  # our mirror tells steps alone
+    if one.step_id is not None:  # our mirror tells steps alone
         return "node"
     if one.name == "__start__" or not one.name or one.name != one.fact("langgraph_node"):
         return None
@@ -160,10 +165,8 @@ def _joined(steps: Sequence[ForeignStep]) -> list[ForeignStep]:
     return joined
 
 
-def _id(trace: str, one: Observation, known: str | None) -> str:
-    """Return the id of a step whose observation this is, or would be."""
-    if known is not None and span_of(known) == one.id:
-        return known
+def _id(trace: str, one: Observation) -> str:
+    """Return the id of a step whose observation this would be."""
     whole = trace[:16] + one.id
     return run_of(whole) if _HEX.fullmatch(one.id) else one.id
 
@@ -230,7 +233,7 @@ def _release(told: Told, reading: Reading) -> str | None:
 
 def _resumed(trace: str, told: Told) -> str | None:
     before = told.resumes
-    return None if before is None else _id(trace, before, None)
+    return None if before is None else _id(trace, before)
 
 
 def _tags(root: Observation, mine: bool) -> tuple[str, ...]:
@@ -240,7 +243,8 @@ def _tags(root: Observation, mine: bool) -> tuple[str, ...]:
 
 
 def _metadata(root: Observation, mine: bool) -> dict[str, Any]:
-    own = {name: value for name, value in root.facts.items() if name not in _NOT_OWN and not name.startswith(_INNER)}
+    left_out = _NOT_OWN | _OURS if mine else _NOT_OWN
+    own = {name: value for name, value in root.facts.items() if name not in left_out and not name.startswith(_INNER)}
     release = None if mine else _text(root.seen.get("release"))
     return {**own, "release": release} if release else own
 

@@ -43,7 +43,7 @@ def tool_step(one: Observation, common: dict[str, Any], reading: Reading) -> For
         args = {} if args is None else {"input": args}
     output = one.seen.get("output")
     # What our mirror tells is the text of the answer, whatever it looks like.
-    result = output if one.fact("step_id") is not None else parsed(output)
+    result = output if one.step_id is not None else parsed(output)
     said = () if result is None else _results(result, call_id, one.name, reading)
     steered = one.facts.get("steered") is True or _steered(result)
     calls = (ToolCall(name=one.name, args=args, id=call_id),)
@@ -155,7 +155,7 @@ def _usd(one: Observation) -> float | None:
     cost = one.seen.get("totalCost") if told is None else told
     if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < _MOST_USD:
         return None
-    return float(cost) if cost or (told is not None and one.fact("step_id") is not None) else None
+    return float(cost) if cost or (told is not None and one.step_id is not None) else None
 
 
 def _text(value: object) -> str | None:

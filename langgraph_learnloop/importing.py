@@ -159,9 +159,11 @@ class Importing:
             now=remark.at,
         )
         said = said.model_copy(update={"name": _name(remark.name), "origin": remark.origin})
-        if self._store.feedback.many([said.feedback_id]):
-            return "known"
-        return "new" if self._hearing.keep(run, said) else "known"
+        if not self._store.feedback.many([said.feedback_id]):
+            return "new" if self._hearing.keep(run, said) else "known"
+        if not self._store.flags.of([run.run_id]):  # it may have been stored a moment before the process was killed
+            self._hearing.flag(run, self._store.runs.feedback(run.run_id))
+        return "known"
 
     def _about(self, remark: Remark) -> tuple[Run, str | None] | None:
         """Return the run that a remark is about, the last of its trace if several are, and the model step."""

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 _PREFIX = "langfuse.observation."
 _GROUPS = {
-    "basic": ("name", "level", "statusMessage", "userId", "sessionId", "isRootObservation"),
+    "basic": ("name", "level", "statusMessage", "userId", "sessionId", "isRootObservation", "environment"),
     "time": ("completionStartTime",),
     "io": ("input", "output"),
     "metadata": ("metadata",),
@@ -188,6 +188,7 @@ def _observation(span: Any) -> dict[str, Any]:
         "isRootObservation": not span.parent_span_id or bool(said.get("langfuse.internal.is_app_root")),
         "type": said.get(_PREFIX + "type", "span").upper(),
         "name": span.name,
+        "environment": said.get("langfuse.environment", "default"),
         "level": said.get(_PREFIX + "level", "DEFAULT"),
         "statusMessage": said.get(_PREFIX + "status_message", ""),
         "userId": said.get("user.id"),

@@ -296,6 +296,18 @@ def test_several_runs_in_one_trace(agent_of: Callable[[Any], Agent], fresh: Lear
     assert fresh.import_runs(history_of(project), LONG_AGO) == Imported(known=2)
 
 
+def test_our_names_are_free_for_others(agent_of: Callable[[Any], Agent], fresh: LearnLoop, project: Project) -> None:
+    """Metadata that happens to be named as our mirror names its own is the caller's metadata."""
+    agent = agent_of(_agent(calling("Rome"), answering("Sunny.")))
+    named = {"node": "eu-1", "step_id": "7", "run_id": "8", "outcome": "failed", "namespace": "x", "cached": "true"}
+    config = agent.config()
+    config["metadata"] |= named
+    agent.graph.invoke({"messages": [("user", "Rome?")]}, config)
+    recorded, imported = agent.recorded()[0], brought(fresh, project)[0]
+    same(recorded, imported.model_copy(update={"metadata": recorded.metadata}), agent.loop, fresh)
+    assert imported.metadata == {"plan": "gold", **named, "cached": True}
+
+
 def test_only_some_agents(agent_of: Callable[[Any], Agent], fresh: LearnLoop, project: Project) -> None:
     """Traces of other agents are counted and left there; what is no agent's is, too."""
     agent = agent_of(_agent(answering("Sunny."), name="forecaster"))
@@ -342,6 +354,7 @@ HOSTILE: dict[str, tuple[list[dict[str, Any]], str]] = {
         [seen(TRACE), *(generation(TRACE, own_id=f"{number:016x}") for number in range(1, 10_001))],
         "more than 10,000",
     ),
+    "experiment": ([seen(TRACE, environment="sdk-experiment"), generation(TRACE)], "It is of an experiment"),
     "no model call": ([seen(TRACE)], "no model call"),
 }
 
