@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from langgraph_learnloop.errors import DataError, NotFoundError
@@ -53,16 +53,21 @@ class LangfuseHistory:
         wire: Wire | None = None,
         *,
         agents: Collection[str] = (),
+        settles: float = 30.0,
         sleep: Callable[[float], object] = time.sleep,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Read over a wire (default: as the LANGFUSE_... variables say).
 
-        With `agents`, only traces count whose name, or whose graph's or agent's, is among them. `sleep` waits between
-        tries while the server is busy or away.
+        With `agents`, only traces count whose name, or whose graph's or agent's, is among them. `settles` is how many
+        seconds it takes until all of a trace can be read, at most. `sleep` waits between tries while the server is busy
+        or away.
         """
         self._wire = wire or Wire()
         self._reader = Reader(self._wire, sleep)
         self._agents = frozenset(agents)
+        self._settles = timedelta(seconds=settles)
+        self._now = now
         self._configurations: dict[str, Seen] = {}
 
     def runs(self, since: datetime, until: datetime) -> Iterator[ForeignRun | Untold]:
@@ -112,7 +117,10 @@ class LangfuseHistory:
         asked: Asked = {"traceId": trace, "fields": _FIELDS, "expandMetadata": _WHOLE, "limit": _PAGE}
         try:
             seen = self._reader.pages(_OBSERVATIONS, asked, f"the trace {trace!r}")
-            return foreign_runs(trace, seen, self._agents)
+            found = foreign_runs(trace, seen, self._agents)
+            if any(_ended(one) > self._now() - self._settles for one in found):
+                raise DataError("It ended a moment ago and may not be whole yet: the next import takes it.")
+            return found
         except DataError as error:
             _log.info("The trace %s of Langfuse is not taken: %s", trace, error, exc_info=error)
             return [Untold(trace, str(error))]
@@ -144,6 +152,10 @@ class LangfuseHistory:
         traces = {one.get("traceId") for one in found if one.get("id") == observation}
         trace = traces.pop() if len(traces) == 1 else None
         return trace if isinstance(trace, str) and trace else None
+
+
+def _ended(one: ForeignRun) -> datetime:
+    return one.run.started_at + timedelta(seconds=one.run.seconds or 0.0)
 
 
 def _written(at: datetime) -> str:

@@ -117,8 +117,8 @@ def fresh(tmp_path: Path) -> Iterator[LearnLoop]:
 
 
 def history_of(project: Project, **parts: Any) -> LangfuseHistory:
-    parts.setdefault("sleep", lambda seconds: None)
-    return LangfuseHistory(Wire(project.key, "sk", project.url), **parts)
+    usual: dict[str, Any] = {"sleep": lambda seconds: None, "settles": 0.0}
+    return LangfuseHistory(Wire(project.key, "sk", project.url), **{**usual, **parts})
 
 
 def model_of(*script: AIMessage) -> ScriptedModel:
@@ -294,6 +294,18 @@ def test_several_runs_in_one_trace(agent_of: Callable[[Any], Agent], fresh: Lear
     for one, other in zip(recorded, imported, strict=True):
         same(one, other, agent.loop, fresh)
     assert fresh.import_runs(history_of(project), LONG_AGO) == Imported(known=2)
+
+
+def test_a_trace_that_is_still_coming_in_waits(fresh: LearnLoop, project: Project) -> None:
+    """What ended a moment ago is not taken by halves: the next import takes it whole."""
+    project.observations = [seen(TRACE), generation(TRACE)]
+    early = fresh.import_runs(history_of(project, settles=30.0), LONG_AGO)
+    assert (early.new, list(early.skipped)) == (
+        0,
+        ["It ended a moment ago and may not be whole yet: the next import takes it."],
+    )
+    later = history_of(project, settles=30.0, now=lambda: datetime.now(UTC) + timedelta(seconds=31))
+    assert fresh.import_runs(later, LONG_AGO) == Imported(new=1)
 
 
 def test_our_names_are_free_for_others(agent_of: Callable[[Any], Agent], fresh: LearnLoop, project: Project) -> None:
