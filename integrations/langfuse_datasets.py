@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from langgraph_learnloop.calls import clean_text, read_message
 from langgraph_learnloop.errors import ConfigError, DataError, EngineError, MissingExtraError, NotFoundError
+from langgraph_learnloop.integrations.langfuse_messages import Unreadable, is_message, langchain_messages, reason_of
 from langgraph_learnloop.messages import LONGEST_MESSAGE, LONGEST_NAME, each_once, from_langchain, make_case
 from langgraph_learnloop.records import Case, Message, Suite
 
@@ -82,7 +83,7 @@ def _items(name: str, client: Langfuse | None) -> Sequence[DatasetItem]:
         raise _refused(name, error.status_code, error.body) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise EngineError(
-            f"Langfuse did not give the dataset {name!r}: {_reason(error)}. See that LANGFUSE_BASE_URL is right and "
+            f"Langfuse did not give the dataset {name!r}: {reason_of(error)}. See that LANGFUSE_BASE_URL is right and "
             "the server is up, or give the client more time, with Langfuse(timeout=...)."
         ) from error
 
@@ -114,7 +115,7 @@ def _category(metadata: object) -> str | None:
 
 def _conversation(value: Any) -> tuple[Message, ...]:
     if isinstance(value, dict):
-        value = value.get("messages", value.get("question", [value] if _is_message(value) else None))
+        value = value.get("messages", value.get("question", [value] if is_message(value) else None))
     if isinstance(value, str):
         return (Message(role="user", content=clean_text(value, "the question", LONGEST_MESSAGE)),)
     if not isinstance(value, list) or not value:
@@ -128,26 +129,18 @@ def _expected(value: Any, suite: Suite) -> Message | None:
             return None
         raise DataError(f"it has no expected output; a case of the suite {suite!r} needs the right answer.")
     try:
-        said = _messages([value], "expected output")[0] if _is_message(value) else value
+        said = _messages([value], "expected output")[0] if is_message(value) else value
         return read_message(said, "right answer")
     except DataError as error:
         raise DataError(f"its expected output must be {_OUTPUT}: {error}") from error
 
 
-def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and bool({"role", "type"} & value.keys())
-
-
 def _messages(values: list[Any], what: str) -> tuple[Message, ...]:
     """Return messages in OpenAI's form or in LangChain's as records."""
-    from langchain_core.messages import convert_to_messages
-
     try:
-        return tuple(_message(message) for message in convert_to_messages(values))
-    except DataError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RecursionError) as error:
-        raise DataError(f"the messages of its {what} cannot be read ({_reason(error)}).") from error
+        return tuple(_message(message) for message in langchain_messages(values))
+    except Unreadable as error:
+        raise DataError(f"the messages of its {what} cannot be read ({error}).") from error
 
 
 def _message(message: BaseMessage) -> Message:
@@ -160,7 +153,3 @@ def _message(message: BaseMessage) -> Message:
     if read.content.strip():
         clean_text(read.content, "a message", LONGEST_MESSAGE)
     return read
-
-
-def _reason(error: Exception) -> str:
-    return textwrap.shorten(f"{type(error).__name__}: {error}".rstrip(": ."), _LONGEST_REASON, placeholder=" ...")

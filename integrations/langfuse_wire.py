@@ -7,12 +7,9 @@ take. Needs `pip install langfuse`, for its API client and for OpenTelemetry's m
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
-import re
 import time
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from langgraph_learnloop.errors import ConfigError, EngineError, MissingExtraError, NotFoundError
-from langgraph_learnloop.mirrors import DeliveryError
+from langgraph_learnloop.mirrors import DeliveryError, run_of, span_of, trace_of
 from langgraph_learnloop.texts import short
 
 if TYPE_CHECKING:
@@ -28,12 +25,13 @@ if TYPE_CHECKING:
     from langfuse.api import LangfuseAPI, ObservationsV2Response
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+__all__ = ["SCORES", "SPANS", "Wire", "answering", "refused", "run_of", "seconds_of", "span_of", "trace_of"]
+
 SPANS = "/api/public/otel/v1/traces"
 SCORES = "/api/public/scores"
 LARGEST_REQUEST = 2_000_000
 """Bytes of spans in one request, before they are compressed."""
 _SCOPE = "langgraph-learnloop"
-_HEX = re.compile("[0-9a-f]{32}")
 _NOT_TAKEN = frozenset({401, 403, 404, 408, 425, 429, 503})
 """What a server answers that kept nothing, and may keep it later."""
 _NEVER = frozenset({400, 413, 415, 422})
@@ -42,24 +40,6 @@ _SCORES_A_REQUEST = 100
 _PATIENCE = (0.1, 0.2, 0.4, None)
 """Seconds between the tries of a question: a batch of many runs is not to fail for one of them."""
 _LONGEST_REASON = 300
-
-
-def trace_of(run_id: str) -> str:
-    """Return the id of a run's trace: the digits of its UUID; of an id that is none, half of its SHA-256."""
-    digits = run_id.replace("-", "")
-    if _HEX.fullmatch(digits):
-        return digits
-    return hashlib.sha256(run_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def run_of(trace_id: str) -> str:
-    """Return the id of the run whose trace this is, or would be."""
-    return str(uuid.UUID(trace_id)) if _HEX.fullmatch(trace_id) else trace_id
-
-
-def span_of(step_id: str) -> str:
-    """Return the id of a step's or a run's observation: the second half of `trace_of`, which is the random one."""
-    return trace_of(step_id)[16:]
 
 
 class Wire:
@@ -166,6 +146,10 @@ class Wire:
                 time.sleep(wait)
         raise AssertionError("the last try either answers or raises")
 
+    def get(self, path: str, asked: Mapping[str, str | int]) -> httpx.Response:
+        """Return what the public API answers to a question, whatever it is; raise httpx.HTTPError without an answer."""
+        return self._client.get(path, params=asked)
+
     def close(self) -> None:
         """Let go of the connections."""
         self._client.close()
@@ -208,7 +192,10 @@ class Wire:
         sentence = f"Langfuse at {self.url}{path} answered {status}: {said or 'nothing more'}.{way_out}"
         arrived = False if status in _NOT_TAKEN | _NEVER else None
         return DeliveryError(
-            sentence, arrived=arrived, forever=status in _NEVER, retry_after=_seconds(answer.headers.get("retry-after"))
+            sentence,
+            arrived=arrived,
+            forever=status in _NEVER,
+            retry_after=seconds_of(answer.headers.get("retry-after")),
         )
 
 
@@ -221,14 +208,15 @@ def answering(what: str) -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        raise _sentence(what, error.status_code, error.body) from error
+        raise refused(what, error.status_code, error.body) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # what pydantic cannot read is a ValueError too
         raise EngineError(
             f"Langfuse did not give {what}: {_reason(error)}. See that LANGFUSE_BASE_URL is right and the server is up."
         ) from error
 
 
-def _sentence(what: str, status: int | None, body: object) -> ConfigError | NotFoundError | EngineError:
+def refused(what: str, status: int | None, body: object) -> ConfigError | NotFoundError | EngineError:
+    """Return what an answer other than 200 means."""
     if status in (401, 403):
         return ConfigError(
             f"Langfuse refused {what} ({status}): see that its keys are those of the right project and that "
@@ -274,7 +262,7 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _seconds(header: str | None) -> float | None:
+def seconds_of(header: str | None) -> float | None:
     """Return the seconds of a Retry-After; a date is left to our own patience."""
     try:
         return None if header is None else min(3600.0, max(0.0, float(header)))

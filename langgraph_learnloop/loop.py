@@ -24,7 +24,6 @@ from langgraph_learnloop.capture.policy import Policy, policy_of
 from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.capture.writer import Health, Writer
 from langgraph_learnloop.config import LoopConfig, load_config, made, named
-from langgraph_learnloop.curation.flag import flag
 from langgraph_learnloop.errors import (
     ConfigError,
     DataError,
@@ -34,6 +33,7 @@ from langgraph_learnloop.errors import (
     NotFoundError,
 )
 from langgraph_learnloop.exams import Exams, Watched
+from langgraph_learnloop.hearing import Hearing
 from langgraph_learnloop.jobs import still_there
 from langgraph_learnloop.lessons import Lessons
 from langgraph_learnloop.mirrors import Witness
@@ -70,7 +70,6 @@ from langgraph_learnloop.records import (
 from langgraph_learnloop.releases import ReleaseDiff, diff, drafted
 from langgraph_learnloop.rolling import Rolling, behind_in_words, tending
 from langgraph_learnloop.serving.shadow import Shadow
-from langgraph_learnloop.signals.explicit import make_feedback
 from langgraph_learnloop.store.opened import open_store
 from langgraph_learnloop.tidying import Tidied, Tidying
 
@@ -82,8 +81,9 @@ if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.findings import Report
     from langgraph_learnloop.evaluation.planning import GatePlan
     from langgraph_learnloop.evidence import Metric
+    from langgraph_learnloop.importing import Heard, Imported, Importing
     from langgraph_learnloop.mirroring import Mirroring
-    from langgraph_learnloop.mirrors import Mirror
+    from langgraph_learnloop.mirrors import History, Mirror
     from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Operator, Replayer, Reviewer, Trainer
     from langgraph_learnloop.serving.canary import Evidence
     from langgraph_learnloop.serving.follower import Follower
@@ -144,6 +144,7 @@ class LearnLoop:
         self._now = now
         self._new_id = new_id
         self.policy = policy or policy_of(self.config)
+        self._hearing = Hearing(self.store, self.policy, self.config.flag_below, now)
         self._writer = Writer(
             self.store.runs,
             self.config.queue_size,
@@ -298,7 +299,7 @@ class LearnLoop:
         Raise DataError when it cannot be used and NotFoundError when there is no such run.
         """
         about = self._run(run, thread)
-        said = make_feedback(
+        said = self._hearing.make(
             about,
             score=score,
             text=text,
@@ -307,13 +308,25 @@ class LearnLoop:
             by=by,
             step_id=step,
             feedback_id=feedback_id,
-            tools=self._tools(about),
-            now=self._now(),
         )
-        said = self.policy.feedback(said)
-        self.store.feedback.add(said)
-        self._flag(about, self.store.runs.feedback(about.run_id))
+        self._hearing.keep(about, said)
         return said
+
+    def import_runs(
+        self,
+        history: History,
+        since: datetime,
+        until: datetime | None = None,
+        on_progress: Callable[[Imported | Heard], object] = _ignore,
+    ) -> Imported:
+        """Store the runs that another tracer saw, from a time on, as if they had been recorded; none of them twice."""
+        return self._importing.runs(history, since, until or self._now(), on_progress)
+
+    def import_remarks(
+        self, history: History, since: datetime, on_progress: Callable[[Imported | Heard], object] = _ignore
+    ) -> Heard:
+        """Store what people said of runs in another place since a time, as feedback; nothing twice."""
+        return self._importing.remarks(history, since, on_progress)
 
     def flagged(self, state: FlagState | None = "open") -> tuple[Flag, ...]:
         """Return what went wrong, worst first."""
@@ -754,12 +767,13 @@ class LearnLoop:
 
     def _flag_new(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            self._flag(run, ())  # nobody can have said anything of it before it was stored
+            self._hearing.flag(run)  # nobody can have said anything of it before it was stored
 
-    def _flag(self, run: Run, feedback: Sequence[Feedback]) -> None:
-        raised = flag(run, feedback, below=self.config.flag_below, now=self._now())
-        if raised is not None:
-            self.store.flags.add(raised)
+    @cached_property
+    def _importing(self) -> Importing:
+        from langgraph_learnloop.importing import Importing
+
+        return Importing(self.store, self.policy, self.agent, self._hearing)
 
     def _run(self, run_id: str | None, thread_id: str | None) -> Run:
         if (run_id is None) == (thread_id is None):
@@ -774,13 +788,6 @@ class LearnLoop:
         self._writer.rescue(run_id, thread_id)
         self.flush()  # the run may have ended a moment ago
         return find()
-
-    def _tools(self, run: Run) -> list[dict[str, Any]]:
-        import orjson
-
-        digest = next((step.tools for step in run.steps if step.tools is not None), None)
-        tools: list[dict[str, Any]] = orjson.loads(self.store.runs.blob(digest)) if digest else []
-        return tools
 
     def _job(self, dataset: Dataset, recipe: Recipe | None) -> Job:
         from langgraph_learnloop.improvement.lora.job import make_job

@@ -6,6 +6,9 @@ changes, and it may be told it twice: after a failure nobody knows what arrived.
 
 from __future__ import annotations
 
+import hashlib
+import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -29,6 +32,25 @@ Kind = Literal["run", "feedback", "label", "dataset", "examination", "champion"]
 """What a mirror is told: a finished run, what was said of it, what became of it, a dataset version, a candidate's
 examination, and which release serves."""
 KINDS: tuple[Kind, ...] = ("run", "feedback", "label", "dataset", "examination", "champion")
+_HEX = re.compile("[0-9a-f]{32}")
+
+
+def trace_of(run_id: str) -> str:
+    """Return the id of a run's trace: the digits of its UUID; of an id that is none, half of its SHA-256."""
+    digits = run_id.replace("-", "")  # three times as fast as a UUID
+    return (
+        digits if _HEX.fullmatch(digits) else hashlib.sha256(run_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    )
+
+
+def run_of(trace_id: str) -> str:
+    """Return the id of the run whose trace this is, or would be."""
+    return str(uuid.UUID(trace_id)) if _HEX.fullmatch(trace_id) else trace_id
+
+
+def span_of(step_id: str) -> str:
+    """Return the id of a step's or a run's observation: the second half of `trace_of`, which is the random one."""
+    return trace_of(step_id)[16:]
 
 
 class Label(Record):
@@ -187,11 +209,20 @@ class ForeignRun(NamedTuple):
     """A run that another tracer saw."""
 
     run: Run
-    """Without hashes and steps; `trace` names it there."""
+    """Without hashes and steps; `trace` names it there, and an empty agent is that of whoever takes it in."""
     conversation: tuple[Message, ...]
     """As the run left it."""
     steps: tuple[ForeignStep, ...]
     """In order of start."""
+
+
+class Untold(NamedTuple):
+    """What another place holds that cannot be taken from there."""
+
+    subject: str
+    """Its id there."""
+    why: str
+    """The reason, a sentence that does not name it: reasons are counted."""
 
 
 class Remark(NamedTuple):
@@ -217,6 +248,8 @@ class Remark(NamedTuple):
     """Who said it."""
     at: datetime
     """When, UTC."""
+    origin: Literal["explicit", "reviewer"] = "reviewer"
+    """Somebody of the team who looked at it there, or the agent's own user."""
 
 
 class History(Protocol):
@@ -225,10 +258,10 @@ class History(Protocol):
     name: str
     """Names the place."""
 
-    def runs(self, since: datetime, until: datetime) -> Iterator[ForeignRun]:
-        """Yield runs that began in a time, oldest first; raise DataError or EngineError with the reason."""
+    def runs(self, since: datetime, until: datetime) -> Iterator[ForeignRun | Untold]:
+        """Yield runs that began in a time, oldest first; raise ConfigError or EngineError with the reason."""
         ...
 
-    def remarks(self, since: datetime) -> Iterator[Remark]:
+    def remarks(self, since: datetime) -> Iterator[Remark | Untold]:
         """Yield what people said there since a time, but not what was told by the mirror."""
         ...

@@ -79,6 +79,10 @@ class Runs:
         found = self._runs(select(runs_table).where(runs_table.c.trace == trace).limit(1))
         return found[0] if found else None
 
+    def all_of_trace(self, trace: str) -> tuple[Run, ...]:
+        """Return the runs that another tracer keeps this trace of, oldest first: it may put several into one."""
+        return self._runs(select(runs_table).where(runs_table.c.trace == trace).order_by(runs_table.c.started_at))
+
     def texts(self, runs: Sequence[Run]) -> Texts:
         """Return all the messages and tool schemas that some runs refer to, each once; raise NotFoundError."""
         steps = [step for run in runs for step in run.steps]

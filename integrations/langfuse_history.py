@@ -1,0 +1,169 @@
+"""Learn from what is in Langfuse already: runs that it saw before LearnLoop was there, and what people said of them.
+
+    loop.import_runs(LangfuseHistory(), since)
+    loop.import_remarks(LangfuseHistory(), since)
+
+or `learnloop import langfuse --since 30d`. The keys are in LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY and
+LANGFUSE_BASE_URL. Nothing is written there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+from langgraph_learnloop.errors import DataError, NotFoundError
+from langgraph_learnloop.integrations.langfuse_observations import date_of
+from langgraph_learnloop.integrations.langfuse_reading import Asked, Reader, Seen
+from langgraph_learnloop.integrations.langfuse_remarks import remark_of_comment, remark_of_score
+from langgraph_learnloop.integrations.langfuse_runs import foreign_runs
+from langgraph_learnloop.integrations.langfuse_traces import OURS
+from langgraph_learnloop.integrations.langfuse_wire import Wire
+from langgraph_learnloop.mirrors import ForeignRun, Remark, Untold
+
+_OBSERVATIONS = "/api/public/v2/observations"
+_SCORES = "/api/public/v3/scores"
+_COMMENTS = "/api/public/comments"
+_CONFIGURATIONS = "/api/public/score-configs"
+_FIELDS = "core,basic,time,io,metadata,model,usage,trace_context"
+_WHOLE = "run_id,step_id,thread_id,user,namespace,langgraph_checkpoint_ns,flagged,resumes,tags,lc_agent_name"
+"""Metadata that is wanted whole; Langfuse cuts the rest after 200 characters."""
+_AT_ONCE = 4
+"""Traces that are asked for at the same time."""
+_HELD = 8
+"""Traces in memory at the same time."""
+_LARGE_PAGE = 1_000
+"""Observations a page, without what went in and came out."""
+_PAGE = 100
+_log = logging.getLogger(__name__)
+
+
+class LangfuseHistory:
+    """Read runs and remarks from one project of Langfuse."""
+
+    name = "langfuse"
+
+    def __init__(
+        self,
+        wire: Wire | None = None,
+        *,
+        agents: Collection[str] = (),
+        settles: float = 30.0,
+        sleep: Callable[[float], object] = time.sleep,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Read over a wire (default: as the LANGFUSE_... variables say).
+
+        With `agents`, only traces count whose name, or whose graph's or agent's, is among them. `settles` is how many
+        seconds it takes until all of a trace can be read, at most. `sleep` waits between tries while the server is busy
+        or away.
+        """
+        self._wire = wire or Wire()
+        self._reader = Reader(self._wire, sleep)
+        self._agents = frozenset(agents)
+        self._settles = timedelta(seconds=settles)
+        self._now = now
+        self._configurations: dict[str, Seen] = {}
+
+    def runs(self, since: datetime, until: datetime) -> Iterator[ForeignRun | Untold]:
+        """Yield the runs of traces that began in a time, oldest first, and why others are none.
+
+        Raise ConfigError or EngineError, with the reason, when Langfuse does not answer.
+        """
+        traces = self._traces(since, until)
+        with ThreadPoolExecutor(_AT_ONCE, "learnloop-langfuse") as pool:
+            for start in range(0, len(traces), _HELD):
+                for found in pool.map(self._of_trace, traces[start : start + _HELD]):
+                    yield from found
+
+    def remarks(self, since: datetime) -> Iterator[Remark | Untold]:
+        """Yield what people said since a time, in scores and comments, but not what our mirror wrote."""
+        asked: Asked = {"source": "ANNOTATION,API", "fields": "details,subject,annotation", "limit": 100}
+        dated = {**asked, "fromTimestamp": _written(since)}
+        for score in self._reader.pages(_SCORES, dated, "the scores"):
+            if not str(score.get("id")).startswith(OURS):
+                yield self._heard(score, lambda score: remark_of_score(score, self._configured))
+        for kind in ("TRACE", "OBSERVATION"):
+            for comment in self._reader.numbered(_COMMENTS, {"objectType": kind, "limit": 100}, "the comments"):
+                if _is_since(comment, since):
+                    yield self._heard(comment, lambda comment: remark_of_comment(comment, self._trace_of))
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._wire.close()
+
+    def _traces(self, since: datetime, until: datetime) -> Sequence[str]:
+        """Return the ids of the traces that began in a time, oldest first."""
+        asked: Asked = {
+            "fields": "core,basic",
+            "isRootObservation": "true",
+            "fromStartTime": _written(since),
+            "toStartTime": _written(until),
+            "limit": _LARGE_PAGE,
+        }
+        began: dict[str, str] = {}
+        for root in self._reader.pages(_OBSERVATIONS, asked, "the list of traces"):
+            trace, start = root.get("traceId"), str(root.get("startTime"))
+            if isinstance(trace, str) and trace:
+                began[trace] = min(start, began.get(trace, start))
+        return sorted(began, key=lambda trace: (began[trace], trace))
+
+    def _of_trace(self, trace: str) -> Sequence[ForeignRun | Untold]:
+        asked: Asked = {"traceId": trace, "fields": _FIELDS, "expandMetadata": _WHOLE, "limit": _PAGE}
+        try:
+            seen = self._reader.pages(_OBSERVATIONS, asked, f"the trace {trace!r}")
+            found = foreign_runs(trace, seen, self._agents)
+            if any(_ended(one) > self._now() - self._settles for one in found):
+                raise DataError("It ended a moment ago and may not be whole yet: the next import takes it.")
+            return found
+        except DataError as error:
+            _log.info("The trace %s of Langfuse is not taken: %s", trace, error, exc_info=error)
+            return [Untold(trace, str(error))]
+
+    def _heard(self, said: Seen, read: Callable[[Seen], Remark]) -> Remark | Untold:
+        try:
+            return read(said)
+        except DataError as error:
+            return Untold(str(said.get("id")), str(error))
+
+    def _configured(self, configuration: str) -> Seen:
+        """Return a score's configuration; empty where it was taken away."""
+        if configuration not in self._configurations:
+            try:
+                path = f"{_CONFIGURATIONS}/{quote(configuration, safe='')}"
+                found = self._reader.one(path, {}, f"the score configuration {configuration!r}")
+            except NotFoundError:
+                found = {}
+            self._configurations[configuration] = found
+        return self._configurations[configuration]
+
+    def _trace_of(self, observation: str) -> str | None:
+        """Return the trace of an observation; None where the server does not find it."""
+        wanted = [{"type": "string", "column": "id", "operator": "=", "value": observation}]
+        asked: Asked = {"filter": json.dumps(wanted), "fields": "core", "limit": 2}
+        page = self._reader.one(_OBSERVATIONS, asked, f"the observation {observation!r}")
+        data = page.get("data")
+        found = [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
+        traces = {one.get("traceId") for one in found if one.get("id") == observation}
+        trace = traces.pop() if len(traces) == 1 else None
+        return trace if isinstance(trace, str) and trace else None
+
+
+def _ended(one: ForeignRun) -> datetime:
+    return one.run.started_at + timedelta(seconds=one.run.seconds or 0.0)
+
+
+def _written(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _is_since(comment: Seen, since: datetime) -> bool:
+    try:
+        return date_of(comment.get("createdAt")) >= since
+    except DataError:
+        return True  # it is counted as one that cannot be used

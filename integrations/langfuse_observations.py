@@ -1,0 +1,185 @@
+"""Order the observations of a Langfuse trace: which is in which, and which of them are an agent's runs.
+
+Whatever wrote them is not trusted: what has no id, no time or no end of parents makes its trace unusable, with a
+reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.integrations.langfuse_reading import Seen, parsed
+from langgraph_learnloop.mirrors import span_of, trace_of
+
+MOST_OBSERVATIONS = 10_000
+"""Observations of one trace."""
+LARGEST_TRACE = 200_000_000
+"""Characters of what went in and came out in one trace, all told."""
+_LONGEST_ID = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One thing that Langfuse saw."""
+
+    id: str
+    parent: str | None
+    kind: str
+    """Langfuse's type, in capitals."""
+    name: str
+    began: datetime
+    ended: datetime | None
+    failed: bool
+    said: str | None
+    """The status message."""
+    facts: Mapping[str, Any]
+    """Metadata."""
+    seen: Seen
+    """All of it, as it was sent."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the wall time."""
+        return None if self.ended is None else max(0.0, (self.ended - self.began).total_seconds())
+
+    @property
+    def step_id(self) -> str | None:
+        """Return the id of the step that our mirror told here; None for what another tracer wrote."""
+        known = self.fact("step_id")
+        return known if known is not None and span_of(known) == self.id else None
+
+    def fact(self, name: str) -> str | None:
+        """Return a piece of metadata as a text; None where it is not there."""
+        value = self.facts.get(name)
+        return None if value is None or isinstance(value, dict | list) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One run of a trace: its root, and what is in it, parents first."""
+
+    root: Observation
+    members: Sequence[Observation]
+    resumes: Observation | None
+    """The root of the run that it goes on with."""
+
+
+def ordered(trace: str, seen: Iterable[Seen]) -> list[Told]:
+    """Return the runs of a trace, in order of start; raise DataError where it has none, or is in no order."""
+    by_id: dict[str, Observation] = {}
+    size = 0
+    for one in seen:
+        size += sum(len(text) for text in (one.get("input"), one.get("output")) if isinstance(text, str))
+        if len(by_id) >= MOST_OBSERVATIONS or size > LARGEST_TRACE:
+            raise DataError(f"It has more than {MOST_OBSERVATIONS:,} observations, or {LARGEST_TRACE:,} characters.")
+        read = _observation(one)
+        by_id.setdefault(read.id, read)  # sent twice after a failure, it stands there twice
+    depths = _depths(by_id)
+    found = sorted(by_id.values(), key=lambda one: (depths[one.id], one.began, one.id))
+    return _with_members(_roots(trace, found, by_id), found)
+
+
+def ours(trace: str, root: Observation) -> str | None:
+    """Return the id of the run that a mirror of ours told in this trace; None where another tracer wrote it."""
+    run_id = root.fact("run_id")
+    return run_id if run_id is not None and root.step_id is None and trace_of(run_id) == trace else None
+
+
+def _observation(seen: Seen) -> Observation:
+    own_id, parent, ended = seen.get("id"), seen.get("parentObservationId"), seen.get("endTime")
+    if not isinstance(own_id, str) or not 0 < len(own_id) <= _LONGEST_ID:
+        raise DataError("It has an observation without an id.")
+    metadata = parsed(seen.get("metadata"))
+    facts = {str(key): _fact(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
+    said = seen.get("statusMessage")
+    return Observation(
+        id=own_id,
+        parent=parent if isinstance(parent, str) and parent else None,
+        kind=str(seen.get("type") or "SPAN").upper(),
+        name=str(seen.get("name") or ""),
+        began=date_of(seen.get("startTime")),
+        ended=None if ended is None else date_of(ended),
+        failed=seen.get("level") == "ERROR",
+        said=said if isinstance(said, str) and said else None,
+        facts=facts,
+        seen=seen,
+    )
+
+
+def date_of(value: object) -> datetime:
+    """Return a date of the API; raise DataError when it is none."""
+    try:
+        read = datetime.fromisoformat(str(value))
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise DataError("It has an observation without a time.") from error
+
+
+def _fact(value: Any) -> Any:
+    """Return a value of metadata; what is no text is kept as JSON by some servers, and by some even texts are."""
+    quoted = isinstance(value, str) and (value[:1] in ('"', "[", "{") or value in ("true", "false", "null"))
+    return parsed(value) if quoted else value
+
+
+def _depths(by_id: Mapping[str, Observation]) -> dict[str, int]:
+    """Return how many observations each one is in; raise DataError when they are in each other."""
+    depths: dict[str, int] = {}
+    for start in by_id:
+        path: dict[str, None] = {}
+        at: str | None = start
+        while at is not None and at in by_id and at not in depths:
+            if at in path:
+                raise DataError("Its observations are their own parents.")
+            path[at] = None
+            at = by_id[at].parent
+        depth = depths.get(at or "", -1)
+        for own_id in reversed(path):
+            depth = depths[own_id] = depth + 1
+    return depths
+
+
+def _roots(trace: str, found: Sequence[Observation], by_id: Mapping[str, Observation]) -> dict[str, Observation | None]:
+    """Return the ids of runs' roots, each with the root of the run that it goes on with."""
+    marked = [one for one in found if one.facts.get("is_langchain_root") is True or ours(trace, one)]
+    tops = marked or [one for one in found if one.parent is None or one.seen.get("isRootObservation") is True]
+    if not tops:
+        raise DataError("Its root is missing: the process that was traced ended before it was sent.")
+    roots: dict[str, Observation | None] = {}
+    for one in tops:
+        above = _above(one, roots, by_id)
+        if above is None or (above.ended is not None and one.began >= above.ended):
+            roots[one.id] = above
+    return roots
+
+
+def _above(one: Observation, roots: Mapping[str, Any], by_id: Mapping[str, Observation]) -> Observation | None:
+    at = by_id.get(one.parent or "")
+    while at is not None and at.id not in roots:
+        at = by_id.get(at.parent or "")
+    return at
+
+
+def _with_members(roots: Mapping[str, Observation | None], found: Sequence[Observation]) -> list[Told]:
+    """Return the runs that have a model call."""
+    home: dict[str, str] = {}
+    members: dict[str, list[Observation]] = {root: [] for root in roots}
+    by_start = sorted((one for one in found if one.id in roots), key=lambda one: one.began)
+    known = {one.id for one in found}
+    for one in found:
+        if one.id in roots:
+            home[one.id] = one.id
+        elif one.parent in home:
+            home[one.id] = home[one.parent]
+        elif one.parent is not None and one.parent not in known:  # its parent was lost
+            home[one.id] = next((r.id for r in reversed(by_start) if r.began <= one.began), by_start[0].id)
+        if one.id in home:
+            members[home[one.id]].append(one)
+    told = [Told(root, members[root.id], roots[root.id]) for root in by_start]
+    told = [one for one in told if any(member.kind == "GENERATION" for member in one.members)]
+    if not told:
+        raise DataError("It holds no model call, so it is no agent's.")
+    return told
