@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ _NOT_TAKEN = frozenset({401, 403, 404, 408, 425, 429, 503})
 _NEVER = frozenset({400, 413, 415, 422})
 """What it answers to what it will never keep."""
 _SCORES_A_REQUEST = 100
+PAGE = 100
+"""Things on a page of a list that is asked for."""
 _LONGEST_REASON = 300
 
 
@@ -270,3 +272,41 @@ def _seconds(header: str | None) -> float | None:
 
 def _reason(error: Exception) -> str:
     return short(" ".join(f"{type(error).__name__}: {error}".rstrip(": .").split()), _LONGEST_REASON)
+
+
+@contextmanager
+def delivering(what: str) -> Iterator[None]:
+    """Turn what Langfuse's API client raises into DeliveryError about what it was to take, with what is known of it."""
+    import httpx
+    from langfuse.api.core import ApiError
+
+    try:
+        yield
+    except ApiError as error:
+        raise _undelivered(what, error.status_code or 0, error.body, error.headers or {}) from error
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        raise DeliveryError(f"Langfuse cannot be reached to take {what}: {_reason(error)}.") from error
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # what pydantic cannot read is a ValueError too
+        raise DeliveryError(f"Langfuse did not say whether it took {what}: {_reason(error)}.", arrived=None) from error
+
+
+def pages(ask: Callable[[int], Any]) -> Iterator[Any]:
+    """Yield what is on all the pages of a list; `ask` returns the page of a number, from 1."""
+    number, last = 0, 1
+    while number < last:
+        number += 1
+        answer = ask(number)
+        yield from answer.data
+        last = answer.meta.total_pages if answer.data else 0
+
+
+def _undelivered(what: str, status: int, body: object, headers: Mapping[str, str]) -> DeliveryError:
+    said = short(" ".join(str(body).split()), _LONGEST_REASON)
+    way_out = " See that its keys are those of the right project." if status in (401, 403) else ""
+    wait = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
+    return DeliveryError(
+        f"Langfuse did not take {what} ({status}: {said}).{way_out}",
+        arrived=False if status in _NOT_TAKEN | _NEVER else None,
+        forever=status in _NEVER,
+        retry_after=_seconds(wait),
+    )
