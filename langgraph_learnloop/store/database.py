@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,6 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Engine,
-    Insert,
     Table,
     column,
     create_engine,
@@ -85,11 +84,16 @@ class Database:
         with self._sentences(), self._writers.begin() as connection:
             yield connection
 
-    def insert_new(self, into: Table) -> Insert:
+    def insert_new(self, into: Table) -> postgresql.Insert | sqlite.Insert:
         """Return an INSERT that leaves rows alone which are there already."""
         if self.engine.dialect.name == "postgresql":
             return postgresql.insert(into).on_conflict_do_nothing()
         return sqlite.insert(into).on_conflict_do_nothing()
+
+    def is_new(self, connection: Connection, into: Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row unless it is there already; return whether it was not."""
+        first = next(iter(into.primary_key.columns))  # drivers do not all count the rows of an INSERT
+        return connection.execute(self.insert_new(into).returning(first), row).first() is not None
 
     def insert_new_rows(self, connection: Connection, into: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert rows, tuples of all columns in order, except those that are there already.

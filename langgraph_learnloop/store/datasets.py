@@ -22,7 +22,7 @@ class Datasets:
         """Store a version; one that is there already stays."""
         row = {"version": dataset.version, "body": dataset.model_dump_json()}
         with self._database.writing() as connection:
-            if connection.execute(self._database.insert_new(datasets_table), row).rowcount == 1:
+            if self._database.is_new(connection, datasets_table, row):
                 note(connection, "dataset", [(dataset.version, None)])
 
     def get(self, version: str) -> Dataset:

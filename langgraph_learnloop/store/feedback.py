@@ -31,7 +31,7 @@ class Feedbacks:
         }
         with self._database.writing() as connection:
             if connection.execute(select(runs_table.c.run_id).where(runs_table.c.run_id == feedback.run_id)).first():
-                new = connection.execute(self._database.insert_new(feedback_table), row).rowcount == 1
+                new = self._database.is_new(connection, feedback_table, row)
                 if new:
                     note(connection, "feedback", [(feedback.feedback_id, None)])
                 return new

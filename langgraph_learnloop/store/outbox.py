@@ -60,7 +60,7 @@ class Outbox:
         """
         row = {"name": mirror, "kinds": ",".join(kinds)}
         with self._database.writing() as connection:
-            new = connection.execute(self._database.insert_new(mirrors_table), row).rowcount == 1
+            new = self._database.is_new(connection, mirrors_table, row)
             same = mirrors_table.c.name == mirror
             connection.execute(update(mirrors_table).where(same).values(kinds=row["kinds"]))
             if new and everything:

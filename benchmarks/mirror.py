@@ -1,0 +1,226 @@
+"""Measure the Langfuse mirror: how fast it tells, whether each run arrives once, and what the agent notices.
+
+    python benchmarks/mirror.py [--json FILE] [--quick] [--only speed|once|agent]
+
+The server is on this machine, in a process of its own, and takes spans as Langfuse does; it keeps no contents. A run is
+an agent with six tool turns of 2 kB, 27 observations, whose generations show the whole conversation. What the agent
+notices is measured in blocks of runs that take turns: recorded only, told by a thread of the same process, and told by
+`learnloop mirror` in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from capture import PAYLOAD, TURNS, Scripted, look_up, prepare, rng, words
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
+from langfuse_server import Running, running
+from rich.console import Console
+from rich.table import Table
+
+from langgraph_learnloop import LearnLoop, LoopConfig
+from langgraph_learnloop.integrations.langfuse_traces import LangfuseTraces
+from langgraph_learnloop.integrations.langfuse_wire import Wire
+from langgraph_learnloop.mirroring import Mirroring
+from langgraph_learnloop.records import Interned, Recorded, Run
+
+GOALS = {"runs_per_cpu_second": 200, "agent_ms": 0.5}
+BLOCK = 40
+"""Runs of a block."""
+SETTINGS = """
+mirror = "langgraph_learnloop.integrations.langfuse_traces:LangfuseTraces"
+"""
+
+
+def opened(path: Path) -> LearnLoop:
+    """Return a loop on a file."""
+    return LearnLoop(path, config=LoopConfig(agent="bench"))
+
+
+def mirror(server: Running, settles: float = 30.0) -> LangfuseTraces:
+    """Return the mirror on a server."""
+    return LangfuseTraces(Wire("pk", "sk", server.url), kinds=("run",), settles=settles)
+
+
+def recorded(loop: LearnLoop, runs: int) -> None:
+    """Run an agent with six tool turns so often, and store that."""
+    agent = loop.watch(create_agent(Scripted(), [look_up]))
+    for _ in range(runs):
+        run_once(agent)
+    loop.flush(60)
+
+
+def run_once(agent: Any) -> float:
+    """Run the agent once and return the seconds that its caller waited."""
+    for count, times in ((PAYLOAD, TURNS), (100, 2), (20, TURNS + 1)):
+        prepare(count, times)
+    config: Any = {"configurable": {"thread_id": uuid.uuid4().hex}}
+    began = time.perf_counter()
+    agent.invoke({"messages": [HumanMessage(words(100))]}, config)
+    return time.perf_counter() - began
+
+
+def copied(run: Run) -> Run:
+    """Return a run as another one: with ids of its own."""
+    ids = {run.run_id: str(uuid.uuid4()), **{step.step_id: str(uuid.uuid4()) for step in run.steps}}
+    steps = [
+        step.model_copy(update={"step_id": ids[step.step_id], "parent_id": ids.get(step.parent_id or "")})
+        for step in run.steps
+    ]
+    return run.model_copy(update={"run_id": ids[run.run_id], "steps": tuple(steps)})
+
+
+def speed(folder: Path, runs: int) -> dict[str, float]:
+    """Return how many runs of six tool turns a second, and a CPU second, are told."""
+    with running() as server, opened(folder / "speed.db") as loop:
+        mirroring = Mirroring(loop.store, mirror(server), "bench")
+        recorded(loop, runs)
+        began, cpu = time.perf_counter(), time.process_time()
+        mirroring.step()
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        seen = server.seen()
+    assert (seen["traces"], seen["twice"]) == (runs, 0), seen
+    return {"runs_per_second": runs / seconds, "runs_per_cpu_second": runs / cpu, "spans_per_run": seen["spans"] / runs}
+
+
+def once(folder: Path, runs: int) -> dict[str, float]:
+    """Return what arrived of runs through a server that fails a fifth of the requests and restarts twice."""
+    with running() as server, opened(folder / "once.db") as loop:
+        mirroring = Mirroring(loop.store, mirror(server, settles=1.0), "bench", seconds=0.1)
+        recorded(loop, 1)
+        model = loop.runs()[0]
+        for start in range(0, runs - 1, 500):
+            loop.store.runs.add_runs([Recorded(copied(model), Interned()) for _ in range(min(500, runs - 1 - start))])
+        server.fail(0.2)
+        began = time.perf_counter()
+        mirroring.start()
+        for share in (1 / 3, 2 / 3):
+            while server.seen()["traces"] < share * runs:
+                time.sleep(0.1)
+            server.restart()
+        while mirroring.health().waiting and time.perf_counter() - began < 1_800:
+            time.sleep(0.2)
+        seconds = time.perf_counter() - began
+        mirroring.stop()
+        health, seen = mirroring.health(), server.seen()
+    expected = runs * (len(model.steps) + 1)
+    failed = sum(count for kind, count in seen["requests"].items() if kind != "taken")
+    return {
+        "runs": runs,
+        "missing": runs - seen["traces"] + (expected - seen["spans"]),
+        "twice": seen["twice"],
+        "refused": health.refused,
+        "failed_requests": failed / max(1, sum(seen["requests"].values())),
+        "seconds": seconds,
+    }
+
+
+def agent(folder: Path, rounds: int) -> dict[str, float]:
+    """Return milliseconds that a run takes its caller: median of the blocks' medians, and what each way adds."""
+    waits: dict[str, list[float]] = {"recorded": [], "thread": [], "process": []}
+    with running() as server:
+        sides = {name: opened(folder / f"{name}.db") for name in waits}
+        agents = {name: loop.watch(create_agent(Scripted(), [look_up])) for name, loop in sides.items()}
+        with beside(server, folder / "process.db"):
+            for number in range(rounds + 1):
+                for name in rng.sample(sorted(waits), len(waits)):
+                    mirroring = sides[name].mirror(mirror(server)) if name == "thread" else None
+                    block = [run_once(agents[name]) for _ in range(BLOCK)]
+                    sides[name].flush(60)
+                    if mirroring is not None:
+                        mirroring.stop()
+                    time.sleep(0.5)
+                    if number:  # the first round warms up
+                        waits[name].append(1000 * statistics.median(block))
+        for loop in sides.values():
+            loop.close()
+    bare = waits["recorded"]
+    added = {name: [one - other for one, other in zip(waits[name], bare, strict=True)] for name in waits}
+    noise = statistics.quantiles([abs(one - statistics.median(bare)) for one in bare], n=4)[2] if rounds > 1 else 0.0
+    return {
+        "recorded_ms": statistics.median(bare),
+        "added_by_thread_ms": statistics.median(added["thread"]),
+        "added_by_process_ms": statistics.median(added["process"]),
+        "noise_ms": noise,
+    }
+
+
+@contextmanager
+def beside(server: Running, store: Path) -> Iterator[None]:
+    """Run `learnloop mirror` on a store, in a process of its own."""
+    home = store.parent / "home"
+    home.mkdir()
+    (home / "learnloop.toml").write_text(SETTINGS)
+    keys = {"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "sk", "LANGFUSE_BASE_URL": server.url}
+    command = [sys.executable, "-m", "langgraph_learnloop.cli", "mirror", "--store", str(store)]
+    process = subprocess.Popen(command, cwd=home, env={**os.environ, **keys}, stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(3.0)
+        assert process.poll() is None
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main() -> None:
+    """Measure, show and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=["speed", "once", "agent"])
+    given = parser.parse_args()
+    sizes = {
+        "speed": 40 if given.quick else 1_000,
+        "once": 200 if given.quick else 10_000,
+        "agent": 1 if given.quick else 15,
+    }
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, size in sizes.items():
+            if given.only in (None, name):
+                figures[name] = globals()[name](Path(folder), size)
+    show(Console(), figures)
+    if given.json:
+        given.json.write_text(json.dumps({"figures": figures, "met": met(figures)}, indent=2) + "\n", encoding="utf-8")
+
+
+def met(figures: dict[str, Any]) -> dict[str, bool]:
+    """Return which goals were reached."""
+    found: dict[str, bool] = {}
+    if "speed" in figures:
+        found["runs_per_cpu_second"] = figures["speed"]["runs_per_cpu_second"] >= GOALS["runs_per_cpu_second"]
+    if "once" in figures:
+        found["each_once"] = not (figures["once"]["missing"] or figures["once"]["twice"] or figures["once"]["refused"])
+    if "agent" in figures:
+        found["agent"] = figures["agent"]["added_by_process_ms"] <= max(GOALS["agent_ms"], figures["agent"]["noise_ms"])
+    return found
+
+
+def show(console: Console, figures: dict[str, Any]) -> None:
+    """Print the figures as a table."""
+    table = Table(
+        "what", "figure", title=f"the Langfuse mirror, {platform.machine()}, Python {platform.python_version()}"
+    )
+    for part, values in figures.items():
+        for name, value in values.items():
+            table.add_row(f"{part}: {name.replace('_', ' ')}", f"{value:,.3f}".rstrip("0").rstrip("."))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
