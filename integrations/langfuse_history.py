@@ -22,8 +22,7 @@ from langgraph_learnloop.integrations.langfuse_observations import date_of
 from langgraph_learnloop.integrations.langfuse_reading import Asked, Reader, Seen
 from langgraph_learnloop.integrations.langfuse_remarks import remark_of_comment, remark_of_score
 from langgraph_learnloop.integrations.langfuse_runs import foreign_runs
-from langgraph_learnloop.integrations.langfuse_traces import OURS
-from langgraph_learnloop.integrations.langfuse_wire import Wire
+from langgraph_learnloop.integrations.langfuse_wire import OURS, Wire
 from langgraph_learnloop.mirrors import ForeignRun, Remark, Untold
 
 _OBSERVATIONS = "/api/public/v2/observations"

@@ -29,8 +29,8 @@ _OURS = frozenset({"run_id", "outcome", "resumes", "flagged"})
 _INNER = ("langgraph_", "ls_", "lc_", "__")
 _INNER_TAGS = ("seq:step:", "graph:step:", "map:key:")
 _OUTCOMES: tuple[Outcome, ...] = ("finished", "failed", "interrupted")
-_NO_PEOPLE = ("sdk-experiment", "langfuse-")
-"""Environments that Langfuse gives to experiments, and to what its own judges do."""
+_NO_PEOPLE = ("sdk-experiment", "langfuse-", "learnloop-")
+"""Environments of experiments, of what Langfuse's own judges do, and of proposals that wait for review."""
 _HEX = re.compile("[0-9a-f]{16}")
 
 
@@ -45,7 +45,7 @@ def foreign_runs(trace: str, seen: Iterable[Seen], agents: Collection[str] = ())
     if agents and names.isdisjoint(agents):
         raise DataError("It is of another agent.")
     if str(first.seen.get("environment")).startswith(_NO_PEOPLE):
-        raise DataError("It is of an experiment or of a judge of Langfuse's, where nobody asked the agent anything.")
+        raise DataError("It is of an experiment, a judge or a review, where nobody asked the agent anything.")
     reading = Reading()
     try:
         return [_run(trace, one, one.root is first, reading) for one in told]

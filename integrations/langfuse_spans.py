@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -58,13 +59,13 @@ class Teller:
         """Return a run's observations, the agent first."""
         run, texts = told.run, told.texts
         trace = bytes.fromhex(trace_of(run.run_id))
-        everywhere = _put(self._everywhere(told))
-        root = _span(trace, run.run_id, None, run.agent, run.started_at, run.seconds, run.error)
-        root.attributes.extend(everywhere + _put(self._agent(run, texts)))
+        everywhere = key_values(self._everywhere(told))
+        root = make_span(trace, run.run_id, None, run.agent, run.started_at, run.seconds, run.error)
+        root.attributes.extend(everywhere + key_values(self._agent(run, texts)))
         spans = [root]
         for step in run.steps:
-            span = _span(trace, step.step_id, step.parent_id, step.name, step.started_at, step.seconds, step.error)
-            span.attributes.extend(everywhere + _put(self._step(step, texts)))
+            span = make_span(trace, step.step_id, step.parent_id, step.name, step.started_at, step.seconds, step.error)
+            span.attributes.extend(everywhere + key_values(self._step(step, texts)))
             spans.append(span)
         return spans
 
@@ -186,6 +187,19 @@ def openai(message: Message) -> dict[str, Any]:
     return out
 
 
+def short_form(message: Message) -> Any:
+    """Return an assistant's message as people write a right answer: a text, {"tool": ..., "args": {...}} or a list.
+
+    Text beside calls is a message in OpenAI's form.
+    """
+    if not message.tool_calls:
+        return message.content
+    if message.content.strip():
+        return openai(message)
+    calls = [{"tool": call.name, "args": call.args} for call in message.tool_calls]
+    return calls[0] if len(calls) == 1 else calls
+
+
 def named(name: str | None) -> str | None:
     """Return a user or a session as Langfuse takes it; what it would drop, by its hash."""
     if name is None or (len(name) <= _LONGEST_NAME and name.isascii()):
@@ -199,6 +213,17 @@ def written(value: Any) -> str:
         return orjson.dumps(value).decode()
     except (TypeError, ValueError):
         return json.dumps(value, default=str)
+
+
+def storable(value: Any) -> Any:
+    """Return a JSON-able value as databases take it: half a character and NUL become U+FFFD, what is no number null."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
+    if isinstance(value, dict):
+        return {storable(str(key)): storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _call(call: ToolCall, number: int) -> dict[str, Any]:
@@ -226,7 +251,7 @@ def _fact(value: Any) -> str | None:
     return value if isinstance(value, str) else written(value)
 
 
-def _span(
+def make_span(
     trace: bytes,
     own_id: str,
     parent_id: str | None,
@@ -235,6 +260,7 @@ def _span(
     seconds: float | None,
     error: str | None,
 ) -> Span:
+    """Return an observation of a trace without what is known of it; its id is made of `own_id`."""
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
     start = int(began.timestamp() * 1_000_000) * 1_000
@@ -242,27 +268,36 @@ def _span(
         trace_id=trace,
         span_id=bytes.fromhex(span_of(own_id)),
         parent_span_id=bytes.fromhex(span_of(parent_id)) if parent_id else b"",
-        name=name[:_LONGEST_NAME] or "step",
+        name=storable(name[:_LONGEST_NAME]) or "step",
         start_time_unix_nano=start,
         end_time_unix_nano=start + int((seconds or 0.0) * 1_000_000_000),
-        status=None if error is None else {"code": 2, "message": error},  # type: ignore[arg-type]  # a dict will do
+        status=None if error is None else {"code": 2, "message": storable(error)},  # type: ignore[arg-type]  # a dict will do
     )
 
 
-def _put(values: Iterator[tuple[str, Any]]) -> list[KeyValue]:
+def key_values(values: Iterable[tuple[str, Any]]) -> list[KeyValue]:
+    """Return a span's attributes, texts and lists of texts; None is left out."""
     key_value = _key_value()
     put: list[KeyValue] = []
     for key, value in values:
         if value is None:
             continue
         one = key_value(key=key)
-        if isinstance(value, str):
-            one.value.string_value = value
-        else:
-            for item in value:
-                one.value.array_value.values.add(string_value=item)
+        try:
+            _fill(one, value)
+        except UnicodeEncodeError:
+            one.ClearField("value")
+            _fill(one, storable(value))
         put.append(one)
     return put
+
+
+def _fill(one: KeyValue, value: str | Sequence[str]) -> None:
+    if isinstance(value, str):
+        one.value.string_value = value
+    else:
+        for item in value:
+            one.value.array_value.values.add(string_value=item)
 
 
 @lru_cache(maxsize=1)

@@ -16,15 +16,18 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langgraph_learnloop.errors import LearnLoopError
+from langgraph_learnloop.integrations.langfuse_lessons import send_champion, send_dataset, send_examination
 from langgraph_learnloop.integrations.langfuse_spans import Teller, openai, written
-from langgraph_learnloop.integrations.langfuse_wire import Wire, run_of, span_of, trace_of
+from langgraph_learnloop.integrations.langfuse_wire import OURS, Wire, run_of, span_of, trace_of
 from langgraph_learnloop.mirrors import (
     KINDS,
     DeliveryError,
     Kind,
     Label,
     Told,
+    ToldChampion,
     ToldDataset,
+    ToldExamination,
     ToldFeedback,
     ToldLabel,
     ToldRun,
@@ -36,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LangfuseTraces", "run_of", "trace_of"]
 
-OURS = "learnloop-"
-"""What the ids of our scores begin with."""
 THEIRS = "langfuse:"
 """What the ids of feedback that was given in Langfuse begin with; it is there already."""
 _LONGEST_COMMENT = 10_000
@@ -73,8 +74,11 @@ class LangfuseTraces:
         if told[0].kind == "run":
             self._wire.send_spans(self._spans(told))
             return
+        for one in told:
+            if isinstance(one.what, ToldExamination):
+                send_examination(self._wire, one.what, one.doubtful)
         try:
-            self._send_again_and_again(told)
+            self._replace(told)
         except DeliveryError as error:
             error.arrived = error.arrived or False  # all of this replaces what is there: saying it again does no harm
             raise
@@ -119,7 +123,8 @@ class LangfuseTraces:
                 f"It is not known what of the run {run.run_id!r} arrived: {error}", arrived=None
             ) from error
 
-    def _send_again_and_again(self, told: Sequence[Told]) -> None:
+    def _replace(self, told: Sequence[Told]) -> None:
+        """Send what has a place of its own there and can be sent again and again."""
         scores: list[dict[str, Any]] = []
         for one in told:
             match one.what:
@@ -128,9 +133,10 @@ class LangfuseTraces:
                 case ToldLabel(run, label):
                     scores.append(_label(label, run.trace or trace_of(run.run_id)))
                 case ToldDataset():
+                    send_dataset(self._wire, one.what)
                     scores += _members(one.what)
-                case _:
-                    pass
+                case ToldChampion():
+                    send_champion(self._wire, one.what)
         self._wire.send_scores(scores)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,24 @@ if TYPE_CHECKING:
     from langfuse.api import LangfuseAPI, ObservationsV2Response
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-__all__ = ["SCORES", "SPANS", "Wire", "answering", "refused", "run_of", "seconds_of", "span_of", "trace_of"]
+__all__ = [
+    "OURS",
+    "PAGE",
+    "SCORES",
+    "SPANS",
+    "Wire",
+    "answering",
+    "delivering",
+    "pages",
+    "refused",
+    "run_of",
+    "seconds_of",
+    "span_of",
+    "trace_of",
+]
 
+OURS = "learnloop-"
+"""What the ids, names and environments of all that is sent and is no run begin with."""
 SPANS = "/api/public/otel/v1/traces"
 SCORES = "/api/public/scores"
 LARGEST_REQUEST = 2_000_000
@@ -39,6 +55,8 @@ _NEVER = frozenset({400, 413, 415, 422})
 _SCORES_A_REQUEST = 100
 _PATIENCE = (0.1, 0.2, 0.4, None)
 """Seconds between the tries of a question: a batch of many runs is not to fail for one of them."""
+PAGE = 100
+"""Things on a page of a list that is asked for."""
 _LONGEST_REASON = 300
 
 
@@ -272,3 +290,41 @@ def seconds_of(header: str | None) -> float | None:
 
 def _reason(error: Exception) -> str:
     return short(" ".join(f"{type(error).__name__}: {error}".rstrip(": .").split()), _LONGEST_REASON)
+
+
+@contextmanager
+def delivering(what: str) -> Iterator[None]:
+    """Turn what Langfuse's API client raises into DeliveryError about what it was to take, with what is known of it."""
+    import httpx
+    from langfuse.api.core import ApiError
+
+    try:
+        yield
+    except ApiError as error:
+        raise _undelivered(what, error.status_code or 0, error.body, error.headers or {}) from error
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        raise DeliveryError(f"Langfuse cannot be reached to take {what}: {_reason(error)}.") from error
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # what pydantic cannot read is a ValueError too
+        raise DeliveryError(f"Langfuse did not say whether it took {what}: {_reason(error)}.", arrived=None) from error
+
+
+def pages(ask: Callable[[int], Any]) -> Iterator[Any]:
+    """Yield what is on all the pages of a list; `ask` returns the page of a number, from 1."""
+    number, last = 0, 1
+    while number < last:
+        number += 1
+        answer = ask(number)
+        yield from answer.data
+        last = answer.meta.total_pages if answer.data else 0
+
+
+def _undelivered(what: str, status: int, body: object, headers: Mapping[str, str]) -> DeliveryError:
+    said = short(" ".join(str(body).split()), _LONGEST_REASON)
+    way_out = " See that its keys are those of the right project." if status in (401, 403) else ""
+    wait = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
+    return DeliveryError(
+        f"Langfuse did not take {what} ({status}: {said}).{way_out}",
+        arrived=False if status in _NOT_TAKEN | _NEVER else None,
+        forever=status in _NEVER,
+        retry_after=seconds_of(wait),
+    )

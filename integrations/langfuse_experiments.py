@@ -1,0 +1,262 @@
+"""Show examinations in Langfuse as experiments, one for each side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from langgraph_learnloop.errors import LearnLoopError
+from langgraph_learnloop.integrations.langfuse_items import (
+    ONCE,
+    add_items,
+    asked_of,
+    cases_name,
+    item_id,
+    known,
+    make_dataset,
+)
+from langgraph_learnloop.integrations.langfuse_spans import (
+    key_values,
+    make_span,
+    openai,
+    short_form,
+    storable,
+    written,
+)
+from langgraph_learnloop.integrations.langfuse_wire import OURS, Wire, delivering, span_of
+from langgraph_learnloop.mirrors import DeliveryError, ToldExamination
+from langgraph_learnloop.records import Case, CaseResult, Message, Release, Scorecard, content_hash
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+ENVIRONMENT = "sdk-experiment"
+"""The environment in which Langfuse's SDK runs experiments."""
+_LONGEST_COMMENT = 10_000
+_MINUTE = timedelta(minutes=1)
+_EXPERIMENT = "langfuse.experiment."
+_OBSERVATION = "langfuse.observation."
+
+
+class _Experiment(NamedTuple):
+    """One side of an examination."""
+
+    own_id: str
+    name: str
+    key: str
+    """What the ids of its traces are made of."""
+    dataset_id: str
+    release: Release
+    card: Scorecard
+    facts: dict[str, Any]
+
+
+def send_examination(wire: Wire, told: ToldExamination, doubtful: bool) -> None:
+    """Show an examination as two experiments on the dataset of its cases: the candidate's and the champion's.
+
+    Each answer is a trace with the evaluator's figures as scores; the gates and the verdict are scores of the
+    experiments. A trace's id is made of the examination, the release and the case. With `doubtful` those that can be
+    seen already are not sent again.
+    """
+    card = told.scorecard
+    name = cases_name(card, told.cases)
+    of = f"of the dataset {card.dataset}" if card.dataset else "of an examination"
+    dataset_id = make_dataset(wire, name, f"The cases {of}.", {"dataset": card.dataset, "evaluator": card.evaluator})
+    add_items(wire, name, dataset_id, [asked_of(case) for case in told.cases])
+    spans: list[Span] = []
+    scores: list[dict[str, Any]] = []
+    for role, release in (("candidate", told.candidate), ("champion", told.champion)):
+        experiment = _experiment(wire, role, release, card, dataset_id)
+        there = _there(wire, experiment) if doubtful else frozenset()
+        for case, result in _answers(told, release):
+            shown = _spans(experiment, case, result)
+            spans += [span for span in shown if (span.trace_id.hex(), span.span_id.hex()) not in there]
+            scores += _figures(experiment, result)
+        scores += _gates(experiment, role)
+    wire.send_spans(spans)
+    try:
+        wire.send_scores(scores)
+    except DeliveryError as error:
+        error.arrived = None  # the traces did, and cannot be taken back
+        raise
+
+
+def _experiment(wire: Wire, role: str, release: Release, card: Scorecard, dataset_id: str) -> _Experiment:
+    try:
+        project = wire.project
+    except LearnLoopError as error:
+        raise DeliveryError(str(error)) from error
+    release_id = release.release_id
+    name = f"{role} {release_id} {card.at.isoformat(timespec='seconds')}"
+    # As the server and its SDK make the id of an experiment: JSON without spaces, the first 16 digits.
+    made_of = json.dumps(
+        ["langfuse-experiment-v1", project, dataset_id, name], separators=(",", ":"), ensure_ascii=False
+    )
+    facts = {
+        "role": role,
+        "release": release_id,
+        "base_model": release.base_model,
+        "candidate": card.candidate,
+        "champion": card.champion,
+        "evaluator": card.evaluator,
+        "dataset": card.dataset,
+        "verdict": card.verdict,
+    }
+    key = content_hash([dataset_id, card.candidate, card.champion, card.evaluator, card.at.isoformat(), role])
+    own_id = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    return _Experiment(own_id, name, key, dataset_id, release, card, facts)
+
+
+def _answers(told: ToldExamination, release: Release) -> Iterator[tuple[Case, CaseResult]]:
+    """Yield the cases that a release was asked, with what came of it; at last those that could not be judged."""
+    cases = {case.case_id: case for case in told.cases}
+    unjudged = (one for one in told.scorecard.unjudged if one.release_id == release.release_id)
+    for result in (*told.results.get(release.release_id, ()), *unjudged):
+        if (case := cases.pop(result.case_id, None)) is not None:
+            yield case, result
+
+
+def _trace(experiment: _Experiment, case_id: str) -> str:
+    return content_hash([experiment.key, case_id])
+
+
+def _task(trace: str) -> str:
+    return content_hash([trace, "task"])
+
+
+def _spans(experiment: _Experiment, case: Case, result: CaseResult) -> list[Span]:
+    """Return the observations of one answer as `run_experiment` of Langfuse's SDK sends them: an item, and its task."""
+    trace, at = _trace(experiment, case.case_id), experiment.card.at
+    task, bytes_ = _task(trace), bytes.fromhex(trace)
+    both = key_values([*_everywhere(experiment, case, task), *_answer(experiment, case, result)])
+    spans = [
+        make_span(bytes_, trace, None, "experiment-item-run", at, result.seconds, result.error),
+        make_span(bytes_, task, trace, "experiment-item-task", at, result.seconds, result.error),
+    ]
+    for span in spans:
+        span.attributes.extend(both)
+    return spans
+
+
+def _everywhere(experiment: _Experiment, case: Case, task: str) -> Iterator[tuple[str, Any]]:
+    """Yield what ties an observation to its experiment and to its item."""
+    yield "langfuse.environment", ENVIRONMENT
+    yield "langfuse.version", experiment.release.release_id
+    yield _EXPERIMENT + "id", experiment.own_id
+    yield _EXPERIMENT + "name", experiment.name
+    yield _EXPERIMENT + "description", storable(experiment.card.because)
+    yield _EXPERIMENT + "metadata", written(known(experiment.facts))
+    yield _EXPERIMENT + "dataset.id", experiment.dataset_id
+    yield _EXPERIMENT + "item.id", item_id(experiment.dataset_id, case.case_id)
+    yield _EXPERIMENT + "item.metadata", written(known(asked_of(case).metadata))
+    yield _EXPERIMENT + "item.root_observation_id", span_of(task)
+    if case.expected is not None:
+        yield _EXPERIMENT + "item.expected_output", _text(short_form(case.expected))
+
+
+def _answer(experiment: _Experiment, case: Case, result: CaseResult) -> Iterator[tuple[str, Any]]:
+    yield _OBSERVATION + "type", "span"
+    yield _OBSERVATION + "input", written(asked_of(case).input)
+    yield _OBSERVATION + "output", _said(result.got)
+    if result.error is not None:
+        yield _OBSERVATION + "level", "ERROR"
+        yield _OBSERVATION + "status_message", result.error
+    facts = {
+        "experiment_name": experiment.name,
+        "experiment_run_name": experiment.name,
+        "dataset_id": experiment.dataset_id,
+        "dataset_item_id": item_id(experiment.dataset_id, case.case_id),
+        "release": result.release_id,
+        "evaluator": result.evaluator,
+        "suite": case.suite,
+        "category": case.category,
+        "started": result.started,
+        "diverged": result.diverged,
+        "tokens": result.tokens,
+        "usd": result.usd,
+    }
+    for name, value in known(facts).items():
+        yield f"{_OBSERVATION}metadata.{name}", _text(value)
+
+
+def _said(got: Sequence[Message]) -> str | None:
+    """Return what was answered; with what came after it, as a list of messages."""
+    if not got:
+        return None
+    return _text(short_form(got[0])) if len(got) == 1 else written([openai(message) for message in got])
+
+
+def _figures(experiment: _Experiment, result: CaseResult) -> Iterator[dict[str, Any]]:
+    """Yield an evaluator's figures as scores of the answer; what could not be judged is none."""
+    trace = _trace(experiment, result.case_id)
+    about = {"traceId": trace, "observationId": span_of(_task(trace))}
+    for name, value in result.scores.items():
+        if value is not None:
+            yield _score(experiment, [trace, name], about, name, value, result.comment)
+
+
+def _gates(experiment: _Experiment, role: str) -> Iterator[dict[str, Any]]:
+    """Yield a side's figure at each gate as scores of its experiment; for the candidate what the gates said, too."""
+    card, about = experiment.card, {"datasetRunId": experiment.own_id}
+    for gate in card.gates:
+        figure = gate.candidate if role == "candidate" else gate.champion
+        if figure is not None:
+            yield _score(experiment, ["figure", gate.name], about, gate.name, float(figure), gate.metric)
+        if role == "candidate":
+            yield _score(experiment, ["gate", gate.name], about, f"gate {gate.name}", gate.passed, gate.because)
+    if role == "candidate":
+        yield _score(experiment, ["verdict"], about, "verdict", card.verdict, card.because)
+
+
+def _score(
+    experiment: _Experiment,
+    own: Sequence[str],
+    about: dict[str, Any],
+    name: str,
+    value: bool | float | str,
+    comment: str | None,
+) -> dict[str, Any]:
+    kind = "CATEGORICAL" if isinstance(value, str) else "BOOLEAN" if isinstance(value, bool) else "NUMERIC"
+    return {
+        **about,
+        "id": OURS + content_hash([experiment.key, *own]),
+        "name": storable(name),
+        "value": value if isinstance(value, str) else float(value),
+        "dataType": kind,
+        "comment": storable(comment)[:_LONGEST_COMMENT] if comment else None,
+        "timestamp": experiment.card.at.isoformat(),
+        "environment": ENVIRONMENT,
+    }
+
+
+def _there(wire: Wire, experiment: _Experiment) -> frozenset[tuple[str, str]]:
+    """Return the traces' and observations' ids of a release's answers that can be seen by now."""
+    found: set[tuple[str, str]] = set()
+    cursor: str | None = None
+    at = experiment.card.at
+    while True:
+        try:
+            with delivering(f"the experiment {experiment.name!r}"):
+                page = wire.api.observations.get_many(
+                    version=experiment.release.release_id,
+                    environment=ENVIRONMENT,
+                    from_start_time=at - _MINUTE,
+                    to_start_time=at + _MINUTE,
+                    limit=1_000,
+                    cursor=cursor,
+                    request_options=ONCE,
+                )
+        except DeliveryError as error:
+            error.arrived, error.forever = None, False  # a question: what was sent before is as doubtful as ever
+            raise
+        found.update((str(one.trace_id), str(one.id)) for one in page.data)
+        cursor = page.meta.cursor
+        if not cursor:
+            return frozenset(found)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else written(value)
