@@ -136,7 +136,7 @@ class Wire:
                     if not error.forever:
                         raise
             for score in batch:
-                self._post(SCORES, orjson.dumps(score), "application/json")
+                self._post_again(orjson.dumps(score))
             self._one_by_one = True  # it took as objects what it refused as a list
 
     def observations(self, trace_id: str) -> frozenset[str]:
@@ -173,13 +173,23 @@ class Wire:
         self._client.close()
 
     def _send_list(self, scores: list[dict[str, Any]]) -> None:
-        answer = self._post(SCORES, orjson.dumps(scores), "application/json")
-        told = _json(answer)
+        told = _json(self._post_again(orjson.dumps(scores)))
         if isinstance(told, dict) and told.get("rejected"):
             errors = told.get("errors") or []
             said = "; ".join(str(one.get("message")) for one in errors if isinstance(one, dict))
             # Which of them it was is not said; one at a time they are told apart.
             raise DeliveryError(f"Langfuse refused {told['rejected']} scores: {short(said, 300)}.", forever=True)
+
+    def _post_again(self, scores: bytes) -> bytes:
+        """Send scores, at once again where that failed by chance: of many requests for one thing none is to fail."""
+        for wait in _PATIENCE:
+            try:
+                return self._post(SCORES, scores, "application/json")
+            except DeliveryError as error:
+                if wait is None or error.forever or error.retry_after:
+                    raise
+                time.sleep(wait)
+        raise AssertionError("the last try either answers or raises")
 
     def _post(self, path: str, body: bytes, kind: str) -> bytes:
         import httpx

@@ -29,6 +29,14 @@ def read_splits(path: str | Path) -> dict[Split | None, list[Example]]:
 
     A file without training examples is refused as well.
     """
+    examples = read_all(path)
+    if not examples["train"]:
+        raise DataError(f"The dataset {str(path)!r} has no examples whose split is 'train'; curate some first.")
+    return examples
+
+
+def read_all(path: str | Path) -> dict[Split | None, list[Example]]:
+    """Return the examples of a JSON-lines file by split, whatever splits there are; raise DataError, naming a line."""
     examples: dict[Split | None, list[Example]] = defaultdict(list)
     for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
         if not line.strip():
@@ -42,8 +50,6 @@ def read_splits(path: str | Path) -> dict[Split | None, list[Example]]:
                 f"Line {number} of the dataset {str(path)!r} is not an example: {where} {first['msg']}."
             ) from error
         examples[example.split].append(example)
-    if not examples["train"]:
-        raise DataError(f"The dataset {str(path)!r} has no examples whose split is 'train'; curate some first.")
     return examples
 
 

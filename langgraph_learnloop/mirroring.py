@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from langgraph_learnloop.errors import LearnLoopError, NotFoundError
-from langgraph_learnloop.examples import read_splits
+from langgraph_learnloop.examples import read_all
 from langgraph_learnloop.mirrors import (
     DeliveryError,
     Kind,
@@ -346,6 +346,6 @@ class _Loaded(NamedTuple):
 
 
 def _every(path: str) -> tuple[Example, ...]:
-    """Return the examples of a dataset that are its own: those to learn from, and those that are kept for the gate."""
-    splits = read_splits(path)
-    return (*splits.get("train", ()), *splits.get("heldout", ()))
+    """Return the examples of a dataset, but not those that only measure a search."""
+    splits = read_all(path)
+    return tuple(example for split, examples in splits.items() if split != "validation" for example in examples)

@@ -116,7 +116,7 @@ class ToldDataset(NamedTuple):
 
     dataset: Dataset
     examples: tuple[Example, ...]
-    """Those of the training set and of the held-out set."""
+    """All but those that only measure a search for a recipe."""
     traces: Mapping[str, str] = {}
     """The traces that another tracer keeps of the runs they were made from, by run id; most runs have none."""
 

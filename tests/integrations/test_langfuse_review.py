@@ -287,7 +287,7 @@ def test_a_failure_anywhere_loses_nothing_and_shows_nothing_twice(team: Team, st
             team.says(proposal().proposal_id, "approve")
             team.completes()
     assert [one.action for one in verdicts] == ["approve"]
-    assert failures == 1
+    assert failures == (0 if step.endswith("/observations") else 1)  # that question is asked again at once
     assert not twice(team)
     assert not team.faults
 
