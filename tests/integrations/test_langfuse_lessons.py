@@ -351,7 +351,7 @@ def test_another_examination_of_the_same_has_its_own(team: Team, wire: Wire) -> 
 def test_scores_that_fail_leave_the_traces_in_doubt(team: Team, wire: Wire, takes_lists: bool) -> None:
     """The spans arrived: it is told again as doubtful, and they are not sent a second time."""
     team.takes_lists = takes_lists
-    team.faults = [("POST /api/public/scores", 429, {})]
+    team.faults = [("POST /api/public/scores", 429, {"Retry-After": "5"})]  # else it is tried again at once
     with pytest.raises(DeliveryError) as failed:
         send_examination(wire, examination(), doubtful=False)
     assert failed.value.arrived is None
