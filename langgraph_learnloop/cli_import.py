@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from langgraph_learnloop.config import load_config, made, named
-from langgraph_learnloop.errors import ConfigError
+from langgraph_learnloop.errors import ConfigError, EngineError
 from langgraph_learnloop.importing import Heard, Imported
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.mirrors import History
@@ -39,20 +39,44 @@ def import_history(
     remarks_only: Annotated[
         bool, typer.Option("--remarks-only", help="Only what people said of runs that are here.")
     ] = False,
+    every: Annotated[
+        float | None, typer.Option("--every", min=1, help="Do it again each so many seconds, until ctrl-C.")
+    ] = None,
 ) -> None:
     """Take runs, scores, corrections and comments from another place; what is here already is left alone."""
-    now = datetime.now(UTC)
-    begin, end = moment(since, now, "--since"), now if until is None else moment(until, now, "--until")
-    if begin >= end:
-        raise ConfigError(f"--since {since!r} is not before --until {until or 'now'!r}.")
+    if every is not None and until is not None:
+        raise ConfigError("With --every there is no --until: it goes on.")
+    between(since, until)  # a slip is said before anything is opened
     spec = SOURCES.get(source, source)
     if ":" not in spec:
         raise ConfigError(f'There is no history {source!r}: name {", ".join(SOURCES)}, or "module:attribute".')
     history: History = made(named(spec, "The history"), "runs")
     with LearnLoop(store, agent=agent, config=load_config(agent=agent)) as loop:
-        if not remarks_only:
-            _say(runs_in_words(loop.import_runs(history, begin, end, _Progress()), history.name))
-        _say(remarks_in_words(loop.import_remarks(history, begin, _Progress())))
+        while True:
+            try:
+                _take(loop, history, *between(since, until), remarks_only)
+            except EngineError as error:
+                if every is None:
+                    raise
+                _say(str(error))
+            if every is None:
+                return
+            time.sleep(every)
+
+
+def _take(loop: LearnLoop, history: History, begin: datetime, end: datetime, remarks_only: bool) -> None:
+    if not remarks_only:
+        _say(runs_in_words(loop.import_runs(history, begin, end, _Progress()), history.name))
+    _say(remarks_in_words(loop.import_remarks(history, begin, _Progress())))
+
+
+def between(since: str, until: str | None) -> tuple[datetime, datetime]:
+    """Return the two times that were named, seen from now; raise ConfigError."""
+    now = datetime.now(UTC)
+    begin, end = moment(since, now, "--since"), now if until is None else moment(until, now, "--until")
+    if begin >= end:
+        raise ConfigError(f"--since {since!r} is not before --until {until or 'now'!r}.")
+    return begin, end
 
 
 def moment(text: str, now: datetime, option: str) -> datetime:

@@ -215,6 +215,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     ("words", "says"),
     [
         (["langfuse", "--since", "a while"], "--since 'a while' is no time: write how long ago, such as 30d"),
+        (["langfuse", "--every", "60", "--until", "1d"], "With --every there is no --until"),
         (["langfuse", "--since", "1d", "--until", "2d"], "--since '1d' is not before --until '2d'"),
         (["langfuse"], "There are no keys for Langfuse: set LANGFUSE_PUBLIC_KEY"),
         (["langsmith"], "There is no history 'langsmith': name langfuse"),
@@ -254,3 +255,28 @@ def test_times_are_ago_or_dates() -> None:
     assert moment("2026-10-31", AT, "--since") == AT - timedelta(days=1)
     with pytest.raises(ConfigError):
         moment("-5d", AT, "--since")
+
+
+def test_it_goes_on_until_somebody_stops_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --every a server that is away is said, and asked again; ctrl-C ends it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "my_history", sys.modules[__name__])
+    answers: list[Any] = [EngineError("It is away."), Imported(1), Imported(0, 1)]
+
+    def answer(*_: Any) -> Imported:
+        said = answers.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def sleep(seconds: float) -> None:
+        if not answers:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LearnLoop, "import_runs", answer)
+    monkeypatch.setattr("langgraph_learnloop.cli_import.time.sleep", sleep)
+    code, out, _ = _run(capsys, monkeypatch, "my_history:HISTORY", "--every", "60", "--store", "l.db")
+    assert code == 130
+    assert out.index("It is away.") < out.index("1 runs were imported") < out.index("0 runs were imported")
