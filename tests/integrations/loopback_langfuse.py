@@ -15,6 +15,8 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -55,9 +57,15 @@ class Langfuse(Faults):
         self.ingest_delay = ingest_delay
         self.lock = threading.RLock()
         self.requests: Counter[tuple[str, int]] = Counter()
+        self.log: list[str] = []
+        """Every request that came, as "METHOD target"."""
+        self.came = 0
+        """Spans that ever came, those that were lost too."""
         self.spans: list[Observation] = []
         self.by_trace: dict[bytes, list[Observation]] = defaultdict(list)
         self.deleted: dict[bytes, int] = {}
+        self.odd: dict[tuple[str, str], dict[str, Any]] = {}
+        """What fields are shown as, whatever was told of them, by trace and observation."""
         self.scores: dict[str, dict[str, Any]] = {}
         self.comments: dict[str, dict[str, Any]] = {}
         self.score_configs: dict[str, dict[str, Any]] = {}
@@ -135,6 +143,13 @@ class Langfuse(Faults):
             counts = Counter((one.span.trace_id, one.span.span_id) for one in self.spans)
         return {(trace.hex(), span.hex()): count for (trace, span), count in counts.items() if count > 1}
 
+    def lose(self, spans: Iterable[Observation]) -> None:
+        """Let spans be as if they had never come."""
+        with self.lock:
+            for span in spans:
+                self.spans.remove(span)
+                self.by_trace[span.span.trace_id].remove(span)
+
     def asked(self, path: str, status: int | None = None) -> int:
         """Return how many requests came whose path begins so, answered so; 0 is no answer."""
         with self.lock:
@@ -184,14 +199,17 @@ class Langfuse(Faults):
     def _respond(self, request: Request) -> Answer | None:
         over = self.over
         self.delay(request.path)
-        kind = self.draw(request.path)
+        kind = self.draw(request)
         if kind is None:
             answer: Answer | None = self._carry_out(request)
+        elif kind == "half":
+            answer = replace(self._carry_out(request), torn=True)
         else:
             if kind.endswith("_after"):
                 self._carry_out(request)
             answer = self.spoilt(kind, over)
         with self.lock:
+            self.log.append(f"{request.method} {request.target}")
             self.requests[request.path, 0 if answer is None else answer.status] += 1
         return answer
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,12 @@ from tests.integrations.loopback_langfuse_observations import (
 
 ROUTES, route = routes()
 _EXPERIMENT = "langfuse.experiment."
+
+
+def experiment_id(project_id: str, dataset_id: str, name: str) -> str:
+    """Return the id that the server gives to an experiment on a dataset."""
+    made_of = json.dumps(["langfuse-experiment-v1", project_id, dataset_id, name], separators=(",", ":"))
+    return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
 def _is_item(span: Observation) -> bool:

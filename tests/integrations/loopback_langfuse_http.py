@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 import re
 import socket
 import socketserver
@@ -41,15 +42,21 @@ class Answer:
     body: bytes = b""
     kind: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
+    torn: bool = False
+    """Whether only half of the body goes out before the connection is closed."""
 
     def wire(self) -> bytes:
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", f"Content-Type: {self.kind}"]
         lines += [f"{name}: {value}" for name, value in (*self.headers, ("Content-Length", str(len(self.body))))]
-        return "\r\n".join([*lines, "", ""]).encode("latin-1") + self.body
+        body = self.body[: len(self.body) // 2] if self.torn else self.body
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def said(status: int, body: Any) -> Answer:
-    return Answer(status, orjson.dumps(body))
+    try:
+        return Answer(status, orjson.dumps(body))
+    except TypeError:  # half a character, and numbers of any size
+        return Answer(status, json.dumps(body).encode())
 
 
 @dataclass
@@ -81,9 +88,11 @@ class Request:
 
     @cached_property
     def json(self) -> Any:
-        try:
+        with suppress(orjson.JSONDecodeError):
             return orjson.loads(self.body)
-        except orjson.JSONDecodeError as error:
+        try:  # half a character, and numbers of any size
+            return json.loads(self.body)
+        except ValueError as error:
             raise RefusalError(400, "Invalid JSON") from error
 
     def one(self, name: str) -> str | None:
@@ -231,7 +240,7 @@ class Connection(socketserver.StreamRequestHandler):
             if answer is None:
                 return
             self.wfile.write(answer.wire())
-            if request.headers.get("connection", "").lower() == "close":
+            if answer.torn or request.headers.get("connection", "").lower() == "close":
                 return
 
     def read(self) -> Request | None:

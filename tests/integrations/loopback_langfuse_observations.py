@@ -9,9 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import orjson
-from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
 from tests.integrations.loopback_langfuse_http import (
     PROTOBUF,
     Answer,
@@ -208,6 +205,9 @@ def text_of(value: Any) -> str | None:
 @route("POST", "otel/v1/traces")
 def take_spans(state: Any, request: Request) -> Answer:
     """Keep every span of a request, or none."""
+    from google.protobuf.message import DecodeError
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
     if PROTOBUF not in request.headers.get("content-type", ""):
         raise RefusalError(400, "Invalid content type")
     try:
@@ -216,13 +216,13 @@ def take_spans(state: Any, request: Request) -> Answer:
         raise RefusalError(400, "Failed to parse OTel Protobuf Trace") from error
     at, decodes = time.time(), _decodes(request.headers.get("x-langfuse-sdk-version", ""))
     with state.lock:
-        number = len(state.spans)
         taken = [
-            Observation(span, one.resource, at, decodes, number + place)
-            for place, (one, span) in enumerate(_spans(told))
+            Observation(span, one.resource, at, decodes, number)
+            for number, (one, span) in enumerate(_spans(told), state.came)
         ]
         if state.reject_spans is not None and any(map(state.reject_spans, taken)):
             raise RefusalError(400, "A span was told to be refused")
+        state.came += len(taken)
         state.spans += taken
         for span in taken:
             state.by_trace[span.span.trace_id].append(span)
@@ -402,7 +402,8 @@ def _shown(state: Any, span: Observation, groups: Iterable[str], expanded: set[s
     shown = {field: row[field] for group in groups for field in GROUPS[group]} | _PRICES
     if "metadata" in shown:
         shown["metadata"] = {key: _cut(value, key in expanded) for key, value in span.metadata.items()}
-    return shown
+    odd = state.odd.get((span.trace_id, span.id), {})
+    return shown | {field: odd[field] for field in odd.keys() & shown.keys()}
 
 
 def _cut(value: Any, whole: bool) -> Any:
@@ -423,7 +424,7 @@ def delete_trace(state: Any, request: Request, trace_id: str) -> dict[str, str]:
 def _deleted(state: Any, trace_ids: list[str]) -> dict[str, str]:
     """Let traces and their scores be seen no more; `spans` keeps what ever came."""
     with state.lock:
-        state.deleted.update((bytes.fromhex(one), len(state.spans)) for one in trace_ids)
+        state.deleted.update((bytes.fromhex(one), state.came) for one in trace_ids)
         for key in [key for key, score in state.scores.items() if score["traceId"] in trace_ids]:
             del state.scores[key]
     return {"message": "Traces deleted successfully"}

@@ -195,7 +195,12 @@ def _check_config(config: dict[str, Any], kind: str, body: dict[str, Any]) -> No
 
 
 def _valued(kind: str, value: Any) -> Any:
-    return {"BOOLEAN": bool, "NUMERIC": float}.get(kind, str)(value)
+    return {"BOOLEAN": bool, "NUMERIC": _number}.get(kind, str)(value)
+
+
+def _number(value: float) -> int | float:
+    """Return a number as JavaScript writes it: one that is whole has no point."""
+    return int(value) if isinstance(value, int) or value.is_integer() else value
 
 
 @route("DELETE", "scores/([^/]+)")
@@ -263,7 +268,7 @@ def _tests(request: Request) -> Iterator[Callable[[dict[str, Any]], bool]]:
 
 
 def _written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, int | float) else value
 
 
 def shown(score: dict[str, Any], groups: list[str]) -> dict[str, Any]:
