@@ -1,4 +1,4 @@
-"""What the tests of Ray share, and those of vLLM."""
+"""What the tests of Ray share, those of vLLM, and those of Langfuse."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_learnloop.records import Release
+from tests.integrations.loopback_langfuse import Langfuse
 from tests.integrations.loopback_vllm import LAYERS, Server, release_of, write_weights
 
 
@@ -32,6 +33,15 @@ def cluster() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def project(monkeypatch: pytest.MonkeyPatch) -> Iterator[Langfuse]:
+    """Yield a Langfuse with an empty project; it refuses lists of scores, as the real one does."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.delenv("LANGFUSE_TRACING_ENABLED", raising=False)
+    with Langfuse() as made:
+        yield made
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ class Observation:
 
     def __init__(self, span: Any, resource: Any, at: float, decodes: bool, number: int) -> None:
         self.span = span
+        self.began = span.start_time_unix_nano
         self.resource = resource
         self.at = at
         self.decodes = decodes
@@ -300,7 +301,7 @@ class Condition:
     def _of(self, span: Observation) -> Any:
         match self.column:
             case "startTime":
-                return span.span.start_time_unix_nano
+                return span.began
             case "endTime":
                 return span.span.end_time_unix_nano or None
             case "name":
@@ -346,13 +347,17 @@ def parameters(request: Request) -> Iterator[Condition]:
 def readable(state: Any, conditions: Iterable[Condition] = ()) -> Iterator[Observation]:
     """Yield what can be seen by now."""
     conditions = list(conditions)
-    named = next((traces for one in conditions if (traces := one.traces()) is not None), None)
+    named = next((one for one in conditions if one.traces() is not None), None)
     with state.lock:
-        spans = list(state.spans) if named is None else [span for one in set(named) for span in _of_trace(state, one)]
+        if named is None:
+            spans = list(state.spans)
+        else:
+            conditions.remove(named)
+            spans = [span for one in set(named.traces() or ()) for span in _of_trace(state, one)]
         deleted = dict(state.deleted)
     until = time.time() - state.ingest_delay
     for span in spans:
-        hidden = span.at > until or span.number < deleted.get(span.span.trace_id, 0)
+        hidden = span.at > until or (deleted and span.number < deleted.get(span.span.trace_id, 0))
         if not hidden and all(one.holds(span) for one in conditions):
             yield span
 
@@ -394,7 +399,7 @@ def observations(state: Any, request: Request) -> dict[str, Any]:
 
 
 def order(span: Observation) -> tuple[int, int]:
-    return span.span.start_time_unix_nano, span.number
+    return span.began, span.number
 
 
 def _shown(state: Any, span: Observation, groups: Iterable[str], expanded: set[str]) -> dict[str, Any]:
