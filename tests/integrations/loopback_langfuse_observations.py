@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import orjson
+
 from tests.integrations.loopback_langfuse_http import (
     PROTOBUF,
     Answer,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,10 @@ from langgraph_learnloop.records import (
     Scorecard,
     ToolCall,
 )
-from tests.integrations.langfuse_team import Team, experiment_id
+from tests.integrations.langfuse_people import wire_to
+from tests.integrations.loopback_langfuse import Langfuse
+from tests.integrations.loopback_langfuse_experiments import experiment_id
+from tests.integrations.loopback_langfuse_observations import Observation
 from tests.shop import Shop
 
 langfuse = pytest.importorskip("langfuse", reason="Langfuse is not installed")
@@ -45,20 +47,8 @@ SPANS, ITEMS = "POST /api/public/otel", "POST /api/public/dataset-items"
 
 
 @pytest.fixture
-def team() -> Iterator[Team]:
-    made = Team()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def wire(team: Team) -> Wire:
-    return team.wire()
-
-
-def client_of(team: Team, **more: Any) -> Any:
-    """Return a client of Langfuse's SDK, which keeps one for each key."""
-    return langfuse.Langfuse(public_key=team.key, secret_key="sk", base_url=team.url, **more)
+def wire(project: Langfuse) -> Wire:
+    return wire_to(project)
 
 
 def says(words: str) -> Message:
@@ -88,7 +78,7 @@ def dataset(*examples: Example, **more: Any) -> ToldDataset:
 # -- datasets ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_sent_is_read_back_as_the_same_cases(team: Team, wire: Wire) -> None:
+def test_what_was_sent_is_read_back_as_the_same_cases(project: Langfuse, wire: Wire) -> None:
     """Texts, calls, several calls, text beside a call, and conversations with tools' results go there and back."""
     history = (
         Message(role="system", content="Help."),
@@ -101,7 +91,7 @@ def test_what_was_sent_is_read_back_as_the_same_cases(team: Team, wire: Wire) ->
     examples = [example(right, number, run_id=RUN) for number, right in enumerate(chosen)]
     examples.append(example(says("Sorry"), 9).model_copy(update={"messages": history}))
     send_dataset(wire, dataset(*examples))
-    client = client_of(team, tracing_enabled=False)
+    client = project.client(tracing_enabled=False)
     cases = cases_from_langfuse(f"learnloop-{'d' * 12}", client, suite="target")
     assert [case.messages for case in cases] == [one.messages for one in examples]
     assert all(
@@ -110,13 +100,13 @@ def test_what_was_sent_is_read_back_as_the_same_cases(team: Team, wire: Wire) ->
     assert [case.category for case in cases] == [one.category for one in examples]
 
 
-def test_items_say_where_they_come_from(team: Team, wire: Wire) -> None:
+def test_items_say_where_they_come_from(project: Langfuse, wire: Wire) -> None:
     """Metadata, tools, and the trace of the run: the one that another tracer keeps of it, if one does."""
     other = "0199d3a5-7a1c-7000-8000-000000000000"
     one = example(calls(5), by="ann", run_id=RUN, rejected=says("No idea."))
     two = example(says("Yes"), 2, run_id=other, split="heldout", origin="teacher")
     send_dataset(wire, dataset(one, two, example(says("Hm"), 3), traces={other: "f" * 32}))
-    first, second, third = team.dataset_items.values()
+    first, second, third = project.dataset_items.values()
     assert first["sourceTraceId"] == trace_of(RUN)
     assert second["sourceTraceId"] == "f" * 32
     assert third.get("sourceTraceId") is None
@@ -131,12 +121,12 @@ def test_items_say_where_they_come_from(team: Team, wire: Wire) -> None:
         "run": RUN,
         "agent_said": "No idea.",
     }
-    made = team.datasets[f"learnloop-{'d' * 12}"]
+    made = project.datasets[f"learnloop-{'d' * 12}"]
     assert made["metadata"]["parent"] == "c" * 32
     assert "correction: 2 train, 1 heldout" in made["description"]
 
 
-def test_only_what_is_new_is_sent(team: Team, wire: Wire) -> None:
+def test_only_what_is_new_is_sent(project: Langfuse, wire: Wire) -> None:
     """No replay and no validation, unless replay is asked for."""
     told = dataset(
         example(says("a"), 1),
@@ -145,55 +135,58 @@ def test_only_what_is_new_is_sent(team: Team, wire: Wire) -> None:
         example(says("d"), 4, origin="variation"),
     )
     send_dataset(wire, told)
-    assert sorted(item["expectedOutput"] for item in team.dataset_items.values()) == ["a", "d"]
+    assert sorted(item["expectedOutput"] for item in project.dataset_items.values()) == ["a", "d"]
     send_dataset(wire, told, replay=True)
-    assert sorted(item["expectedOutput"] for item in team.dataset_items.values()) == ["a", "b", "d"]
+    assert sorted(item["expectedOutput"] for item in project.dataset_items.values()) == ["a", "b", "d"]
 
 
-def test_what_people_changed_there_stays(team: Team, wire: Wire) -> None:
+def test_what_people_changed_there_stays(project: Langfuse, wire: Wire) -> None:
     """The same again adds what is missing, and writes nothing over; a dataset that was renamed keeps its items."""
     told = dataset(*(example(says(str(number)), number) for number in range(120)))
     send_dataset(wire, told)
-    edited, gone = list(team.dataset_items)[:2]
-    team.dataset_items[edited].update(expectedOutput="better", status="ARCHIVED")
-    del team.dataset_items[gone]
-    team.asked.clear()
+    edited, gone = list(project.dataset_items)[:2]
+    project.dataset_items[edited].update(expectedOutput="better", status="ARCHIVED")
+    del project.dataset_items[gone]
+    project.log.clear()
     send_dataset(wire, told)
-    assert team.asked.count(ITEMS) == 1
-    assert len(team.dataset_items) == 120
-    assert team.dataset_items[edited]["expectedOutput"] == "better"
-    renamed = team.datasets.pop(f"learnloop-{'d' * 12}")
-    renamed["name"] = "ours"
-    for item in team.dataset_items.values():
+    assert project.log.count(ITEMS) == 1
+    assert len(project.dataset_items) == 120
+    assert project.dataset_items[edited]["expectedOutput"] == "better"
+    renamed = project.datasets.pop(f"learnloop-{'d' * 12}")
+    project.datasets["ours"] = renamed | {"name": "ours"}
+    for item in project.dataset_items.values():
         item["datasetName"] = "ours"
     send_dataset(wire, told)
-    assert len(team.dataset_items) == 240
+    assert len(project.dataset_items) == 240
 
 
 @pytest.mark.parametrize(
     ("status", "arrived", "forever"), [(500, None, False), (429, False, False), (401, False, False), (413, False, True)]
 )
-def test_a_failure_says_what_is_known(team: Team, wire: Wire, status: int, arrived: bool | None, forever: bool) -> None:
+def test_a_failure_says_what_is_known(
+    project: Langfuse, wire: Wire, status: int, arrived: bool | None, forever: bool
+) -> None:
     """What may be tried again is told from what will never be taken, and how long to wait; then it goes on."""
     told = dataset(example(says("a"), 1), example(says("b"), 2))
-    team.faults = [(ITEMS, status, {"Retry-After": "17"})]
+    project.fail(1.0, [str(status)], [ITEMS], times=1)
+    project.retry_after, project.retry_statuses = 17.0, {status}
     with pytest.raises(DeliveryError, match=str(status)) as failed:
         send_dataset(wire, told)
     error = failed.value
     assert (error.arrived, error.forever) == (False if forever else arrived, forever)
     assert error.retry_after == (None if forever else 17.0)
     send_dataset(wire, told)
-    assert len(team.dataset_items) == 2
+    assert len(project.dataset_items) == 2
 
 
-def test_one_item_that_is_refused_keeps_no_other_away(team: Team, wire: Wire) -> None:
+def test_one_item_that_is_refused_keeps_no_other_away(project: Langfuse, wire: Wire) -> None:
     """The others are there, and the sentence says how many are not, and why."""
     told = dataset(*(example(says(str(number)), number) for number in range(4)))
-    team.faults = [(ITEMS, 400, {})]
+    project.fail(1.0, ["400"], [ITEMS], times=1)
     with pytest.raises(DeliveryError, match=r"1 of 4 items are not shown\. .*400") as failed:
         send_dataset(wire, told)
     assert failed.value.forever
-    assert len(team.dataset_items) == 3
+    assert len(project.dataset_items) == 3
 
 
 def test_nobody_there() -> None:
@@ -203,12 +196,12 @@ def test_nobody_there() -> None:
     assert (failed.value.arrived, failed.value.forever) == (False, False)
 
 
-def test_hostile_texts_are_stored(team: Team, wire: Wire) -> None:
+def test_hostile_texts_are_stored(project: Langfuse, wire: Wire) -> None:
     """Half a character, NUL, what is no number, and a number that no database holds."""
     args = {"a": "\ud800\x00", "b": float("nan"), "c": 10**400, "d": ["😀"]}
     chosen = Message(role="assistant", tool_calls=(ToolCall(name="find_order", args=args),))
     send_dataset(wire, dataset(example(chosen, by="\ud800")))
-    (item,) = team.dataset_items.values()
+    (item,) = project.dataset_items.values()
     assert item["expectedOutput"]["args"] == {"a": "\ufffd\ufffd", "b": None, "c": 10**400, "d": ["😀"]}
 
 
@@ -259,60 +252,59 @@ def result(release: Release, number: int, got: Message, right: bool | None) -> C
     )
 
 
-def runs_of(team: Team, name: str = "experiment-item-run") -> list[dict[str, Any]]:
-    return [span for span in team.spans if span["name"] == name]
+def runs_of(project: Langfuse, name: str = "experiment-item-run") -> list[Observation]:
+    return [span for span in project.spans if span.name == name]
 
 
-def test_an_examination_is_two_experiments(team: Team, wire: Wire) -> None:
+def test_an_examination_is_two_experiments(project: Langfuse, wire: Wire) -> None:
     """An item and its task for each answer, tied to the dataset of the cases as Langfuse's own SDK ties them."""
     send_examination(wire, examination(), doubtful=False)
-    made = team.datasets[f"learnloop-cases-{'d' * 12}"]
-    assert len(team.dataset_items) == 3
-    assert [len(runs_of(team)), len(runs_of(team, "experiment-item-task"))] == [6, 6]
+    made = project.datasets[f"learnloop-cases-{'d' * 12}"]
+    assert len(project.dataset_items) == 3
+    assert [len(runs_of(project)), len(runs_of(project, "experiment-item-task"))] == [6, 6]
     experiments = {
-        (s["attributes"]["langfuse.experiment.name"], s["attributes"]["langfuse.experiment.id"]) for s in team.spans
+        (s.attributes["langfuse.experiment.name"], s.attributes["langfuse.experiment.id"]) for s in project.spans
     }
     names = [
         f"{role} {release.release_id} 2026-03-01T12:00:00+00:00"
         for role, release in (("candidate", BETTER), ("champion", BASE))
     ]
-    assert experiments == {(name, experiment_id(made["id"], name)) for name in names}
-    for run in runs_of(team):
-        (task,) = [span for span in team.spans if span["parent"] == run["id"]]
-        known = run["attributes"]
-        item = team.dataset_items[known["langfuse.experiment.item.id"]]
-        assert task["traceId"] == run["traceId"]
-        assert known["langfuse.experiment.item.root_observation_id"] == task["id"]
+    assert experiments == {(name, experiment_id(project.project_id, made["id"], name)) for name in names}
+    for run in runs_of(project):
+        (task,) = [span for span in project.spans if span.parent_id == run.id]
+        known = run.attributes
+        item = project.dataset_items[known["langfuse.experiment.item.id"]]
+        assert task.trace_id == run.trace_id
+        assert known["langfuse.experiment.item.root_observation_id"] == task.id
         assert known["langfuse.experiment.dataset.id"] == made["id"] == item["datasetId"]
         assert known["langfuse.environment"] == ENVIRONMENT
         assert json.loads(known["langfuse.observation.input"]) == item["input"]
         assert json.loads(known["langfuse.experiment.item.expected_output"]) == item["expectedOutput"]
-        assert known == task["attributes"]
-    assert len({span["id"] for span in team.spans}) == 12
+        assert known == task.attributes
+    assert len({span.id for span in project.spans}) == 12
 
 
-def test_the_sdk_makes_the_same_experiment(team: Team, wire: Wire) -> None:
+def test_the_sdk_makes_the_same_experiment(project: Langfuse, wire: Wire) -> None:
     """What its `run_experiment` says of an item, our observations say: the same attributes, and the same id."""
     send_examination(wire, examination(), doubtful=False)
-    ours = runs_of(team)[0]["attributes"]
-    team.spans.clear()
-    client = client_of(team)
+    ours = runs_of(project)[0].attributes
+    project.lose(list(project.spans))
+    client = project.client()
     cases = client.get_dataset(f"learnloop-cases-{'d' * 12}")
     cases.run_experiment(name="ours", run_name=ours["langfuse.experiment.name"], task=lambda *, item, **_: "yes")
     client.flush()
-    client.shutdown()
-    theirs = runs_of(team)[0]["attributes"]
+    theirs = runs_of(project)[0].attributes
     assert theirs["langfuse.experiment.id"] == ours["langfuse.experiment.id"]
     assert {key for key in theirs if key.startswith("langfuse.experiment.")} <= ours.keys()
 
 
-def test_figures_and_gates_are_scores(team: Team, wire: Wire) -> None:
+def test_figures_and_gates_are_scores(project: Langfuse, wire: Wire) -> None:
     """Each answer's figures are on its task, what the gates said on the experiments; not judged is no score."""
     send_examination(wire, examination(), doubtful=False)
-    tasks = {span["id"]: span for span in runs_of(team, "experiment-item-task")}
-    on_answers = [score for score in team.scores.values() if "traceId" in score]
+    tasks = {span.id: span for span in runs_of(project, "experiment-item-task")}
+    on_answers = [score for score in project.scores.values() if score["traceId"]]
     assert len(on_answers) == 10  # five judged answers, two figures each
-    assert all(tasks[score["observationId"]]["traceId"] == score["traceId"] for score in on_answers)
+    assert all(tasks[score["observationId"]].trace_id == score["traceId"] for score in on_answers)
     assert {(s["name"], s["dataType"], s["value"]) for s in on_answers} == {
         ("right", "BOOLEAN", 1.0),
         ("right", "BOOLEAN", 0.0),
@@ -320,7 +312,7 @@ def test_figures_and_gates_are_scores(team: Team, wire: Wire) -> None:
         ("close", "NUMERIC", 0.0),
     }
     on_experiments = {
-        (score["name"], score["value"], score["comment"]) for score in team.scores.values() if "datasetRunId" in score
+        (score["name"], score["value"], score["comment"]) for score in project.scores.values() if score["datasetRunId"]
     }
     assert on_experiments == {
         ("target", 1.0, "right"),
@@ -330,145 +322,150 @@ def test_figures_and_gates_are_scores(team: Team, wire: Wire) -> None:
     }
 
 
-def test_what_could_not_be_judged_is_an_error(team: Team, wire: Wire) -> None:
+def test_what_could_not_be_judged_is_an_error(project: Langfuse, wire: Wire) -> None:
     """It stands there with its reason, and has no score."""
     send_examination(wire, examination(), doubtful=False)
-    (bad,) = [s for s in runs_of(team) if s["attributes"].get("langfuse.observation.level") == "ERROR"]
-    assert bad["attributes"]["langfuse.observation.status_message"] == "It timed out."
-    assert not [score for score in team.scores.values() if score.get("traceId") == bad["traceId"]]
+    (bad,) = [s for s in runs_of(project) if s.attributes.get("langfuse.observation.level") == "ERROR"]
+    assert bad.attributes["langfuse.observation.status_message"] == "It timed out."
+    assert not [score for score in project.scores.values() if score["traceId"] == bad.trace_id]
 
 
-def test_another_examination_of_the_same_has_its_own(team: Team, wire: Wire) -> None:
+def test_another_examination_of_the_same_has_its_own(project: Langfuse, wire: Wire) -> None:
     """On the same dataset of cases, whose items are not sent again; no observation has the id of another."""
     send_examination(wire, examination(), doubtful=False)
     send_examination(wire, examination(at=AT.replace(hour=13)), doubtful=False)
-    assert len({span["id"] for span in team.spans}) == len(team.spans) == 24
-    assert len(team.dataset_items) == 3
-    assert len(team.datasets) == 1
+    assert len({span.id for span in project.spans}) == len(project.spans) == 24
+    assert len(project.dataset_items) == 3
+    assert len(project.datasets) == 1
 
 
-@pytest.mark.parametrize("takes_lists", [True, False])
-def test_scores_that_fail_leave_the_traces_in_doubt(team: Team, wire: Wire, takes_lists: bool) -> None:
+@pytest.mark.parametrize("arrays", ["accepted", "refused"])
+def test_scores_that_fail_leave_the_traces_in_doubt(project: Langfuse, wire: Wire, arrays: str) -> None:
     """The spans arrived: it is told again as doubtful, and they are not sent a second time."""
-    team.takes_lists = takes_lists
-    team.faults = [("POST /api/public/scores", 429, {"Retry-After": "5"})]  # else it is tried again at once
+    project.score_arrays, project.retry_after = arrays, 5.0
+    project.fail(1.0, ["429"], ["POST /api/public/scores"], times=1)  # without the 5 seconds it is tried again at once
     with pytest.raises(DeliveryError) as failed:
         send_examination(wire, examination(), doubtful=False)
     assert failed.value.arrived is None
     send_examination(wire, examination(), doubtful=True)
-    assert len(team.spans) == 12
-    assert len(team.scores) == 14
+    assert len(project.spans) == 12
+    assert len(project.scores) == 14
 
 
-def test_what_is_missing_is_sent_and_nothing_twice(team: Team, wire: Wire) -> None:
+def test_what_is_missing_is_sent_and_nothing_twice(project: Langfuse, wire: Wire) -> None:
     """Of an examination of which a part arrived, the rest; other observations of the release do not count."""
     send_examination(wire, examination(at=AT.replace(hour=13)), doubtful=False)
     send_examination(wire, examination(), doubtful=False)
-    whole = {span["id"] for span in team.spans}
-    del team.spans[15:19]
+    whole = {span.id for span in project.spans}
+    project.lose(project.spans[15:19])
     send_examination(wire, examination(), doubtful=True)
-    assert {span["id"] for span in team.spans} == whole
-    assert len(team.spans) == 24
+    assert {span.id for span in project.spans} == whole
+    assert len(project.spans) == 24
 
 
-def test_without_an_answer_about_what_is_there_nothing_is_sent(team: Team, wire: Wire) -> None:
+def test_without_an_answer_about_what_is_there_nothing_is_sent(project: Langfuse, wire: Wire) -> None:
     """Doubt stays doubt, whatever the server says to the question."""
-    for status in (500, 400, 429):
-        team.faults = [("GET /api/public/v2/observations", status, {})]
+    for status in ("500", "400", "429"):
+        project.fail(1.0, [status], ["GET /api/public/v2/observations"], times=1)
         with pytest.raises(DeliveryError) as failed:
             send_examination(wire, examination(), doubtful=True)
         assert (failed.value.arrived, failed.value.forever) == (None, False)
-    assert team.spans == []
+    assert project.spans == []
 
 
 @pytest.mark.parametrize("step", ["POST /api/public/v2/datasets", ITEMS, "GET /api/public/projects", SPANS])
-def test_what_failed_before_the_traces_is_no_doubt(team: Team, wire: Wire, step: str) -> None:
+def test_what_failed_before_the_traces_is_no_doubt(project: Langfuse, wire: Wire, step: str) -> None:
     """Nothing of what cannot be sent twice was sent, and the same again is whole."""
-    team.faults = [(step, 503, {})]
+    project.fail(1.0, ["503"], [step], times=1)
     with pytest.raises(DeliveryError) as failed:
         send_examination(wire, examination(), doubtful=False)
     if step != "GET /api/public/projects":
         assert failed.value.arrived is False
     assert not failed.value.forever
     send_examination(wire, examination(), doubtful=False)
-    assert len(team.spans) == len({span["id"] for span in team.spans}) == 12
+    assert len(project.spans) == len({span.id for span in project.spans}) == 12
 
 
 # -- instructions ------------------------------------------------------------------------------------------------------
 
 
-def serves(team: Team, instructions: str | None, agent: str = "support") -> Release:
+def serves(project: Langfuse, instructions: str | None, agent: str = "support") -> Release:
     """Tell which release serves."""
     release = Release(base_model="tiny", instructions=instructions, made_at=AT)
-    send_champion(team.wire(), ToldChampion(release, agent, "because"))
+    send_champion(wire_to(project), ToldChampion(release, agent, "because"))
     return release
 
 
-def labelled(team: Team) -> dict[int, list[str]]:
-    return {one["version"]: one["labels"] for one in team.prompts}
+def versions(project: Langfuse) -> list[dict[str, Any]]:
+    """Return the versions of the only prompt; none where there is none."""
+    return [one for versions in project.prompts.values() for one in versions]
 
 
-def test_the_label_follows_what_serves(team: Team) -> None:
+def labelled(project: Langfuse) -> dict[int, set[str]]:
+    return {one["version"]: set(one["labels"]) for one in versions(project)}
+
+
+def test_the_label_follows_what_serves(project: Langfuse) -> None:
     """A new text is a new version; a rollback moves the label back, and the same text is never a second version."""
-    first = serves(team, "Be kind.")
-    serves(team, "Be brief.")
-    serves(team, "Be brief.")
-    assert labelled(team) == {1: [], 2: ["production", "latest"]}
-    team.prompts[0]["labels"] = ["staging"]
-    serves(team, "Be kind.")
-    assert labelled(team) == {1: ["staging", "production"], 2: ["latest"]}
-    assert team.prompts[0]["commitMessage"] == first.release_id
-    assert team.prompts[0]["config"] == {"release": first.release_id, "base_model": "tiny"}
-    client = client_of(team, tracing_enabled=False)
+    first = serves(project, "Be kind.")
+    serves(project, "Be brief.")
+    serves(project, "Be brief.")
+    assert labelled(project) == {1: set(), 2: {"production", "latest"}}
+    versions(project)[0]["labels"] = ["staging"]
+    serves(project, "Be kind.")
+    assert labelled(project) == {1: {"staging", "production"}, 2: {"latest"}}
+    assert versions(project)[0]["commitMessage"] == first.release_id
+    assert versions(project)[0]["config"] == {"release": first.release_id, "base_model": "tiny"}
+    client = project.client(tracing_enabled=False)
     assert client.get_prompt("support-instructions", cache_ttl_seconds=0).prompt == "Be kind."
 
 
-def test_a_release_without_instructions_changes_nothing(team: Team) -> None:
+def test_a_release_without_instructions_changes_nothing(project: Langfuse) -> None:
     """Nothing is made, and what is there stays as it is."""
-    serves(team, None)
-    serves(team, "  ")
-    assert team.prompts == []
-    assert team.asked == []
-    serves(team, "Be kind.")
-    serves(team, None)
-    assert labelled(team) == {1: ["production", "latest"]}
+    serves(project, None)
+    serves(project, "  ")
+    assert project.prompts == {}
+    assert project.log == []
+    serves(project, "Be kind.")
+    serves(project, None)
+    assert labelled(project) == {1: {"production", "latest"}}
 
 
-def test_an_answer_that_was_lost_makes_no_second_version(team: Team) -> None:
+def test_an_answer_that_was_lost_makes_no_second_version(project: Langfuse) -> None:
     """The text is found there, and its label."""
-    team.faults = [("POST /api/public/v2/prompts", "lost", {})]
+    project.fail(1.0, ["close_after"], ["POST /api/public/v2/prompts"], times=1)
     with pytest.raises(DeliveryError) as failed:
-        serves(team, "Be kind.")
+        serves(project, "Be kind.")
     assert failed.value.arrived is None
-    serves(team, "Be kind.")
-    assert labelled(team) == {1: ["production", "latest"]}
+    serves(project, "Be kind.")
+    assert labelled(project) == {1: {"production", "latest"}}
 
 
-def test_a_prompt_of_another_type_is_refused(team: Team) -> None:
+def test_a_prompt_of_another_type_is_refused(project: Langfuse) -> None:
     """Somebody's chat prompt of that name stays, and the sentence says why."""
-    chat = {"name": "support-instructions", "version": 1, "type": "chat", "prompt": [], "config": {}, "tags": []}
-    team.prompts.append({**chat, "labels": ["production"]})
+    client = project.client(tracing_enabled=False)
+    client.create_prompt(name="support-instructions", type="chat", prompt=[], labels=["production"])
     with pytest.raises(DeliveryError, match="different prompt type") as failed:
-        serves(team, "Be kind.")
+        serves(project, "Be kind.")
     assert failed.value.forever
 
 
 @pytest.mark.parametrize("agent", ["a/b?c#d%2F..", "größe | 1", "x" * 500, "\ud800"])
-def test_any_agent_has_a_prompt(team: Team, agent: str) -> None:
+def test_any_agent_has_a_prompt(project: Langfuse, agent: str) -> None:
     """What cannot stand in an address is replaced; half a character in a text is stored, and found again."""
-    serves(team, "Be \ud800kind.", agent)
-    serves(team, "Be \ud800kind.", agent)
-    serves(team, "Be brief.", agent)
-    serves(team, "Be \ud800kind.", agent)
-    assert labelled(team) == {1: ["production"], 2: ["latest"]}
-    assert team.prompts[0]["name"] == prompt_name(agent)
+    serves(project, "Be \ud800kind.", agent)
+    serves(project, "Be \ud800kind.", agent)
+    serves(project, "Be brief.", agent)
+    serves(project, "Be \ud800kind.", agent)
+    assert labelled(project) == {1: {"production"}, 2: {"latest"}}
+    assert versions(project)[0]["name"] == prompt_name(agent)
     assert len(prompt_name(agent)) < 255
 
 
 # -- the whole circle --------------------------------------------------------------------------------------------------
 
 
-def test_what_a_cycle_made_is_shown(team: Team, wire: Wire, tmp_path: Path) -> None:
+def test_what_a_cycle_made_is_shown(project: Langfuse, wire: Wire, tmp_path: Path) -> None:
     """The dataset, the examination and the champion of a real cycle, as a mirror is told them."""
     shop = Shop(tmp_path / "l.db")
     with shop.loop as loop:
@@ -487,8 +484,10 @@ def test_what_a_cycle_made_is_shown(team: Team, wire: Wire, tmp_path: Path) -> N
             for one in sides
         }
         send_examination(wire, ToldExamination(report.scorecard, sides[0], sides[1], cases, results), doubtful=False)
-    taught = [item for item in team.dataset_items.values() if item["datasetName"] == f"learnloop-{made.version[:12]}"]
+    taught = [
+        item for item in project.dataset_items.values() if item["datasetName"] == f"learnloop-{made.version[:12]}"
+    ]
     assert len(taught) == sum(sum(made.counts[origin].values()) for origin in made.counts if origin != "replay")
     assert all(item["sourceTraceId"] for item in taught)
-    assert len(runs_of(team)) == sum(map(len, results.values())) > 0
-    assert {s["value"] for s in team.scores.values() if s["name"] == "verdict"} == {"ship"}
+    assert len(runs_of(project)) == sum(map(len, results.values())) > 0
+    assert {s["value"] for s in project.scores.values() if s["name"] == "verdict"} == {"ship"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from langgraph_learnloop.errors import ConfigError, EngineError
 from langgraph_learnloop.integrations.langfuse_review import ENVIRONMENT, SPAN, VERDICT, LangfuseReviewer
 from langgraph_learnloop.integrations.langfuse_wire import Wire, trace_of
 from langgraph_learnloop.records import Example, Message, Proposal, ToolCall, Verdict
-from tests.integrations.langfuse_team import Team
+from tests.integrations.langfuse_people import completes, corrects, decides, queued, wire_to
+from tests.integrations.loopback_langfuse import Langfuse
+from tests.integrations.loopback_langfuse_http import iso
+from tests.integrations.loopback_langfuse_scores import new
 from tests.shop import ASK_RETURNS, RETURNS, Shop
 
 pytest.importorskip("langfuse", reason="Langfuse is not installed")
@@ -38,15 +41,8 @@ class Clock:
 
 
 @pytest.fixture
-def team() -> Iterator[Team]:
-    made = Team()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def reviewer(team: Team) -> LangfuseReviewer:
-    return LangfuseReviewer(team.wire(), clock=Clock())
+def reviewer(project: Langfuse) -> LangfuseReviewer:
+    return LangfuseReviewer(wire_to(project), clock=Clock())
 
 
 def proposal(number: int = 1, chosen: Message | None = None, **more: Any) -> Proposal:
@@ -71,35 +67,30 @@ def text(words: str) -> Message:
     return Message(role="assistant", content=words)
 
 
-def twice(team: Team) -> list[str]:
-    """Return the observations that stand there more than once."""
-    ids = [span["id"] for span in team.spans]
-    return [one for one in ids if ids.count(one) > 1]
-
-
-def test_a_proposal_waits_in_the_queue_once(team: Team, reviewer: LangfuseReviewer) -> None:
+def test_a_proposal_waits_in_the_queue_once(project: Langfuse, reviewer: LangfuseReviewer) -> None:
     """Queue, score configuration, trace and item are made at first; the second call, and another process, make none."""
     proposals = [proposal(1, problems=("Two people disagree.",)), proposal(2)]
     assert reviewer.review(proposals) == []
     assert reviewer.review(proposals) == []
-    assert LangfuseReviewer(team.wire()).review(proposals) == []
-    assert [one["name"] for one in team.queues] == ["learnloop"]
-    (config,) = team.configs
+    assert LangfuseReviewer(wire_to(project)).review(proposals) == []
+    (queue,) = project.queues.values()
+    (config,) = project.score_configs.values()
+    assert queue["name"] == "learnloop"
     assert (config["name"], config["dataType"]) == (VERDICT, "CATEGORICAL")
     assert [one["label"] for one in config["categories"]] == ["approve", "reject"]
-    assert team.queues[0]["scoreConfigIds"] == [config["id"]]
-    assert sorted(one["objectId"] for one in team.items) == sorted(one.proposal_id for one in proposals)
-    assert {(one["objectType"], one["status"]) for one in team.items} == {("TRACE", "PENDING")}
-    assert len(team.spans) == 2
-    assert not twice(team)
+    assert queue["scoreConfigIds"] == [config["id"]]
+    assert sorted(one["objectId"] for one in queued(project)) == sorted(one.proposal_id for one in proposals)
+    assert {(one["objectType"], one["status"]) for one in queued(project)} == {("TRACE", "PENDING")}
+    assert len(project.spans) == 2
+    assert not project.duplicates()
 
 
-def test_a_reviewer_sees_what_there_is_to_know(team: Team, reviewer: LangfuseReviewer) -> None:
+def test_a_reviewer_sees_what_there_is_to_know(project: Langfuse, reviewer: LangfuseReviewer) -> None:
     """The conversation, the answer in the form in which it is corrected, what the agent said, problems and origin."""
     reviewer.review([proposal(5, problems=("Two people disagree.",))])
-    (span,) = team.spans
-    assert (span["name"], span["traceId"], span["parent"]) == (SPAN, proposal(5).proposal_id, None)
-    known = span["attributes"]
+    (span,) = project.spans
+    assert (span.name, span.trace_id, span.parent_id) == (SPAN, proposal(5).proposal_id, None)
+    known = span.attributes
     assert known["langfuse.environment"] == ENVIRONMENT
     shown = {key.rpartition(".")[2]: value for key, value in known.items() if key.startswith("langfuse.observation.")}
     assert json.loads(shown["input"]) == [{"role": "user", "content": "Where is order 5?"}]
@@ -110,20 +101,20 @@ def test_a_reviewer_sees_what_there_is_to_know(team: Team, reviewer: LangfuseRev
     assert known["langfuse.trace.tags"] == ["learnloop", "origin: correction", "problems"]
 
 
-def test_people_approve_reject_and_edit(team: Team) -> None:
+def test_people_approve_reject_and_edit(project: Langfuse) -> None:
     """Each verdict comes back with who gave it and why; what nobody is done with keeps waiting."""
-    reviewer = LangfuseReviewer(team.wire(), people={"user-ann": "Ann"})
+    reviewer = LangfuseReviewer(wire_to(project), people={"user-ann": "Ann"})
     proposals = [proposal(number) for number in range(5)]
     good, bad, mended, said, open_ = proposals
     reviewer.review(proposals)
-    team.says(good.proposal_id, "approve")
-    team.says(bad.proposal_id, "reject", comment="It is order 7.\x1b[2J", authorUserId="user-bob")
-    team.says(mended.proposal_id, "approve")
-    team.corrects(mended.proposal_id, '{"tool": "find_order", "args": {"order": 77}}', observationId="o1")
-    team.corrects(said.proposal_id, "Ask the shop.")
-    team.says(open_.proposal_id, "approve")
+    decides(project, good.proposal_id, "approve")
+    decides(project, bad.proposal_id, "reject", comment="It is order 7.\x1b[2J", author="user-bob")
+    decides(project, mended.proposal_id, "approve")
+    corrects(project, mended.proposal_id, '{"tool": "find_order", "args": {"order": 77}}', observation_id="o1")
+    corrects(project, said.proposal_id, "Ask the shop.")
+    decides(project, open_.proposal_id, "approve")
     for one in proposals[:4]:
-        team.completes(one.proposal_id)
+        completes(project, one.proposal_id)
     verdicts = reviewer.review(proposals)
     assert verdicts == [
         Verdict(proposal_id=good.proposal_id, action="approve", by="Ann"),
@@ -132,35 +123,36 @@ def test_people_approve_reject_and_edit(team: Team) -> None:
         Verdict(proposal_id=said.proposal_id, action="edit", chosen=text("Ask the shop."), by="Ann"),
     ]
     assert reviewer.review(proposals) == verdicts
-    assert len(team.items) == len(team.spans) == 5
+    assert len(queued(project)) == len(project.spans) == 5
 
 
-def test_the_last_word_counts(team: Team, reviewer: LangfuseReviewer) -> None:
+def test_the_last_word_counts(project: Langfuse, reviewer: LangfuseReviewer) -> None:
     """Of two verdicts the later one; scores that no person gave, and other scores, do not count."""
     one = proposal()
     reviewer.review([one])
-    team.says(one.proposal_id, "reject")
-    team.says(one.proposal_id, "approve")
-    team.says(one.proposal_id, "reject", source="API")
-    team.says(one.proposal_id, "reject", name="tone")
-    team.completes()
+    before = decides(project, one.proposal_id, "reject")
+    project.scores[before]["updatedAt"] = iso(datetime.now(UTC) - timedelta(minutes=1))
+    decides(project, one.proposal_id, "approve")
+    decides(project, one.proposal_id, "reject", source="API")
+    decides(project, one.proposal_id, "reject", name="tone")
+    completes(project)
     assert [verdict.action for verdict in reviewer.review([one])] == ["approve"]
 
 
-def test_a_correction_that_says_the_same_is_no_edit(team: Team, reviewer: LangfuseReviewer) -> None:
+def test_a_correction_that_says_the_same_is_no_edit(project: Langfuse, reviewer: LangfuseReviewer) -> None:
     """The proposed output as it is shown, in OpenAI's form, or with other spaces: approved, not edited."""
     both = Message(role="assistant", content="I look.", tool_calls=(ToolCall(name="find_order", args={"order": 1}),))
     braces = text('{"a": 1}')
     proposals = [proposal(1), proposal(2), proposal(3, both), proposal(4, braces), proposal(5, text("Soon."))]
     reviewer.review(proposals)
-    outputs = {span["traceId"]: span["attributes"]["langfuse.observation.output"] for span in team.spans}
+    outputs = {span.trace_id: span.attributes["langfuse.observation.output"] for span in project.spans}
     outputs[proposals[1].proposal_id] = '[{"tool": "find_order",\n "args": {"order": 2}}]'
     outputs[proposals[4].proposal_id] = "  Soon. \n"
     for trace, output in outputs.items():
-        team.says(trace, "approve")
-        team.corrects(trace, output)
-    team.corrects(proposals[0].proposal_id, "   ")
-    team.completes()
+        decides(project, trace, "approve")
+        corrects(project, trace, output)
+    corrects(project, proposals[0].proposal_id, "   ")
+    completes(project)
     assert [verdict.action for verdict in reviewer.review(proposals)] == ["approve"] * 5
 
 
@@ -178,15 +170,15 @@ def test_a_correction_that_says_the_same_is_no_edit(team: Team, reviewer: Langfu
     ],
 )
 def test_a_correction_that_cannot_be_used_keeps_waiting(
-    team: Team, reviewer: LangfuseReviewer, caplog: pytest.LogCaptureFixture, correction: str, why: str
+    project: Langfuse, reviewer: LangfuseReviewer, caplog: pytest.LogCaptureFixture, correction: str, why: str
 ) -> None:
     """The log says which and why; the others go on."""
     broken, good = proposal(1), proposal(2)
     reviewer.review([broken, good])
-    team.says(broken.proposal_id, "approve")
-    team.corrects(broken.proposal_id, correction)
-    team.says(good.proposal_id, "approve")
-    team.completes()
+    decides(project, broken.proposal_id, "approve")
+    corrects(project, broken.proposal_id, correction)
+    decides(project, good.proposal_id, "approve")
+    completes(project)
     with caplog.at_level(logging.WARNING):
         assert [one.proposal_id for one in reviewer.review([broken, good])] == [good.proposal_id]
     (line,) = caplog.messages
@@ -195,63 +187,63 @@ def test_a_correction_that_cannot_be_used_keeps_waiting(
 
 
 def test_done_without_a_verdict_keeps_waiting(
-    team: Team, reviewer: LangfuseReviewer, caplog: pytest.LogCaptureFixture
+    project: Langfuse, reviewer: LangfuseReviewer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is rejected because somebody forgot to choose."""
     reviewer.review([proposal()])
-    team.completes()
+    completes(project)
     assert reviewer.review([proposal()]) == []
     assert "nobody chose 'approve' or 'reject'" in caplog.text
-    team.says(proposal().proposal_id, "perhaps")
+    decides(project, proposal().proposal_id, "perhaps")
     assert reviewer.review([proposal()]) == []
 
 
-def test_an_item_that_was_deleted_comes_again_without_its_trace(team: Team, reviewer: LangfuseReviewer) -> None:
+def test_an_item_that_was_deleted_comes_again_without_its_trace(project: Langfuse, reviewer: LangfuseReviewer) -> None:
     """The trace is there, and is not sent a second time; not by another process either."""
     reviewer.review([proposal()])
-    team.items.clear()
-    assert LangfuseReviewer(team.wire()).review([proposal()]) == []
-    assert (len(team.items), len(team.spans)) == (1, 1)
+    project.queue_items = {queue: {} for queue in project.queues}
+    assert LangfuseReviewer(wire_to(project)).review([proposal()]) == []
+    assert (len(queued(project)), len(project.spans)) == (1, 1)
 
 
-def test_a_queue_of_the_teams_own(team: Team) -> None:
+def test_a_queue_of_the_teams_own(project: Langfuse) -> None:
     """Its name can be chosen; one that does not ask for the verdict is refused with what to do."""
-    for number in range(250):
-        team.queues.append({**team._new("q"), "name": f"other {number}", "scoreConfigIds": []})
-    team.configs.append(
-        {**team._new("c"), "projectId": "p", "name": VERDICT, "dataType": "NUMERIC", "isArchived": False}
-    )
-    team.queues[-1]["scoreConfigIds"] = [team.configs[0]["id"]]
+    config = new(project, name=VERDICT, dataType="NUMERIC", isArchived=False, categories=None)
+    project.score_configs[config["id"]] = config
+    for number in reversed(range(250)):  # the last that are made are the first that are listed
+        queue = new(project, name=f"other {number}", scoreConfigIds=[config["id"]] * (number == 249))
+        project.queues[queue["id"]] = queue
     with pytest.raises(ConfigError, match="does not ask for 'learnloop_verdict'"):
-        LangfuseReviewer(team.wire(), queue="other 249").review([proposal()])
-    assert team.items == []
-    LangfuseReviewer(team.wire(), queue="mine").review([proposal()])
-    assert (team.queues[0]["name"], len(team.items), len(team.configs)) == ("mine", 1, 2)
+        LangfuseReviewer(wire_to(project), queue="other 249").review([proposal()])
+    assert queued(project) == []
+    LangfuseReviewer(wire_to(project), queue="mine").review([proposal()])
+    newest = list(project.queues.values())[-1]
+    assert (newest["name"], len(queued(project)), len(project.score_configs)) == ("mine", 1, 2)
 
 
-def test_many_proposals(team: Team, reviewer: LangfuseReviewer) -> None:
+def test_many_proposals(project: Langfuse, reviewer: LangfuseReviewer) -> None:
     """Pages of queues, items and scores are read to their ends."""
     proposals = [proposal(number) for number in range(230)]
     reviewer.review(proposals)
     for one in proposals:
-        team.says(one.proposal_id, "approve")
-        team.corrects(one.proposal_id, "Ask the shop.")
-    team.completes()
+        decides(project, one.proposal_id, "approve")
+        corrects(project, one.proposal_id, "Ask the shop.")
+    completes(project)
     assert [one.action for one in reviewer.review(proposals)] == ["edit"] * 230
-    assert (len(team.items), len(team.spans)) == (230, 230)
+    assert (len(queued(project)), len(project.spans)) == (230, 230)
 
 
 # -- bad weather -------------------------------------------------------------------------------------------------------
 
 
-def test_nobody_there(team: Team) -> None:
+def test_nobody_there(project: Langfuse) -> None:
     """A sentence that says what to do; nothing is asked for nothing."""
     reviewer = LangfuseReviewer(Wire("pk", "sk", "http://127.0.0.1:1", seconds=1))
     assert reviewer.review([]) == []
     with pytest.raises(EngineError, match="the server is up"):
         reviewer.review([proposal()])
     with pytest.raises(ConfigError, match="keys"):
-        LangfuseReviewer(Wire(team.key, "wrong", team.url)).review([proposal()])
+        LangfuseReviewer(Wire(project.public_key, "wrong", project.url)).review([proposal()])
 
 
 STEPS = (
@@ -267,13 +259,13 @@ STEPS = (
 )
 
 
-@pytest.mark.parametrize("fault", [500, 429, "lost"])
+@pytest.mark.parametrize("fault", ["500_before", "429", "close_after"])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_failure_anywhere_loses_nothing_and_shows_nothing_twice(team: Team, step: str, fault: int | str) -> None:
+def test_a_failure_anywhere_loses_nothing_and_shows_nothing_twice(project: Langfuse, step: str, fault: str) -> None:
     """EngineError; when the server is well again, the proposal is decided, and its trace stands there once."""
     clock = Clock()
-    reviewer = LangfuseReviewer(team.wire(), clock=clock)
-    team.faults = [(step, fault, {})]
+    reviewer = LangfuseReviewer(wire_to(project), clock=clock)
+    project.fail(1.0, [fault], [step], times=1)
     verdicts: list[Verdict] = []
     failures = 0
     for _ in range(8):
@@ -283,43 +275,43 @@ def test_a_failure_anywhere_loses_nothing_and_shows_nothing_twice(team: Team, st
             failures += 1
             reviewer.review([proposal()])  # at once, before anything can have settled
             clock.at += 30
-        if team.items:
-            team.says(proposal().proposal_id, "approve")
-            team.completes()
+        if queued(project):
+            decides(project, proposal().proposal_id, "approve")
+            completes(project)
     assert [one.action for one in verdicts] == ["approve"]
     assert failures == (0 if step.endswith("/observations") else 1)  # that question is asked again at once
-    assert not twice(team)
-    assert not team.faults
+    assert not project.duplicates()
+    assert project.faults[fault] == 1
 
 
-def test_a_trace_that_cannot_be_seen_yet_is_not_sent_again(team: Team) -> None:
+def test_a_trace_that_cannot_be_seen_yet_is_not_sent_again(project: Langfuse) -> None:
     """After silence it is left alone until it could be seen; then it goes into the queue as it is."""
     clock = Clock()
-    reviewer = LangfuseReviewer(team.wire(), clock=clock)
-    team.faults = [("POST /api/public/otel", "lost", {})]
-    team.hides_spans = True
+    reviewer = LangfuseReviewer(wire_to(project), clock=clock)
+    project.fail(1.0, ["close_after"], ["POST /api/public/otel"], times=1)
+    project.ingest_delay = 3600.0
     with pytest.raises(EngineError, match="keep waiting"):
         reviewer.review([proposal()])
     clock.at = 29
     assert reviewer.review([proposal()]) == []
-    assert (len(team.spans), len(team.items)) == (1, 0)
-    team.hides_spans = False
+    assert (len(project.spans), len(queued(project))) == (1, 0)
+    project.ingest_delay = 0.0
     clock.at = 30
     assert reviewer.review([proposal()]) == []
-    assert (len(team.spans), len(team.items)) == (1, 1)
+    assert (len(project.spans), len(queued(project))) == (1, 1)
 
 
-def test_a_trace_that_was_just_sent_is_known_to_be_there(team: Team, reviewer: LangfuseReviewer) -> None:
+def test_a_trace_that_was_just_sent_is_known_to_be_there(project: Langfuse, reviewer: LangfuseReviewer) -> None:
     """A place in the queue that fails does not send the trace a second time, though it cannot be seen by then."""
-    team.hides_spans = True
-    team.faults = [("POST /api/public/annotation-queues/", 500, {})]
+    project.ingest_delay = 3600.0
+    project.fail(1.0, ["500_before"], ["POST /api/public/annotation-queues/"], times=1)
     with pytest.raises(EngineError):
         reviewer.review([proposal()])
     reviewer.review([proposal()])
-    assert (len(team.spans), len(team.items)) == (1, 1)
+    assert (len(project.spans), len(queued(project))) == (1, 1)
 
 
-def test_hostile_texts_are_shown_as_they_are(team: Team, reviewer: LangfuseReviewer) -> None:
+def test_hostile_texts_are_shown_as_they_are(project: Langfuse, reviewer: LangfuseReviewer) -> None:
     """Half a character, NUL, and more than fits."""
     example = Example(
         messages=(*(Message(role="user", content="y" * 500_000) for _ in range(3)), text("\ud800\x00")),
@@ -329,7 +321,7 @@ def test_hostile_texts_are_shown_as_they_are(team: Team, reviewer: LangfuseRevie
         by="\ud800",
     )
     reviewer.review([Proposal(proposal_id=example.example_id, example=example, problems=("\ud800",))])
-    known = team.spans[0]["attributes"]
+    known = project.spans[0].attributes
     asked = json.loads(known["langfuse.observation.input"])
     assert asked[0]["content"].startswith("[2 earlier messages")
     assert [one["role"] for one in asked] == ["system", "user", "assistant"]
@@ -340,44 +332,44 @@ def test_hostile_texts_are_shown_as_they_are(team: Team, reviewer: LangfuseRevie
 # -- the whole circle --------------------------------------------------------------------------------------------------
 
 
-def test_a_cycle_waits_for_people_and_goes_on(team: Team, tmp_path: Path) -> None:
+def test_a_cycle_waits_for_people_and_goes_on(project: Langfuse, tmp_path: Path) -> None:
     """It ends "waiting"; people decide in Langfuse; the next cycle reads that and promotes what was learned."""
-    shop = Shop(tmp_path / "l.db", reviewer=LangfuseReviewer(team.wire()))
+    shop = Shop(tmp_path / "l.db", reviewer=LangfuseReviewer(wire_to(project)))
     with shop.loop as loop:
         shop.remember()
         shop.bad_day()
         first = loop.cycle()
         assert first.outcome == "waiting"
-        assert len(team.items) == len(loop.pending(first.cycle_id)) == len(team.spans)
-        for number, item in enumerate(team.items):
+        assert len(queued(project)) == len(loop.pending(first.cycle_id)) == len(project.spans)
+        for number, item in enumerate(queued(project)):
             if number == 0:
-                team.says(item["objectId"], "reject", comment="I do not believe it.")
+                decides(project, item["objectId"], "reject", comment="I do not believe it.")
             else:
-                team.says(item["objectId"], "approve")
+                decides(project, item["objectId"], "approve")
             if number:
-                team.completes(item["objectId"])
+                completes(project, item["objectId"])
         second = loop.cycle()
         assert (second.outcome, second.cycle_id) == ("waiting", first.cycle_id)
         assert len(loop.pending(first.cycle_id)) == 1
-        team.completes()
+        completes(project)
         assert loop.cycle().outcome == "promoted"
-        assert not twice(team)
+        assert not project.duplicates()
         reviewed = [entry for entry in loop.log() if entry.action.startswith("review:")]
         assert {entry.actor for entry in reviewed} == {"user-ann"}
         assert [entry.because for entry in reviewed if entry.action == "review:reject"] == ["I do not believe it."]
         assert shop.ask("later", ASK_RETURNS[1]) == RETURNS
 
 
-def test_a_cycle_survives_a_server_that_is_away(team: Team, tmp_path: Path) -> None:
+def test_a_cycle_survives_a_server_that_is_away(project: Langfuse, tmp_path: Path) -> None:
     """The cycle says so and keeps what it has; the next one shows it."""
-    shop = Shop(tmp_path / "l.db", reviewer=LangfuseReviewer(team.wire()))
+    shop = Shop(tmp_path / "l.db", reviewer=LangfuseReviewer(wire_to(project)))
     with shop.loop as loop:
         shop.bad_day()
-        team.faults = [("GET /api/public/annotation-queues", 500, {})]
+        project.fail(1.0, ["500_before"], ["GET /api/public/annotation-queues"], times=1)
         with pytest.raises(EngineError, match="annotation queue 'learnloop'"):
             loop.cycle()
         assert loop.cycle().outcome == "waiting"
-        assert len(team.items) == len(team.spans) > 0
+        assert len(queued(project)) == len(project.spans) > 0
 
 
 def test_ids_are_those_of_the_proposals() -> None:

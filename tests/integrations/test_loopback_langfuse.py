@@ -448,6 +448,32 @@ def test_no_answer_at_all(server: Langfuse, kind: str, kept: int) -> None:
     assert post(server, SPANS, spans(ids())).status_code == 200
 
 
+def test_requests_fail_in_turn_and_by_method(server: Langfuse, api: Any) -> None:
+    """One after the other, and only those that are named; half an answer is none, though it is carried out."""
+    server.fail_in_turn(["502", None, "half", "413"], paths=[f"POST {SPANS}"])
+    assert [post(server, SPANS, spans(ids())).status_code for _ in range(2)] == [502, 200]
+    assert api.observations.get_many().data
+    server.fail(1.0, ["500"], paths=[f"GET {SCORES}"])
+    post(server, SCORES, {"traceId": "t1", "name": "quality", "value": 1}).raise_for_status()
+    assert [post(server, SPANS, spans(ids())).status_code for _ in range(3)] == [200, 413, 200]
+    server.fail_in_turn(["half"], paths=["GET /api/public/projects"])
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{server.url}/api/public/projects", auth=(server.public_key, server.secret_key))
+    assert (server.faults["half"], server.log[-1]) == (2, "GET /api/public/projects")
+
+
+def test_spans_are_odd_or_lost(server: Langfuse, api: Any) -> None:
+    """A field is shown as nobody told it; what is lost never came, and its cursors still lead on."""
+    pairs = [ids() for _ in range(3)]
+    post(server, SPANS, spans(*pairs))
+    server.odd[pairs[0]] = {"name": "other"}
+    assert {one.name for one in api.observations.get_many().data} == {"other", "span-1", "span-2"}
+    server.lose(server.spans[:2])
+    assert [one.trace_id for one in api.observations.get_many().data] == [pairs[2][0]]
+    post(server, SPANS, spans(pairs[0]))
+    assert [span.trace_id for span in server.spans] == [pairs[2][0], pairs[0][0]]
+
+
 def test_hanging_lasts_until_the_end(server: Langfuse) -> None:
     """The client's patience is over first; a stop sets everybody free."""
     server.fail(1.0, ("hang",))
