@@ -9,13 +9,13 @@ LANGFUSE_BASE_URL. Nothing is written there.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from langgraph_learnloop.calls import clean_text, read_message
 from langgraph_learnloop.errors import ConfigError, DataError, EngineError, MissingExtraError, NotFoundError
 from langgraph_learnloop.integrations.langfuse_messages import Unreadable, is_message, langchain_messages, reason_of
+from langgraph_learnloop.integrations.langfuse_wire import refused
 from langgraph_learnloop.messages import LONGEST_MESSAGE, LONGEST_NAME, each_once, from_langchain, make_case
 from langgraph_learnloop.records import Case, Message, Suite
 
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
 SHOWN = 3
 """Items that an error names."""
 
-_LONGEST_REASON = 200
-"""Characters of what a library says of a message it cannot read."""
 _INPUT = 'a text, {"question": text}, {"messages": [...]} or a list of messages'
 _OUTPUT = 'a text, {"tool": name, "args": {...}} or an assistant message'
 _ARCHIVED = "ARCHIVED"
 
 
 def cases_from_langfuse(name: str, client: Langfuse | None = None, *, suite: Suite = "retention") -> tuple[Case, ...]:
-    """Return the items of a Langfuse dataset as cases of one suite, in its order, each once; no archived ones.
+    """Return the items of a Langfuse dataset as cases of one suite, oldest first, each once; no archived ones.
 
     An item's input is a text, {"question": text}, {"messages": [...]} or a list of messages, in OpenAI's form or in
     LangChain's; its expected output is a text, {"tool": name, "args": {...}} or a message, and only a case of the suite
@@ -51,23 +49,23 @@ def cases_from_langfuse(name: str, client: Langfuse | None = None, *, suite: Sui
     if not items:
         raise DataError(f"The Langfuse dataset {name!r} holds no active item: add some there, or name another.")
     cases: list[Case] = []
-    refused: list[str] = []
+    unusable: list[str] = []
     for item in items:
         try:
             cases.append(_case(item, suite))
         except DataError as error:
-            refused.append(f"Item {item.id!r}: {error}")
-    if refused:
-        shown = [*refused[:SHOWN], *([f"And {len(refused) - SHOWN} more."] if len(refused) > SHOWN else [])]
+            unusable.append(f"Item {item.id!r}: {error}")
+    if unusable:
+        shown = [*unusable[:SHOWN], *([f"And {len(unusable) - SHOWN} more."] if len(unusable) > SHOWN else [])]
         raise DataError(
-            f"{len(refused)} of {len(items)} items of the Langfuse dataset {name!r} cannot be used. {' '.join(shown)} "
+            f"{len(unusable)} of {len(items)} items of the Langfuse dataset {name!r} cannot be used. {' '.join(shown)} "
             "Mend or archive them there."
         )
     return each_once(cases)
 
 
 def _items(name: str, client: Langfuse | None) -> Sequence[DatasetItem]:
-    """Return all the items of a dataset, archived ones too."""
+    """Return all the items of a dataset, oldest first, archived ones too."""
     try:
         import httpx
         import langfuse
@@ -78,27 +76,19 @@ def _items(name: str, client: Langfuse | None) -> Sequence[DatasetItem]:
     if not hasattr(client, "api"):
         raise ConfigError("There are no keys for Langfuse: set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY.")
     try:
-        return client.get_dataset(name).items
+        oldest_first = client.get_dataset(name).items[::-1]  # the server lists the newest first
+        return sorted(oldest_first, key=lambda item: item.created_at)
     except ApiError as error:
-        raise _refused(name, error.status_code, error.body) from error
+        if error.status_code == 404:
+            raise NotFoundError(
+                f"There is no dataset {name!r} in the project of Langfuse that the keys belong to."
+            ) from error
+        raise refused(f"the dataset {name!r}", error.status_code, error.body) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise EngineError(
             f"Langfuse did not give the dataset {name!r}: {reason_of(error)}. See that LANGFUSE_BASE_URL is right and "
             "the server is up, or give the client more time, with Langfuse(timeout=...)."
         ) from error
-
-
-def _refused(name: str, status: int | None, body: object) -> ConfigError | NotFoundError | EngineError:
-    """Return what an answer other than 200 means."""
-    if status in (401, 403):
-        return ConfigError(
-            f"Langfuse refused the dataset {name!r} ({status}): see that its keys are those of the right project and "
-            "that LANGFUSE_BASE_URL is its server."
-        )
-    if status == 404:
-        return NotFoundError(f"There is no dataset {name!r} in the project of Langfuse that the keys belong to.")
-    said = textwrap.shorten(str(body), _LONGEST_REASON, placeholder=" ...")
-    return EngineError(f"Langfuse did not give the dataset {name!r} ({status}: {said}). Try again later.")
 
 
 def _case(item: DatasetItem, suite: Suite) -> Case:
