@@ -85,19 +85,10 @@ class Wire:
             raise MissingExtraError(
                 f'Langfuse needs its SDK ({error}): pip install "langgraph-learnloop[langfuse]".'
             ) from error
-        keys = [
-            public_key or os.environ.get("LANGFUSE_PUBLIC_KEY"),
-            secret_key or os.environ.get("LANGFUSE_SECRET_KEY"),
-        ]
-        if not all(keys):
-            raise ConfigError("There are no keys for Langfuse: set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY.")
-        environ = os.environ.get("LANGFUSE_BASE_URL") or os.environ.get("LANGFUSE_HOST")
-        self.url = (base_url or environ or "https://cloud.langfuse.com").rstrip("/")
-        if not self.url.startswith(("http://", "https://")):
-            raise ConfigError(f"Langfuse's address must begin with https://, and not be {self.url!r}.")
+        auth = _keys(public_key, secret_key)
+        self.url = _address(base_url)
         self._spans = spans
         self._one_by_one = False
-        auth = (str(keys[0]), str(keys[1]))
         self._client = httpx.Client(base_url=self.url, auth=auth, timeout=seconds, headers=headers)
         self.api: LangfuseAPI = LangfuseAPI(
             base_url=self.url, username=auth[0], password=auth[1], httpx_client=self._client
@@ -192,39 +183,34 @@ class Wire:
         raise AssertionError("the last try either answers or raises")
 
     def _post(self, path: str, body: bytes, kind: str) -> bytes:
-        import httpx
-
         headers = {"content-type": kind, "content-encoding": "gzip", "x-langfuse-ingestion-version": "4"}
         if kind == "application/json":
             del headers["content-encoding"]
         else:
             body = gzip.compress(body, 1)
-        try:
+        what = f"what goes to {self.url}{path}"
+        with delivering(what):
             answer = self._client.post(path, content=body, headers=headers)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise DeliveryError(f"Langfuse at {self.url} cannot be reached: {_reason(error)}.") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise DeliveryError(f"Langfuse at {self.url} did not answer: {_reason(error)}.", arrived=None) from error
         if not answer.is_success:
-            raise self._refused(path, answer)
+            way_out = " See that LANGFUSE_BASE_URL is right." if answer.status_code == 404 else ""
+            raise _undelivered(what, answer.status_code, answer.text, answer.headers, way_out)
         return answer.content
 
-    def _refused(self, path: str, answer: httpx.Response) -> DeliveryError:
-        status = answer.status_code
-        said = short(" ".join(answer.text.split()), _LONGEST_REASON)
-        way_out = ""
-        if status in (401, 403):
-            way_out = " See that its keys are those of the right project."
-        elif status == 404:
-            way_out = " See that LANGFUSE_BASE_URL is right."
-        sentence = f"Langfuse at {self.url}{path} answered {status}: {said or 'nothing more'}.{way_out}"
-        arrived = False if status in _NOT_TAKEN | _NEVER else None
-        return DeliveryError(
-            sentence,
-            arrived=arrived,
-            forever=status in _NEVER,
-            retry_after=seconds_of(answer.headers.get("retry-after")),
-        )
+
+def _keys(public_key: str | None, secret_key: str | None) -> tuple[str, str]:
+    public_key = public_key or os.environ.get("LANGFUSE_PUBLIC_KEY")
+    secret_key = secret_key or os.environ.get("LANGFUSE_SECRET_KEY")
+    if not public_key or not secret_key:
+        raise ConfigError("There are no keys for Langfuse: set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY.")
+    return public_key, secret_key
+
+
+def _address(base_url: str | None) -> str:
+    environ = os.environ.get("LANGFUSE_BASE_URL") or os.environ.get("LANGFUSE_HOST")
+    url = (base_url or environ or "https://cloud.langfuse.com").rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"Langfuse's address must begin with https://, and not be {url!r}.")
+    return url
 
 
 @contextmanager
@@ -328,9 +314,10 @@ def pages(ask: Callable[[int], Any]) -> Iterator[Any]:
         last = answer.meta.total_pages if answer.data else 0
 
 
-def _undelivered(what: str, status: int, body: object, headers: Mapping[str, str]) -> DeliveryError:
-    said = short(" ".join(str(body).split()), _LONGEST_REASON)
-    way_out = " See that its keys are those of the right project." if status in (401, 403) else ""
+def _undelivered(what: str, status: int, body: object, headers: Mapping[str, str], way_out: str = "") -> DeliveryError:
+    said = short(" ".join(str(body).split()), _LONGEST_REASON) or "nothing more"
+    if status in (401, 403):
+        way_out = " See that its keys are those of the right project."
     wait = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
     return DeliveryError(
         f"Langfuse did not take {what} ({status}: {said}).{way_out}",
