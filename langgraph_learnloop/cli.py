@@ -423,10 +423,16 @@ def mirror(
     once: Annotated[bool, typer.Option("--once", help="Tell what waits, and end.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Tell again what was not taken.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 1.0,
+    holder: Annotated[str | None, typer.Option("--holder", hidden=True)] = None,
 ) -> None:
     """Tell the mirror of the settings, such as Langfuse, what is stored, until ctrl-C; any number of these may run."""
     with _opened(store) as loop:
-        mirroring = loop.mirroring(everything=everything)
+        mirroring = loop.mirroring(everything=everything, holder=holder)
+        if holder is not None:  # it is beside a process that runs the agent, and ends with it
+            mirroring.start()
+            sys.stdin.read()
+            mirroring.stop()
+            return
         name = mirroring.mirror.name
         if retry:
             loop.store.outbox.retry(name)

@@ -45,7 +45,7 @@ _BATCH = 50
 """Things that are told at once."""
 _LARGE = ("dataset", "examination")
 """Kinds of which one thing is told at a time."""
-_LEASE = 60.0
+LEASE = 60.0
 """Seconds for which a process holds a mirror; longer than any answer takes."""
 _LONGEST_PAUSE = 60.0
 """Seconds between two tries, at most, unless the mirror asks for more."""
@@ -86,14 +86,15 @@ class Mirroring:
         cases: Callable[[Scorecard], Sequence[Case]] = lambda card: (),
         *,
         everything: bool = False,
+        holder: str | None = None,
         seconds: float = 1.0,
         now: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """Have a mirror told of what comes from now on, and with `everything` of what is stored already.
 
-        `cases` returns those that a scorecard is about. It looks for news each `seconds`; nothing is told before
-        `start` or `step`.
+        `cases` returns those that a scorecard is about, `holder` names who tells. It looks for news each `seconds`;
+        nothing is told before `start` or `step`.
         """
         self.mirror = mirror
         self._store = store
@@ -102,7 +103,7 @@ class Mirroring:
         self._seconds = seconds
         self._now = now
         self._draw = draw
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._holder = holder or holder_of()
         self._pauses: dict[Kind, _Pause] = {kind: _Pause() for kind in mirror.kinds}
         self._held = 0.0
         self._told = 0
@@ -177,10 +178,10 @@ class Mirroring:
 
     def _holds(self) -> bool:
         """Return whether this process is the one that tells the mirror."""
-        if self._now() > self._held - _LEASE / 2:
-            if not self._store.outbox.hold(self.mirror.name, self._holder, self._now(), _LEASE):
+        if self._now() > self._held - LEASE / 2:
+            if not self._store.outbox.hold(self.mirror.name, self._holder, self._now(), LEASE):
                 return False
-            self._held = self._now() + _LEASE
+            self._held = self._now() + LEASE
         return True
 
     def _tell(self, kind: Kind, waiting: Sequence[Waiting]) -> int:
@@ -336,6 +337,11 @@ class Mirroring:
         last = waiting[-1]
         release = self._store.releases.get(last.subject)
         yield Told("champion", last.subject, ToldChampion(release, self._agent, last.body or ""))
+
+
+def holder_of() -> str:
+    """Return a name for whoever tells a mirror."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 class _Loaded(NamedTuple):
