@@ -422,12 +422,17 @@ def mirror(
     everything: Annotated[bool, typer.Option("--all", help="Tell what was stored before, too.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Tell what waits, and end.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Tell again what was not taken.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Tell it nothing any more, and forget what waits.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 1.0,
     holder: Annotated[str | None, typer.Option("--holder", hidden=True)] = None,
 ) -> None:
     """Tell the mirror of the settings, such as Langfuse, what is stored, until ctrl-C; any number of these may run."""
     with _opened(store) as loop:
         mirroring = loop.mirroring(everything=everything, holder=holder)
+        if forget:
+            loop.store.outbox.forget(mirroring.mirror.name)
+            console.print(f"{mirroring.mirror.name} is told nothing any more; take it out of the settings, too.")
+            return
         if holder is not None:  # it is beside a process that runs the agent, and ends with it
             mirroring.start()
             sys.stdin.read()

@@ -47,6 +47,8 @@ _LARGE = ("dataset", "examination")
 """Kinds of which one thing is told at a time."""
 LEASE = 60.0
 """Seconds for which a process holds a mirror; longer than any answer takes."""
+_ASK_AGAIN = 5.0
+"""Seconds after which a process asks again whether a mirror that another one tells is free."""
 _LONGEST_PAUSE = 60.0
 """Seconds between two tries, at most, unless the mirror asks for more."""
 _QUIET = 60.0
@@ -106,6 +108,7 @@ class Mirroring:
         self._holder = holder or holder_of()
         self._pauses: dict[Kind, _Pause] = {kind: _Pause() for kind in mirror.kinds}
         self._held = 0.0
+        self._taken = -_ASK_AGAIN
         self._told = 0
         self._problem: str | None = None
         self._quiet = 0.0
@@ -178,10 +181,15 @@ class Mirroring:
 
     def _holds(self) -> bool:
         """Return whether this process is the one that tells the mirror."""
-        if self._now() > self._held - LEASE / 2:
-            if not self._store.outbox.hold(self.mirror.name, self._holder, self._now(), LEASE):
-                return False
-            self._held = self._now() + LEASE
+        now = self._now()
+        if now < self._held - LEASE / 2:
+            return True
+        if self._taken <= now < self._taken + _ASK_AGAIN:
+            return False
+        if not self._store.outbox.hold(self.mirror.name, self._holder, now, LEASE):
+            self._taken = now
+            return False
+        self._held = now + LEASE
         return True
 
     def _tell(self, kind: Kind, waiting: Sequence[Waiting]) -> int:
@@ -209,16 +217,19 @@ class Mirroring:
         return len(loaded)
 
     def _failed(self, kind: Kind, loaded: Sequence[_Loaded], error: Exception) -> int:
-        known = error if isinstance(error, DeliveryError) else None
-        sentence = str(error) if known else f"The mirror {self.mirror.name!r} failed: {type(error).__name__}: {error}"
-        self._trouble(sentence)
-        if known is not None and not known.forever:
-            if known.arrived is False:
+        if not isinstance(error, DeliveryError):
+            # It failed on one of them, but nobody knows when: they are looked for first, as after silence.
+            sentence = f"The mirror {self.mirror.name!r} failed: {type(error).__name__}: {error}"
+            certain = all(one.told.doubtful for one in loaded)
+            error = DeliveryError(sentence, arrived=False if certain else None, forever=certain)
+        self._trouble(str(error))
+        if not error.forever or error.arrived is None:
+            if error.arrived is False:
                 self._unmark(loaded)
-            self._pause(kind, known.retry_after)
+            self._pause(kind, error.retry_after)
             return 0
         if len(loaded) == 1:
-            self._refuse(loaded[0].seqs, sentence)
+            self._refuse(loaded[0].seqs, str(error))
             return 1
         # One of them is what it does not take; the others must not wait for that.
         half = len(loaded) // 2

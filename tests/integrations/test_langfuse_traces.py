@@ -412,6 +412,9 @@ def test_the_command_tells_and_shows_the_address(tmp_path: Path, server: Langfus
     told = command("mirror", "--all", "--once")
     assert (told.returncode, "0 waiting" in told.stdout) == (0, True), told.stderr + told.stdout
     assert set(server.traces()) == {trace_of(run.run_id)}
+    assert command("mirror", "--forget").returncode == 0
+    with LearnLoop(tmp_path / "l.db", agent="support") as loop:
+        assert loop.store.outbox.names() == ()
     shown = command("runs", "show", run.run_id)
     assert f"/project/{server.project_id}/traces/{trace_of(run.run_id)}" in shown.stdout
     server.stop()
