@@ -26,7 +26,8 @@ from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, M
 from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.jobs import still_there
 from langgraph_learnloop.loop import LearnLoop
-from langgraph_learnloop.records import FLAG_MOVES, Dataset, FlagState, Recipe, Trial
+from langgraph_learnloop.mirroring import Mirroring
+from langgraph_learnloop.records import FLAG_MOVES, Dataset, FlagState, Recipe, Run, Trial
 
 _INTERRUPTED = 130
 """The shell's exit code for ctrl-C, which typer turns the interrupt into."""
@@ -74,7 +75,14 @@ def show(run: str, store: Store = "learnloop.db") -> None:
         found = loop.store.runs.resolve(run)
         console.print(tree(exported(found, loop.store.runs)))
         if loop.config.mirror is not None:
-            console.print(f"It is shown at {loop.trace_url(found)}", markup=False, highlight=False, soft_wrap=True)
+            console.print(_shown_at(loop, found), markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown_at(loop: LearnLoop, run: Run) -> str:
+    try:
+        return f"It is shown at {loop.trace_url(run)}"
+    except LearnLoopError as error:
+        return f"Where it is shown is not known: {error}"
 
 
 @runs_app.command()
@@ -441,16 +449,25 @@ def mirror(
         name = mirroring.mirror.name
         if retry:
             loop.store.outbox.retry(name)
-        told, said = 0, ""
-        while True:
-            told += mirroring.step()
-            health = mirroring.health()
-            line = f"{name}: {told} told, {health.waiting} waiting, {health.refused} not taken. {health.problem or ''}"
-            if line != said:
-                console.print(said := line, markup=False, highlight=False)
-            if once:
-                raise typer.Exit(1 if health.waiting or health.refused else 0)
-            time.sleep(every)
+        try:
+            _tell(mirroring, once, every)
+        finally:
+            mirroring.let_go()
+
+
+def _tell(mirroring: Mirroring, once: bool, every: float) -> None:
+    """Tell a mirror what waits, and say how far it is when that changes."""
+    told, said = 0, ""
+    while True:
+        told += mirroring.step()
+        health = mirroring.health()
+        line = f"{told} told, {health.waiting} waiting, {health.refused} not taken. {health.problem or ''}"
+        if line != said:
+            said = line
+            console.print(f"{mirroring.mirror.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+        if once:
+            raise typer.Exit(1 if health.waiting or health.refused else 0)
+        time.sleep(every)
 
 
 @app.command()

@@ -49,6 +49,7 @@ LEASE = 60.0
 """Seconds for which a process holds a mirror; longer than any answer takes."""
 _ASK_AGAIN = 5.0
 """Seconds after which a process asks again whether a mirror that another one tells is free."""
+_ELSEWHERE = "Another process tells it at the moment."
 _LONGEST_PAUSE = 60.0
 """Seconds between two tries, at most, unless the mirror asks for more."""
 _QUIET = 60.0
@@ -136,10 +137,18 @@ class Mirroring:
         self._stopped.set()
         thread.join(timeout)
 
+    def let_go(self) -> None:
+        """Let another process tell the mirror at once; else it would wait until this one's lease has ended."""
+        self._held = 0.0
+        try:
+            self._store.outbox.let_go(self.mirror.name, self._holder)
+        except LearnLoopError:
+            _log.debug("The mirror %s is let go of when its lease ends.", self.mirror.name, exc_info=True)
+
     def health(self) -> MirrorHealth:
         """Return how far the mirror is, and what is wrong with it."""
         backlog: Backlog = self._store.outbox.backlog(self.mirror.name)
-        problem = self._problem or backlog.problem
+        problem = self._problem or (_ELSEWHERE if self._taken >= 0 else None) or backlog.problem
         return MirrorHealth(self._told, backlog.waiting, backlog.refused, problem)
 
     def _work(self) -> None:
@@ -148,10 +157,7 @@ class Mirroring:
             self._stopped.wait(self._seconds)
         while time.monotonic() < self._last_words and self._try():
             pass
-        try:
-            self._store.outbox.let_go(self.mirror.name, self._holder)
-        except LearnLoopError:
-            _log.debug("The mirror %s is let go of when its lease ends.", self.mirror.name, exc_info=True)
+        self.let_go()
 
     def _try(self) -> int:
         try:
@@ -189,6 +195,7 @@ class Mirroring:
         if not self._store.outbox.hold(self.mirror.name, self._holder, now, LEASE):
             self._taken = now
             return False
+        self._taken = -_ASK_AGAIN
         self._held = now + LEASE
         return True
 

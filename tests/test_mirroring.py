@@ -174,7 +174,12 @@ def test_one_process_tells_a_mirror(told: Told) -> None:
     assert told.mirroring.step() == 0
     told.runs(1, first=2)
     assert told.mirroring.step() == 0
-    assert other.step() == 1
+    assert told.mirroring.health().problem == "Another process tells it at the moment."
+    other.let_go()
+    assert told.mirroring.step() == 0  # it asks again after a while
+    told.clock.at += 6.0
+    assert told.mirroring.step() == 1
+    assert told.mirroring.health().problem is None
 
 
 def test_what_is_never_taken_is_set_aside_with_the_reason(told: Told) -> None:
