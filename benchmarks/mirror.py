@@ -5,7 +5,7 @@
 The server is on this machine, in a process of its own, and takes spans as Langfuse does; it keeps no contents. A run is
 an agent with six tool turns of 2 kB, 27 observations, whose generations show the whole conversation. What the agent
 notices is measured in blocks of runs that take turns: recorded only, told by a thread of the same process, and told by
-`learnloop mirror` in a process of its own.
+a process beside it, as the setting `mirror` has it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +37,12 @@ from langgraph_learnloop.records import Interned, Recorded, Run
 GOALS = {"runs_per_cpu_second": 200, "agent_ms": 0.5}
 BLOCK = 40
 """Runs of a block."""
-SETTINGS = """
-mirror = "langgraph_learnloop.integrations.langfuse_traces:LangfuseTraces"
-"""
+SPEC = "langgraph_learnloop.integrations.langfuse_traces:LangfuseTraces"
 
 
-def opened(path: Path) -> LearnLoop:
+def opened(path: Path, mirror: str | None = None) -> LearnLoop:
     """Return a loop on a file."""
-    return LearnLoop(path, config=LoopConfig(agent="bench"))
+    return LearnLoop(path, config=LoopConfig(agent="bench", mirror=mirror))
 
 
 def mirror(server: Running, settles: float = 30.0) -> LangfuseTraces:
@@ -133,21 +127,25 @@ def agent(folder: Path, rounds: int) -> dict[str, float]:
     """Return milliseconds that a run takes its caller: median of the blocks' medians, and what each way adds."""
     waits: dict[str, list[float]] = {"recorded": [], "thread": [], "process": []}
     with running() as server:
-        sides = {name: opened(folder / f"{name}.db") for name in waits}
+        os.environ.update(LANGFUSE_PUBLIC_KEY="pk", LANGFUSE_SECRET_KEY="sk", LANGFUSE_BASE_URL=server.url)
+        sides = {name: opened(folder / f"{name}.db", SPEC if name == "process" else None) for name in waits}
         agents = {name: loop.watch(create_agent(Scripted(), [look_up])) for name, loop in sides.items()}
-        with beside(server, folder / "process.db"):
-            for number in range(rounds + 1):
-                for name in rng.sample(sorted(waits), len(waits)):
-                    mirroring = sides[name].mirror(mirror(server)) if name == "thread" else None
-                    block = [run_once(agents[name]) for _ in range(BLOCK)]
-                    sides[name].flush(60)
-                    if mirroring is not None:
-                        mirroring.stop()
-                    time.sleep(0.5)
-                    if number:  # the first round warms up
-                        waits[name].append(1000 * statistics.median(block))
+        time.sleep(3.0)  # the process begins
+        for number in range(rounds + 1):
+            for name in rng.sample(sorted(waits), len(waits)):
+                mirroring = sides[name].mirror(mirror(server)) if name == "thread" else None
+                block = [run_once(agents[name]) for _ in range(BLOCK)]
+                sides[name].flush(60)
+                if mirroring is not None:
+                    mirroring.stop()
+                time.sleep(0.5)
+                if number:  # the first round warms up
+                    waits[name].append(1000 * statistics.median(block))
+        told = server.seen()["traces"]
+        waiting = sides["process"].store.outbox.backlog("langfuse").waiting
         for loop in sides.values():
             loop.close()
+    assert told > rounds * BLOCK, (told, waiting)
     bare = waits["recorded"]
     added = {name: [one - other for one, other in zip(waits[name], bare, strict=True)] for name in waits}
     noise = statistics.quantiles([abs(one - statistics.median(bare)) for one in bare], n=4)[2] if rounds > 1 else 0.0
@@ -157,24 +155,6 @@ def agent(folder: Path, rounds: int) -> dict[str, float]:
         "added_by_process_ms": statistics.median(added["process"]),
         "noise_ms": noise,
     }
-
-
-@contextmanager
-def beside(server: Running, store: Path) -> Iterator[None]:
-    """Run `learnloop mirror` on a store, in a process of its own."""
-    home = store.parent / "home"
-    home.mkdir()
-    (home / "learnloop.toml").write_text(SETTINGS)
-    keys = {"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "sk", "LANGFUSE_BASE_URL": server.url}
-    command = [sys.executable, "-m", "langgraph_learnloop.cli", "mirror", "--store", str(store)]
-    process = subprocess.Popen(command, cwd=home, env={**os.environ, **keys}, stdout=subprocess.DEVNULL)
-    try:
-        time.sleep(3.0)
-        assert process.poll() is None
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def send_examination(wire: Wire, told: ToldExamination, doubtful: bool) -> None:
     try:
         wire.send_scores(scores)
     except DeliveryError as error:
-        error.arrived = None  # the traces did, and cannot be taken back
+        error.arrived = None if spans else error.arrived  # the traces did, and cannot be taken back
         raise
 
 

@@ -26,7 +26,8 @@ from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, M
 from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.jobs import still_there
 from langgraph_learnloop.loop import LearnLoop
-from langgraph_learnloop.records import FLAG_MOVES, Dataset, FlagState, Recipe, Trial
+from langgraph_learnloop.mirroring import Mirroring
+from langgraph_learnloop.records import FLAG_MOVES, Dataset, FlagState, Recipe, Run, Trial
 
 _INTERRUPTED = 130
 """The shell's exit code for ctrl-C, which typer turns the interrupt into."""
@@ -74,7 +75,14 @@ def show(run: str, store: Store = "learnloop.db") -> None:
         found = loop.store.runs.resolve(run)
         console.print(tree(exported(found, loop.store.runs)))
         if loop.config.mirror is not None:
-            console.print(f"It is shown at {loop.trace_url(found)}", markup=False, highlight=False, soft_wrap=True)
+            console.print(_shown_at(loop, found), markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown_at(loop: LearnLoop, run: Run) -> str:
+    try:
+        return f"It is shown at {loop.trace_url(run)}"
+    except LearnLoopError as error:
+        return f"Where it is shown is not known: {error}"
 
 
 @runs_app.command()
@@ -422,24 +430,44 @@ def mirror(
     everything: Annotated[bool, typer.Option("--all", help="Tell what was stored before, too.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Tell what waits, and end.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Tell again what was not taken.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Tell it nothing any more, and forget what waits.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 1.0,
+    holder: Annotated[str | None, typer.Option("--holder", hidden=True)] = None,
 ) -> None:
     """Tell the mirror of the settings, such as Langfuse, what is stored, until ctrl-C; any number of these may run."""
     with _opened(store) as loop:
-        mirroring = loop.mirroring(everything=everything)
+        mirroring = loop.mirroring(everything=everything, holder=holder)
+        if forget:
+            loop.store.outbox.forget(mirroring.mirror.name)
+            console.print(f"{mirroring.mirror.name} is told nothing any more; take it out of the settings, too.")
+            return
+        if holder is not None:  # it is beside a process that runs the agent, and ends with it
+            mirroring.start()
+            sys.stdin.read()
+            mirroring.stop()
+            return
         name = mirroring.mirror.name
         if retry:
             loop.store.outbox.retry(name)
-        told, said = 0, ""
-        while True:
-            told += mirroring.step()
-            health = mirroring.health()
-            line = f"{name}: {told} told, {health.waiting} waiting, {health.refused} not taken. {health.problem or ''}"
-            if line != said:
-                console.print(said := line, markup=False, highlight=False)
-            if once:
-                raise typer.Exit(1 if health.waiting or health.refused else 0)
-            time.sleep(every)
+        try:
+            _tell(mirroring, once, every)
+        finally:
+            mirroring.let_go()
+
+
+def _tell(mirroring: Mirroring, once: bool, every: float) -> None:
+    """Tell a mirror what waits, and say how far it is when that changes."""
+    told, said = 0, ""
+    while True:
+        told += mirroring.step()
+        health = mirroring.health()
+        line = f"{told} told, {health.waiting} waiting, {health.refused} not taken. {health.problem or ''}"
+        if line != said:
+            said = line
+            console.print(f"{mirroring.mirror.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+        if once:
+            raise typer.Exit(1 if health.waiting or health.refused else 0)
+        time.sleep(every)
 
 
 @app.command()

@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.planning import GatePlan
     from langgraph_learnloop.evidence import Metric
     from langgraph_learnloop.importing import Heard, Imported, Importing
+    from langgraph_learnloop.mirror_process import MirrorProcess
     from langgraph_learnloop.mirroring import Mirroring
     from langgraph_learnloop.mirrors import History, Mirror
     from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Operator, Replayer, Reviewer, Trainer
@@ -165,6 +166,7 @@ class LearnLoop:
         self._live: LiveModel | None = None
         self._tenders: list[Callable[[], None]] = []
         self._mirrors: list[Mirroring] = []
+        self._beside: MirrorProcess | None = None
 
     # -- watch ---------------------------------------------------------------------------------------------------------
 
@@ -228,23 +230,23 @@ class LearnLoop:
     def mirror(self, mirror: Mirror, *, everything: bool = False) -> Mirroring:
         """Show what is stored in another place too, from now on and with `everything` all of it, in the background.
 
-        Nothing waits for that, and nothing is lost while the other place is away. The setting `mirror` does the same.
+        Nothing waits for that, and nothing is lost while the other place is away. A thread of this process tells it;
+        with the setting `mirror` in place of this, a process of its own does, which takes nothing from the agent's.
         """
         mirroring = self.mirroring(mirror, everything=everything)
         self._mirrors.append(mirroring)
-        if isinstance(mirror, Witness):
-            for recorder in self._recorders:
-                recorder.witness = mirror
+        self._ask(mirror)
         mirroring.start()
         return mirroring
 
-    def mirroring(self, mirror: Mirror | None = None, *, everything: bool = False) -> Mirroring:
+    def mirroring(
+        self, mirror: Mirror | None = None, *, everything: bool = False, holder: str | None = None
+    ) -> Mirroring:
         """Return what tells a mirror (default: that of the settings) what is stored; `step` does it once, here."""
         from langgraph_learnloop.mirroring import Mirroring
 
-        return Mirroring(
-            self.store, mirror or self._configured_mirror, self.agent, self.exams.asked, everything=everything
-        )
+        told = mirror or self._configured_mirror
+        return Mirroring(self.store, told, self.agent, self.exams.asked, everything=everything, holder=holder)
 
     def trace_url(self, run: Run | str) -> str:
         """Return the address at which a mirror shows a run; raise ConfigError when there is no mirror."""
@@ -707,6 +709,8 @@ class LearnLoop:
         self._writer.close()
         for mirroring in self._mirrors:
             mirroring.stop()
+        if self._beside is not None:
+            self._beside.stop()
         self.store.close()
 
     def __enter__(self) -> Self:
@@ -723,8 +727,18 @@ class LearnLoop:
 
     def _show(self) -> None:
         """Begin to tell the mirror of the settings, if there is one: in processes that run the agent."""
-        if self.config.mirror is not None and not self._mirrors:
-            self.mirror(self._configured_mirror)
+        if self.config.mirror is None or self._beside is not None:
+            return
+        from langgraph_learnloop.mirror_process import MirrorProcess
+
+        self._ask(self._configured_mirror)
+        self._beside = MirrorProcess(self.store, self._configured_mirror, self.config.mirror, self.agent)
+
+    def _ask(self, mirror: Mirror) -> None:
+        """Have the recorders ask a mirror which runs another tracer keeps a trace of, if it knows."""
+        if isinstance(mirror, Witness):
+            for recorder in self._recorders:
+                recorder.witness = mirror
 
     @cached_property
     def _configured_mirror(self) -> Mirror:

@@ -45,8 +45,11 @@ _BATCH = 50
 """Things that are told at once."""
 _LARGE = ("dataset", "examination")
 """Kinds of which one thing is told at a time."""
-_LEASE = 60.0
+LEASE = 60.0
 """Seconds for which a process holds a mirror; longer than any answer takes."""
+_ASK_AGAIN = 5.0
+"""Seconds after which a process asks again whether a mirror that another one tells is free."""
+_ELSEWHERE = "Another process tells it at the moment."
 _LONGEST_PAUSE = 60.0
 """Seconds between two tries, at most, unless the mirror asks for more."""
 _QUIET = 60.0
@@ -86,14 +89,15 @@ class Mirroring:
         cases: Callable[[Scorecard], Sequence[Case]] = lambda card: (),
         *,
         everything: bool = False,
+        holder: str | None = None,
         seconds: float = 1.0,
         now: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """Have a mirror told of what comes from now on, and with `everything` of what is stored already.
 
-        `cases` returns those that a scorecard is about. It looks for news each `seconds`; nothing is told before
-        `start` or `step`.
+        `cases` returns those that a scorecard is about, `holder` names who tells. It looks for news each `seconds`;
+        nothing is told before `start` or `step`.
         """
         self.mirror = mirror
         self._store = store
@@ -102,9 +106,10 @@ class Mirroring:
         self._seconds = seconds
         self._now = now
         self._draw = draw
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._holder = holder or holder_of()
         self._pauses: dict[Kind, _Pause] = {kind: _Pause() for kind in mirror.kinds}
         self._held = 0.0
+        self._taken = -_ASK_AGAIN
         self._told = 0
         self._problem: str | None = None
         self._quiet = 0.0
@@ -132,10 +137,18 @@ class Mirroring:
         self._stopped.set()
         thread.join(timeout)
 
+    def let_go(self) -> None:
+        """Let another process tell the mirror at once; else it would wait until this one's lease has ended."""
+        self._held = 0.0
+        try:
+            self._store.outbox.let_go(self.mirror.name, self._holder)
+        except LearnLoopError:
+            _log.debug("The mirror %s is let go of when its lease ends.", self.mirror.name, exc_info=True)
+
     def health(self) -> MirrorHealth:
         """Return how far the mirror is, and what is wrong with it."""
         backlog: Backlog = self._store.outbox.backlog(self.mirror.name)
-        problem = self._problem or backlog.problem
+        problem = self._problem or (_ELSEWHERE if self._taken >= 0 else None) or backlog.problem
         return MirrorHealth(self._told, backlog.waiting, backlog.refused, problem)
 
     def _work(self) -> None:
@@ -144,10 +157,7 @@ class Mirroring:
             self._stopped.wait(self._seconds)
         while time.monotonic() < self._last_words and self._try():
             pass
-        try:
-            self._store.outbox.let_go(self.mirror.name, self._holder)
-        except LearnLoopError:
-            _log.debug("The mirror %s is let go of when its lease ends.", self.mirror.name, exc_info=True)
+        self.let_go()
 
     def _try(self) -> int:
         try:
@@ -177,10 +187,16 @@ class Mirroring:
 
     def _holds(self) -> bool:
         """Return whether this process is the one that tells the mirror."""
-        if self._now() > self._held - _LEASE / 2:
-            if not self._store.outbox.hold(self.mirror.name, self._holder, self._now(), _LEASE):
-                return False
-            self._held = self._now() + _LEASE
+        now = self._now()
+        if now < self._held - LEASE / 2:
+            return True
+        if self._taken <= now < self._taken + _ASK_AGAIN:
+            return False
+        if not self._store.outbox.hold(self.mirror.name, self._holder, now, LEASE):
+            self._taken = now
+            return False
+        self._taken = -_ASK_AGAIN
+        self._held = now + LEASE
         return True
 
     def _tell(self, kind: Kind, waiting: Sequence[Waiting]) -> int:
@@ -208,16 +224,19 @@ class Mirroring:
         return len(loaded)
 
     def _failed(self, kind: Kind, loaded: Sequence[_Loaded], error: Exception) -> int:
-        known = error if isinstance(error, DeliveryError) else None
-        sentence = str(error) if known else f"The mirror {self.mirror.name!r} failed: {type(error).__name__}: {error}"
-        self._trouble(sentence)
-        if known is not None and not known.forever:
-            if known.arrived is False:
+        if not isinstance(error, DeliveryError):
+            # It failed on one of them, but nobody knows when: they are looked for first, as after silence.
+            sentence = f"The mirror {self.mirror.name!r} failed: {type(error).__name__}: {error}"
+            certain = all(one.told.doubtful for one in loaded)
+            error = DeliveryError(sentence, arrived=False if certain else None, forever=certain)
+        self._trouble(str(error))
+        if not error.forever or error.arrived is None:
+            if error.arrived is False:
                 self._unmark(loaded)
-            self._pause(kind, known.retry_after)
+            self._pause(kind, error.retry_after)
             return 0
         if len(loaded) == 1:
-            self._refuse(loaded[0].seqs, sentence)
+            self._refuse(loaded[0].seqs, str(error))
             return 1
         # One of them is what it does not take; the others must not wait for that.
         half = len(loaded) // 2
@@ -336,6 +355,11 @@ class Mirroring:
         last = waiting[-1]
         release = self._store.releases.get(last.subject)
         yield Told("champion", last.subject, ToldChampion(release, self._agent, last.body or ""))
+
+
+def holder_of() -> str:
+    """Return a name for whoever tells a mirror."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 class _Loaded(NamedTuple):

@@ -295,6 +295,8 @@ class MemoryMirror:
         """Raised by the next tries, one each."""
         self.arrives_all_the_same = False
         """What is told in a try that fails is kept."""
+        self.arrives_in_part = False
+        """What is told beside something that it will not take is kept."""
         self.never: set[str] = set()
         """Ids of what it will not take."""
 
@@ -303,10 +305,14 @@ class MemoryMirror:
         self.tries += 1
         failure = self.failures.pop(0) if self.failures else None
         if failure is None or self.arrives_all_the_same:
-            if bad := [one.subject for one in told if one.subject in self.never]:
-                raise DeliveryError(f"The mirror {self.name!r} does not take {bad[0]!r}.", forever=True)
             there = {(one.kind, one.subject) for one in self.told}
-            self.told += [one for one in told if not (one.doubtful and (one.kind, one.subject) in there)]
+            new = [one for one in told if not (one.doubtful and (one.kind, one.subject) in there)]
+            if bad := [one.subject for one in new if one.subject in self.never]:
+                good = [one for one in new if one.subject not in self.never] if self.arrives_in_part else []
+                self.told += good
+                sentence = f"The mirror {self.name!r} does not take {bad[0]!r}."
+                raise DeliveryError(sentence, arrived=None if good else False, forever=True)
+            self.told += new
         if failure is not None:
             raise failure
 

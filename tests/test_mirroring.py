@@ -172,6 +172,14 @@ def test_one_process_tells_a_mirror(told: Told) -> None:
     told.clock.at += 61.0
     assert other.step() == 1
     assert told.mirroring.step() == 0
+    told.runs(1, first=2)
+    assert told.mirroring.step() == 0
+    assert told.mirroring.health().problem == "Another process tells it at the moment."
+    other.let_go()
+    assert told.mirroring.step() == 0  # it asks again after a while
+    told.clock.at += 6.0
+    assert told.mirroring.step() == 1
+    assert told.mirroring.health().problem is None
 
 
 def test_what_is_never_taken_is_set_aside_with_the_reason(told: Told) -> None:
@@ -190,12 +198,41 @@ def test_what_is_never_taken_is_set_aside_with_the_reason(told: Told) -> None:
 
 
 def test_a_mirror_that_breaks_is_told_again(told: Told) -> None:
-    """An error that is not the mirror's own sets aside what it fails on, and nothing else."""
-    told.runs(4)
+    """An error that is not the mirror's own sets aside what it fails on, and nothing else, once that is certain."""
+    runs = told.runs(4)
     told.mirror.kinds = ("run",)
     told.mirror.failures = [ValueError("a bug")]
+    assert told.mirroring.step() == 0
+    told.clock.at += 1.0
     assert told.mirroring.step() == 4
     assert len(told.mirror.subjects("run")) == 4
+    more = told.runs(4, first=4)
+    send = told.mirror.send
+
+    def breaks(what: Any) -> None:
+        if any(one.subject == more[2] for one in what):
+            raise TypeError("a bug")
+        send(what)
+
+    told.mirror.send = breaks  # type: ignore[method-assign]
+    for _ in range(3):
+        told.mirroring.step()
+        told.clock.at += 2.0
+    assert sorted(told.mirror.subjects("run")) == sorted([*runs, *more[:2], more[3]])
+    assert told.mirroring.health()[2:] == (1, "The mirror 'memory' failed: TypeError: a bug")
+
+
+def test_what_arrived_in_part_is_looked_for_before_it_is_set_aside(tmp_path: Path) -> None:
+    """A refusal of one thing, after others of the same try arrived, doubles none of them."""
+    made = Told(tmp_path, kinds=("run",), settles=30.0)
+    with made.loop:
+        runs = made.runs(4)
+        made.mirror.never, made.mirror.arrives_in_part = {runs[3]}, True
+        assert made.mirroring.step() == 0
+        made.clock.at += 31.0
+        assert made.mirroring.step() == 4
+        assert made.mirror.subjects("run") == runs[:3]
+        assert made.mirroring.health().refused == 1
 
 
 def test_erased_messages_are_not_waited_for(told: Told) -> None:

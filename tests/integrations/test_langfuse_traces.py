@@ -25,6 +25,7 @@ from langgraph_learnloop.records import Run
 from langgraph_learnloop.testing import ScriptedModel
 from tests.integrations.loopback_langfuse import Langfuse
 from tests.shop import Shop
+from tests.test_mirroring import Clock
 
 FIND = {"name": "find_order", "args": {"order": 5}, "id": "c1"}
 ASKED: Any = {"messages": [("user", "Where is order 5?")]}
@@ -33,16 +34,6 @@ ASKED: Any = {"messages": [("user", "Where is order 5?")]}
 def find_order(order: int) -> str:
     """Return where an order is."""
     return f"Order {order} is on its way."
-
-
-class Clock:
-    """A clock that is set."""
-
-    def __init__(self) -> None:
-        self.at = 2_000_000_000.0
-
-    def __call__(self) -> float:
-        return self.at
 
 
 class Support:
@@ -412,6 +403,9 @@ def test_the_command_tells_and_shows_the_address(tmp_path: Path, server: Langfus
     told = command("mirror", "--all", "--once")
     assert (told.returncode, "0 waiting" in told.stdout) == (0, True), told.stderr + told.stdout
     assert set(server.traces()) == {trace_of(run.run_id)}
+    assert command("mirror", "--forget").returncode == 0
+    with LearnLoop(tmp_path / "l.db", agent="support") as loop:
+        assert loop.store.outbox.names() == ()
     shown = command("runs", "show", run.run_id)
     assert f"/project/{server.project_id}/traces/{trace_of(run.run_id)}" in shown.stdout
     server.stop()

@@ -1,0 +1,108 @@
+"""With the setting a process beside the agent's tells the mirror: there is one of it, and it ends with the agent's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integrations.loopback_langfuse import Langfuse
+
+AGENT = """
+import sys, time
+from langchain.agents import create_agent
+from langgraph_learnloop import LearnLoop
+from langgraph_learnloop.testing import ScriptedModel
+loop = LearnLoop("l.db", agent="support")
+agent = loop.watch(create_agent(ScriptedModel(script=["Soon."]), []))
+for number in range(int(sys.argv[1])):
+    agent.invoke({"messages": [("user", "Hi")]}, {"configurable": {"thread_id": str(number)}})
+loop.flush()
+print("asked", flush=True)
+sys.stdin.readline()
+"""
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def server() -> Iterator[Langfuse]:
+    """Yield a Langfuse."""
+    with Langfuse() as made:
+        yield made
+
+
+@pytest.fixture
+def agent(server: Langfuse, tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
+    """Yield what starts a process that runs an agent, and stops when its input is closed."""
+    (tmp_path / "learnloop.toml").write_text(
+        'mirror = "langgraph_learnloop.integrations.langfuse_traces:LangfuseTraces"\n'
+    )
+    keys = {"LANGFUSE_PUBLIC_KEY": server.public_key, "LANGFUSE_SECRET_KEY": server.secret_key}
+    environ = {**os.environ, **keys, "LANGFUSE_BASE_URL": server.url}
+    started: list[subprocess.Popen[str]] = []
+
+    def start(runs: int) -> subprocess.Popen[str]:
+        line = [sys.executable, "-c", AGENT, str(runs)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = subprocess.Popen(line, cwd=tmp_path, env=environ, text=True, **pipes)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def until(what: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def beside(store: Path) -> list[int]:
+    """Return the processes that tell the mirror of a store."""
+    found = []
+    for place in Path("/proc").iterdir():
+        try:
+            ours = place.name.isdecimal() and b"--holder" in (place / "cmdline").read_bytes()
+            if ours and Path(os.readlink(place / "cwd")) == store.parent:
+                found.append(int(place.name))
+        except OSError:
+            continue  # it ended
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("end", ["ends", "is killed"])
+def test_it_is_there_once_and_ends_with_the_agents(
+    server: Langfuse, agent: Callable[[int], subprocess.Popen[str]], tmp_path: Path, end: str
+) -> None:
+    """Two processes that run the agent have one beside them; when its own ends, the other one gets one."""
+    first = agent(2)
+    until(lambda: len(server.traces()) == 2)
+    second = agent(1)
+    until(lambda: len(server.traces()) == 3)
+    mine = beside(tmp_path / "l.db")
+    assert len(mine) == 1
+    if end == "ends":
+        began = time.monotonic()
+        first.communicate("\n")
+        assert time.monotonic() - began < 4.0  # most of it is the interpreter's on a busy machine
+    else:
+        os.kill(first.pid, signal.SIGKILL)
+    until(lambda: beside(tmp_path / "l.db") not in ([], mine))
+    assert second.poll() is None
+    second.communicate("\n")
+    until(lambda: not beside(tmp_path / "l.db"))
+    assert not server.duplicates()
