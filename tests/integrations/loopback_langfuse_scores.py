@@ -195,7 +195,8 @@ def _check_config(config: dict[str, Any], kind: str, body: dict[str, Any]) -> No
 
 
 def _valued(kind: str, value: Any) -> Any:
-    return {"BOOLEAN": bool, "NUMERIC": _number}.get(kind, str)(value)
+    read: dict[str, Callable[[Any], Any]] = {"BOOLEAN": bool, "NUMERIC": _number}
+    return read.get(kind, str)(value)
 
 
 def _number(value: float) -> int | float:
