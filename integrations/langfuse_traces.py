@@ -137,7 +137,7 @@ class LangfuseTraces:
                     scores += _members(one.what)
                 case ToldChampion():
                     send_champion(self._wire, one.what)
-        self._wire.send_scores(scores)
+        self._wire.send_scores([{key: value for key, value in one.items() if value is not None} for one in scores])
 
 
 def _feedback(run: Run, said: Feedback) -> list[dict[str, Any]]:

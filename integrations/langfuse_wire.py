@@ -48,7 +48,7 @@ SCORES = "/api/public/scores"
 LARGEST_REQUEST = 2_000_000
 """Bytes of spans in one request, before they are compressed."""
 _SCOPE = "langgraph-learnloop"
-_NOT_TAKEN = frozenset({401, 403, 404, 408, 425, 429, 503})
+_NOT_TAKEN = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 408, 425, 429, 503})
 """What a server answers that kept nothing, and may keep it later."""
 _NEVER = frozenset({400, 413, 415, 422})
 """What it answers to what it will never keep."""
@@ -192,7 +192,8 @@ class Wire:
         with delivering(what):
             answer = self._client.post(path, content=body, headers=headers)
         if not answer.is_success:
-            way_out = " See that LANGFUSE_BASE_URL is right." if answer.status_code == 404 else ""
+            lost = answer.status_code == 404 or answer.is_redirect
+            way_out = " See that LANGFUSE_BASE_URL is right." if lost else ""
             raise _undelivered(what, answer.status_code, answer.text, answer.headers, way_out)
         return answer.content
 

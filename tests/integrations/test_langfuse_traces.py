@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
@@ -472,3 +473,13 @@ def test_scores_that_one_by_one_fail_say_which(support: Support) -> None:
         )
     assert refused.value.forever
     assert support.server.asked(SPANS) == 0
+
+
+def test_an_address_that_moved_is_a_sentence() -> None:
+    """A redirect took nothing, and says what to mend; bodies are not sent on to where it leads."""
+    wire = Wire("pk", "sk", "http://langfuse.example")
+    answer = httpx.Response(308, headers={"location": "https://elsewhere.example"})
+    wire._client = httpx.Client(transport=httpx.MockTransport(lambda _: answer), base_url=wire.url)
+    with pytest.raises(DeliveryError, match="LANGFUSE_BASE_URL") as moved:
+        wire.send_scores([{"id": "x", "name": "n", "value": 1, "dataType": "NUMERIC", "traceId": "t"}])
+    assert (moved.value.arrived, moved.value.forever) == (False, False)
