@@ -22,7 +22,7 @@ demo: venv
 	$(BIN)/learnloop demo $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 20 $(ARGS)
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -35,8 +35,6 @@ from langgraph_learnloop.mirroring import Mirroring
 from langgraph_learnloop.records import Interned, Recorded, Run
 
 GOALS = {"runs_per_cpu_second": 200, "agent_ms": 0.5}
-BLOCK = 40
-"""Runs of a block."""
 SPEC = "langgraph_learnloop.integrations.langfuse_traces:LangfuseTraces"
 
 
@@ -123,7 +121,7 @@ def once(folder: Path, runs: int) -> dict[str, float]:
     }
 
 
-def agent(folder: Path, rounds: int) -> dict[str, float]:
+def agent(folder: Path, rounds: int, block: int = 40) -> dict[str, float]:
     """Return milliseconds that a run takes its caller: median of the blocks' medians, and what each way adds."""
     waits: dict[str, list[float]] = {"recorded": [], "thread": [], "process": []}
     with running() as server:
@@ -134,18 +132,18 @@ def agent(folder: Path, rounds: int) -> dict[str, float]:
         for number in range(rounds + 1):
             for name in rng.sample(sorted(waits), len(waits)):
                 mirroring = sides[name].mirror(mirror(server)) if name == "thread" else None
-                block = [run_once(agents[name]) for _ in range(BLOCK)]
+                waited = [run_once(agents[name]) for _ in range(block)]
                 sides[name].flush(60)
                 if mirroring is not None:
                     mirroring.stop()
                 time.sleep(0.5)
                 if number:  # the first round warms up
-                    waits[name].append(1000 * statistics.median(block))
+                    waits[name].append(1000 * statistics.median(waited))
         told = server.seen()["traces"]
         waiting = sides["process"].store.outbox.backlog("langfuse").waiting
         for loop in sides.values():
             loop.close()
-    assert told > rounds * BLOCK, (told, waiting)
+    assert told > rounds * block, (told, waiting)
     bare = waits["recorded"]
     added = {name: [one - other for one, other in zip(waits[name], bare, strict=True)] for name in waits}
     noise = statistics.quantiles([abs(one - statistics.median(bare)) for one in bare], n=4)[2] if rounds > 1 else 0.0
@@ -173,7 +171,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, size in sizes.items():
             if given.only in (None, name):
-                figures[name] = globals()[name](Path(folder), size)
+                more = {"block": 5} if given.quick and name == "agent" else {}
+                figures[name] = globals()[name](Path(folder), size, **more)
     show(Console(), figures)
     if given.json:
         given.json.write_text(json.dumps({"figures": figures, "met": met(figures)}, indent=2) + "\n", encoding="utf-8")
