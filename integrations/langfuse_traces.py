@@ -95,8 +95,8 @@ class LangfuseTraces:
         """Return the trace that Langfuse's own handler keeps of a run, None where it does not watch it."""
         for handler in handlers:
             if any(kind.__module__.startswith(_HANDLER) for kind in type(handler).__mro__):
-                known = getattr(handler, "_runs", {}).get(run_id)
-                trace = getattr(known, "trace_id", None) or getattr(handler, "last_trace_id", None)
+                # Its `last_trace_id` may be of another run, and of one that it did not see from the root on.
+                trace = getattr(getattr(handler, "_runs", {}).get(run_id), "trace_id", None)
                 return None if trace is None else str(trace)
         return None
 

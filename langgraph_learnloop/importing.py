@@ -122,8 +122,8 @@ class Importing:
             trace = _trace(several[0])
             there = self._store.runs.many(ids).keys()
             # A recorder that watched beside has ids of its own for the trace's runs, and has them all.
-            beside = None if trace is None else self._store.runs.of_trace(trace)
-            recorded = beside is not None and beside.run_id not in ids
+            beside = () if trace is None else self._store.runs.of_trace(trace)
+            recorded = bool(beside) and beside[0].run_id not in ids
             for one in several:
                 is_known = isinstance(one, ForeignRun) and (recorded or one.run.run_id in there)
                 yield None if is_known else one
@@ -168,7 +168,7 @@ class Importing:
     def _about(self, remark: Remark) -> tuple[Run, str | None] | None:
         """Return the run that a remark is about, the last of its trace if several are, and the model step."""
         found = self._store.runs.many([run_of(remark.trace)])
-        found |= {run.run_id: run for run in self._store.runs.all_of_trace(remark.trace)}
+        found |= {run.run_id: run for run in self._store.runs.of_trace(remark.trace)}
         runs = sorted(found.values(), key=lambda run: run.started_at, reverse=True)
         if remark.observation is not None:
             for run in runs:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage
 
 from langgraph_learnloop import LearnLoop, LoopConfig
 from langgraph_learnloop.errors import ConfigError
 from langgraph_learnloop.mirroring import Mirroring
 from langgraph_learnloop.mirrors import DeliveryError, ToldChampion, ToldDataset, ToldExamination, ToldLabel, ToldRun
-from langgraph_learnloop.testing import MemoryMirror
+from langgraph_learnloop.testing import MemoryMirror, ScriptedModel
 from tests.shop import ASK_HOURS, Shop
 
 GONE = DeliveryError("It is away.")
@@ -287,7 +289,7 @@ def test_a_hanging_mirror_delays_the_end_by_little(tmp_path: Path) -> None:
     """A process ends within two seconds of its own end, whatever the mirror does; nothing is lost."""
     code = """
 import sys, time
-from langgraph_learnloop.testing import MemoryMirror
+from langgraph_learnloop.testing import MemoryMirror, ScriptedModel
 from tests.test_mirroring import Told
 from pathlib import Path
 made = Told(Path(sys.argv[1]))
@@ -334,6 +336,30 @@ def test_the_mirror_of_the_settings(tmp_path: Path) -> None:
         assert loop.store.outbox.names() == ()
     with Shop(tmp_path / "l.db", {"mirror": "tests.test_mirroring:SETTINGS"}).loop as loop:
         assert loop.store.outbox.names() == ("settings",)
+
+
+def test_a_witness_is_asked_once_and_may_fail(tmp_path: Path) -> None:
+    """Parallel tools ask once, and whatever a witness raises, the run is recorded whole."""
+    asked: list[Any] = []
+
+    class Broken(MemoryMirror):
+        def trace_beside(self, handlers: Any, run_id: Any) -> str | None:
+            asked.append(run_id)
+            raise RuntimeError("It looked where there is nothing.")
+
+    def look(topic: int) -> str:
+        """Look."""
+        return "here"
+
+    calls = [{"name": "look", "args": {"topic": number}, "id": f"c{number}"} for number in range(8)]
+    with LearnLoop(tmp_path / "l.db", agent="shop") as loop:
+        loop.mirror(Broken())
+        agent = loop.watch(create_agent(ScriptedModel(script=[AIMessage("", tool_calls=calls), "Done."]), [look]))
+        agent.invoke({"messages": [("user", "Look.")]})
+        run = loop.runs()[0]
+        assert [str(one) for one in asked] == [run.run_id]
+        assert sum(step.kind == "tool" for step in run.steps) == 8
+        assert loop.health().dropped == {}
 
 
 def test_a_mirror_that_is_none_is_a_sentence(tmp_path: Path) -> None:

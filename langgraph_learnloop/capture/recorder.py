@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from langgraph_learnloop.capture.events import Answered, Event, Kind
 from langgraph_learnloop.capture.writer import Writer
 from langgraph_learnloop.mirrors import Witness
 
+_log = logging.getLogger(__name__)
 _NO_DETAILS: dict[str, Any] = {}
 _REMEMBERED = 100_000
 """Pieces of work that may be open at once."""
@@ -183,15 +185,20 @@ class Recorder(GraphCallbackHandler):
             payload = None  # a node's state is not told, and would be kept from being freed
         else:
             details["checkpoints"] = _configurable().get("checkpoint_map")
-            if root in self._unasked:
+            if self._unasked and self._unasked.pop(root, False) is None:  # of parallel tools, one
                 self._ask_the_witness(root)
         self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), time.time(), payload, details, self))
 
     def _ask_the_witness(self, root: UUID) -> None:
         """Note the trace that another tracer keeps of a run: inside a node its handlers are known."""
-        del self._unasked[root]
         handlers = getattr((var_child_runnable_config.get() or {}).get("callbacks"), "handlers", None)
-        trace = self.witness.trace_beside(handlers, root) if self.witness is not None and handlers else None
+        if self.witness is None or not handlers:
+            return
+        try:
+            trace = self.witness.trace_beside(handlers, root)
+        except Exception:  # noqa: BLE001 - it looks into others' objects; the run is worth more than its trace
+            _log.debug("The witness failed on the run %s", root, exc_info=True)
+            return
         if trace is not None:
             self._note("traced", root, None, trace)
 

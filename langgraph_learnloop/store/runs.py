@@ -74,12 +74,7 @@ class Runs:
         )
         return {run.run_id: run for run in found}
 
-    def of_trace(self, trace: str) -> Run | None:
-        """Return the run that another tracer keeps this trace of; None when there is none."""
-        found = self._runs(select(runs_table).where(runs_table.c.trace == trace).limit(1))
-        return found[0] if found else None
-
-    def all_of_trace(self, trace: str) -> tuple[Run, ...]:
+    def of_trace(self, trace: str) -> tuple[Run, ...]:
         """Return the runs that another tracer keeps this trace of, oldest first: it may put several into one."""
         return self._runs(select(runs_table).where(runs_table.c.trace == trace).order_by(runs_table.c.started_at))
 

@@ -189,7 +189,9 @@ def test_async_agent(agent_of: Callable[[Any], Agent], fresh: LearnLoop, project
     """An agent that was asked from an event loop is read as well."""
     agent = agent_of(_agent(calling("Rome", "Oslo"), answering("Sunny in both.")))
     asyncio.run(agent.graph.ainvoke({"messages": [("user", "Rome and Oslo?")]}, agent.config()))
-    same(agent.recorded()[0], brought(fresh, project)[0], agent.loop, fresh)
+    recorded, imported = agent.recorded(), brought(fresh, project)
+    assert [run.answer for run in imported] == ["Sunny in both."]
+    same(recorded[0], imported[0], agent.loop, fresh)
 
 
 def test_subgraph(agent_of: Callable[[Any], Agent], fresh: LearnLoop, project: Langfuse) -> None:

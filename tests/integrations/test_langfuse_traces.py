@@ -270,6 +270,23 @@ def test_beside_langfuses_own_handler_nothing_is_doubled(support: Support, order
     assert str(said.trace) in support.mirror.where(said)
 
 
+def test_a_handler_that_sees_only_a_part_does_not_take_the_run(support: Support) -> None:
+    """Langfuse's handler on a model inside keeps no trace of the run: the run is shown as ever."""
+    from langfuse.langchain import CallbackHandler
+
+    support.server.client()
+    handler = CallbackHandler(public_key=support.server.public_key)
+    model = ScriptedModel(script=["Soon."], callbacks=[handler])
+    agent = support.loop.watch(create_agent(model, []))
+    for thread in ("t1", "t2"):
+        agent.invoke(ASKED, {"configurable": {"thread_id": thread}})
+    support.loop.flush()
+    support.tell()
+    runs = support.loop.runs()
+    assert [run.trace for run in runs] == [None, None]
+    assert {trace_of(run.run_id) for run in runs} <= set(support.server.traces())
+
+
 def test_what_was_said_in_langfuse_does_not_go_back(support: Support) -> None:
     """Feedback that came from there is there."""
     run = support.ask()
