@@ -1,11 +1,12 @@
 """Fakes for every port, shipped: this package's own tests and examples use nothing else.
 
 None of them needs a GPU, a key, the network or torch. They are honest stand-ins, not models: `MemoryEngine` answers
-with what `TinyTrainer` wrote down, by likeness of words.
+with what `TinyTrainer` wrote down, by likeness of words; what differs between two requests it fills into the call.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -13,7 +14,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +47,15 @@ from langgraph_learnloop.records import (
     Run,
     Score,
     TokenLogprob,
+    ToolCall,
     TrainingResult,
     Verdict,
 )
 
 _MEMORY = "memory.json"
 _WORD = re.compile(r"\w+")
+_TERM = re.compile(r"\w(?:[\w.,:'/@-]*\w)?")
+_NONE: tuple[float, str, Message | None] = (0.0, "", None)
 _SPOKEN = re.compile(r"\s*\S+|\s+\Z")
 
 
@@ -148,7 +154,8 @@ class TinyTrainer:
 class MemoryEngine:
     """Serve releases that `TinyTrainer` made: the answer to the most similar request, if it is similar enough.
 
-    Its log-probabilities are made up, in the right shape: of the words, each as likely as its place is early.
+    Where that request says "order 7" and the new one "order 9", so does the argument of the tool call. A tool's result
+    is repeated, several in their order. Its log-probabilities are made up, in the right shape: of the words, each as likely as its place is early.
     """
 
     def __init__(self, base: dict[str, Message | str] | None = None, alike: float = 0.5) -> None:
@@ -173,18 +180,18 @@ class MemoryEngine:
         self._loaded.pop(release_id, None)
 
     def generate(self, request: Generation) -> Generated:
-        """Answer from memory; a tool's result is repeated."""
+        """Answer from memory; tools' results are repeated."""
         if request.release_id not in self._loaded:
             raise EngineError(f"Release {request.release_id!r} is not loaded; call load() first.")
-        last = request.messages[-1]
-        if last.role == "tool":
-            return _said(Message(role="assistant", content=last.content), request)
+        if results := list(takewhile(lambda m: m.role == "tool", reversed(request.messages))):
+            told = "\n".join(m.content for m in reversed(results))
+            return _said(Message(role="assistant", content=told), request)
         known = [*self._loaded[request.release_id], *self._base]
         question = _question(request.messages)
-        score, answer = max(((_likeness(question, q), a) for q, a in known), key=lambda p: p[0], default=(0.0, None))
+        score, like, answer = max(((_likeness(question, q), q, a) for q, a in known), key=lambda p: p[0], default=_NONE)
         if answer is None or score < self._alike:
             answer = Message(role="assistant", content="I do not know.")
-        return _said(answer, request)
+        return _said(_filled(answer, like, question), request)
 
     def health(self) -> EngineHealth:
         """Return what is loaded."""
@@ -250,6 +257,31 @@ def _question(messages: Sequence[Message]) -> str:
 def _likeness(a: str, b: str) -> float:
     left, right = set(_WORD.findall(a.lower())), set(_WORD.findall(b.lower()))
     return len(left & right) / len(left | right) if left | right else 0.0
+
+
+def _filled(answer: Message, known: str, asked: str) -> Message:
+    """Return the answer to a known request as one to another: words that differ between them differ in its calls."""
+    left, right = _TERM.findall(known), _TERM.findall(asked)
+    spans = difflib.SequenceMatcher(None, [w.lower() for w in left], [w.lower() for w in right], False).get_opcodes()
+    other = {" ".join(left[a:b]): " ".join(right[c:d]) for tag, a, b, c, d in spans if tag == "replace"}
+    calls = (ToolCall(name=call.name, args=_swapped(call.args, other), id=call.id) for call in answer.tool_calls)
+    return answer.model_copy(update={"tool_calls": tuple(calls)})
+
+
+def _swapped(value: Any, other: dict[str, str]) -> Any:
+    """Return a JSON value with the words that `other` has a word for put in their place, all at once."""
+    if isinstance(value, dict):
+        return {key: _swapped(item, other) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_swapped(item, other) for item in value]
+    if isinstance(value, str) and other:
+        known = {old.lower(): new for old, new in other.items()}
+        found = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, other)) + r")(?!\w)", re.IGNORECASE)
+        return found.sub(lambda match: known[match[0].lower()], value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and str(value) in other:
+        with suppress(ValueError):
+            return type(value)(other[str(value)])
+    return value
 
 
 def _as_message(answer: Message | str) -> Message:
