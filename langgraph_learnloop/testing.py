@@ -154,8 +154,9 @@ class TinyTrainer:
 class MemoryEngine:
     """Serve releases that `TinyTrainer` made: the answer to the most similar request, if it is similar enough.
 
-    Where that request says "order 7" and the new one "order 9", so does the argument of the tool call. A tool's result
-    is repeated, several in their order. Its log-probabilities are made up, in the right shape: of the words, each as likely as its place is early.
+    Where that request says "order 7" and the new one "order 9", so does the argument of the tool call. Tools' results
+    are repeated, in their order. Its log-probabilities are made up, in the right shape: of the words, each as likely as
+    its place is early.
     """
 
     def __init__(self, base: dict[str, Message | str] | None = None, alike: float = 0.5) -> None:

@@ -11,7 +11,7 @@ from langgraph_learnloop.testing import MemoryEngine, TinyTrainer
 
 
 def engine() -> Engine:
-    """Return what serves the model. One line for another:
+    """Return what serves the model; one line serves another.
 
     Open models on vLLM:  VllmEngine(["http://localhost:8000"], "Qwen/Qwen3-8B")  of integrations.vllm_engine
     A model in here:      LocalEngine("path/to/model")                            of serving.local_engine

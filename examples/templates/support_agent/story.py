@@ -1,4 +1,4 @@
-"""A week at the help desk, and what was learned from it: python story.py
+"""Play a week at the help desk, and learn from it: `python story.py`.
 
 Customers ask. The agent refunds parcels that never arrived, though the carrier has to pay for those: that takes a
 person. The staff correct it, the loop learns, the gate decides, and the agent hands over from then on.
