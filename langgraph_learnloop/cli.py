@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from langgraph_learnloop.cli_import import import_history
+from langgraph_learnloop.cli_init import init
 from langgraph_learnloop.config import load_config, named
 from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
 from langgraph_learnloop.files import whole_file
@@ -39,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 runs_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.command()(init)
 app.add_typer(runs_app, name="runs")
 app.command("import")(import_history)
 console = Console()
