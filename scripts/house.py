@@ -2,7 +2,8 @@
 
     python scripts/house.py     prints the figures, and what is beyond them; exit code 1 if anything is
 
-The bounds are those of well-kept libraries: their functions have a median of 7 to 10 lines, and a 90th percentile of 28 to 35.
+The bounds are those of well-kept libraries, whose functions have a median of 7 to 10 lines, and a 90th percentile of
+28 to 35.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ def cycles() -> list[list[str]]:
     import grimp
 
     graph = grimp.build_graph("langgraph_learnloop", exclude_type_checking_imports=True)
-    return [sorted(found) for found in _circles({name: graph.find_modules_directly_imported_by(name) for name in graph.modules})]
+    return [
+        sorted(found)
+        for found in _circles({name: graph.find_modules_directly_imported_by(name) for name in graph.modules})
+    ]
 
 
 def _circles(imported: dict[str, set[str]]) -> Iterator[set[str]]:
@@ -74,7 +78,9 @@ def _reached(start: str, imported: dict[str, set[str]]) -> set[str]:
 
 def main() -> int:
     """Print the figures; return 1 if one is beyond its bound."""
-    files = [Measured(len(path.read_text(encoding="utf-8").splitlines()), str(path.relative_to(ROOT))) for path in sources()]
+    files = [
+        Measured(len(path.read_text(encoding="utf-8").splitlines()), str(path.relative_to(ROOT))) for path in sources()
+    ]
     found = [one for path in sources() for one in functions(path)]
     lengths = sorted(one.lines for one in found)
     ninetieth = lengths[int(len(lengths) * 0.9)]

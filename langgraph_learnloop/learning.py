@@ -1,0 +1,345 @@
+"""The loop's second half, until there is a candidate: what there is to learn, and who trains it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from langgraph_learnloop.capture.attach import watch
+from langgraph_learnloop.capture.policy import Policy
+from langgraph_learnloop.config import LoopConfig, made, named
+from langgraph_learnloop.errors import ConfigError, NotFoundError
+from langgraph_learnloop.exams import Exams, Watched
+from langgraph_learnloop.lessons import Lessons
+from langgraph_learnloop.recording import Recording, ignore
+from langgraph_learnloop.records import (
+    Case,
+    Dataset,
+    Decision,
+    Example,
+    Job,
+    Message,
+    Plan,
+    Proposal,
+    Recipe,
+    Release,
+    Sampling,
+    Scorecard,
+    TrainingResult,
+    Trial,
+    Verdict,
+)
+from langgraph_learnloop.releases import drafted
+from langgraph_learnloop.rolling import Rolling
+from langgraph_learnloop.tidying import Tidied, Tidying
+
+if TYPE_CHECKING:
+    from langgraph.graph.state import CompiledStateGraph
+
+    from langgraph_learnloop.evidence import Metric
+    from langgraph_learnloop.ports import Evaluator, OnProgress, Operator, Replayer, Reviewer, Trainer
+    from langgraph_learnloop.serving.follower import Follower
+
+_log = logging.getLogger(__name__)
+
+Graph = TypeVar("Graph", bound="CompiledStateGraph[Any, Any, Any, Any]")
+
+
+class Parts(NamedTuple):
+    """What somebody brings of their own; None is the default, made when it is needed."""
+
+    trainer: Trainer | None
+    """Makes adapters."""
+    reviewer: Reviewer | None
+    """Decides on corrections."""
+    evaluator: Evaluator | None
+    """Judges answers."""
+    replayer: Replayer | None
+    """Asks the cases of an examination."""
+    operator: Operator | None
+    """Is told what is decided of releases."""
+    rollout_metric: Metric | None
+    """Says what makes a thread of a rollout a bad one."""
+
+
+class Learning(Recording):
+    """Learn from what was recorded: curate it, and make candidates of it."""
+
+    def __init__(
+        self,
+        store: str | Path,
+        agent: str | None,
+        config: LoopConfig | None,
+        policy: Policy | None,
+        now: Callable[[], datetime],
+        new_id: Callable[[], str],
+        parts: Parts,
+    ) -> None:
+        """Open the store, making it if need be; raise StoreError or ConfigError with the way out."""
+        super().__init__(store, agent, config, policy, now)
+        self._new_id = new_id
+        self._parts = parts
+        self._operator = parts.operator or _operator(self.config.operator)
+        self._follower: Follower | None = None
+        self.lessons = Lessons(self.store, self.config, self.agent, now)
+        self.exams = Exams(self.store, self.config, self.policy, self.lessons, lambda: self.evaluator, parts.replayer)
+        self.rolling = Rolling(self.store, self.config, self.agent, now, self._tell, parts.rollout_metric)
+        self.tidying = Tidying(self.store, self.rolling.servers, now, self._log_tidy)
+
+    def watch(
+        self,
+        graph: Graph,
+        *,
+        stop_before: Sequence[str] | None = None,
+        pure: Collection[str] = (),
+        context: Any = None,
+    ) -> Graph:
+        """Return the graph, watched; it is the one that candidates are examined with.
+
+        No replay acts: tools answer from the recording, and nodes named in `stop_before` end it. Tools named in `pure`
+        act on nothing outside of the graph, so that a replay may run them. `context` is the runtime context that nodes
+        get in a replay.
+        """
+        self.showing.begin()
+        self.exams.watched = Watched(graph, stop_before, pure, context)
+        self.exams.__dict__.pop("here", None)
+        return watch(graph, self.recorder)
+
+    def remember(self, examples: Sequence[Example]) -> Dataset:
+        """Store what the model could do before, to be replayed in training and kept by the gate.
+
+        They are what a past dataset, or your own list of good conversations, holds; a part of them that is marked
+        split "heldout" is asked by the gate, and never trained on.
+        """
+        return self.lessons.remember(examples)
+
+    def curate(self, reviewer: Reviewer | None = None, cycle_id: str | None = None) -> Dataset | None:
+        """Turn flagged runs into a new dataset version; None when review is still open or nothing was approved.
+
+        The curation is durable: a killed process goes on where it was when this is called with the same `cycle_id`.
+        """
+        from langgraph_learnloop.curation.review import ApproveChecked
+
+        thread = cycle_id or self._new_id()
+        self.flush()
+        waiting = self.lessons.start(thread)
+        if waiting:
+            waiting = self.review((reviewer or self._parts.reviewer or ApproveChecked()).review(waiting), thread)
+        return None if waiting else self.lessons.dataset(thread, self.recipe.replay)
+
+    def pending(self, cycle_id: str | None = None) -> tuple[Proposal, ...]:
+        """Return the proposals that wait for review in a cycle (default: the open one)."""
+        thread = cycle_id or self.store.cycles.open()
+        return self.lessons.pending(thread) if thread else ()
+
+    def review(self, verdicts: Sequence[Verdict], cycle_id: str | None = None) -> tuple[Proposal, ...]:
+        """Decide on proposals and return those that still wait; a bad verdict is a DataError and decides nothing."""
+        thread = cycle_id or self.store.cycles.open()
+        if thread is None:
+            raise NotFoundError("No cycle is open, so nothing waits for review; start one with `learnloop cycle`.")
+        return self.lessons.review(verdicts, thread)
+
+    def train(
+        self,
+        dataset: Dataset,
+        recipe: Recipe | None = None,
+        on_progress: OnProgress | None = None,
+        cycle_id: str | None = None,
+    ) -> Release:
+        """Train a LoRA adapter in a process of its own and return the candidate; TrainingError holds the reason."""
+        champion, job = self.champion, self._job(dataset, recipe)
+        with self.tidying.under_way(job):
+            result = self.trainer.train(job, on_progress or ignore)
+            return self._candidate(champion, dataset, job, result, cycle_id)
+
+    def draft(
+        self,
+        *,
+        instructions: str | None = None,
+        shots: Sequence[Message] | None = None,
+        knowledge: Sequence[str] | None = None,
+        model: str | None = None,
+        sampling: Sampling | None = None,
+        dataset: Dataset | None = None,
+        because: str = "",
+        actor: str = "learnloop",
+    ) -> Release:
+        """Return a candidate that is the champion with other words, sampling or, at a provider, another model.
+
+        What is not given stays as the champion has it; empty takes it away. `dataset` is what the words came from, if
+        they did. Nothing serves before it passed: `evaluate(candidate, dataset)`, then `promote` or `rollout`. Raise
+        DataError, with the way out, for words that cannot be used.
+        """
+        words = {"instructions": instructions, "shots": shots, "knowledge": knowledge}
+        other = {"model": model, "sampling": sampling, "dataset": dataset}
+        candidate = drafted(self.champion, **words, **other, now=self._now())  # type: ignore[arg-type]
+        with suppress(NotFoundError):
+            return self.store.releases.get(candidate.release_id)
+        self.store.releases.add(candidate)
+        given = ", ".join(name for name, value in {**words, **other}.items() if value is not None)
+        why = because or f"The champion {candidate.parent!r} with other {given}."
+        self._decide("draft", candidate.release_id, why, actor=actor)
+        return candidate
+
+    def plan(self, dataset: Dataset, recipe: Recipe | None = None) -> Plan:
+        """Say what training would take, after trying a few steps; TrainingError or DataError say why it cannot be."""
+        trainer = self.trainer
+        if not hasattr(trainer, "plan"):
+            raise ConfigError(f"{type(trainer).__name__} does not plan its jobs: train without a plan.")
+        plan: Plan = trainer.plan(self._job(dataset, recipe))
+        return plan.model_copy(update={"problems": self._problems(dataset, recipe)})
+
+    def search(
+        self,
+        dataset: Dataset,
+        *,
+        trials: int = 10,
+        minutes: float | None = None,
+        on_trial: Callable[[Trial], object] = ignore,
+    ) -> tuple[Trial, ...]:
+        """Try recipes near the configured one on a part of a dataset; return them, best first. Nothing else changes.
+
+        A tenth of the training examples is kept aside to measure them; the held-out cases of the gate are not touched.
+        """
+        from langgraph_learnloop.improvement.lora.search import search
+
+        part = self.lessons.with_validation(dataset)
+
+        def train(recipe: Recipe) -> TrainingResult:
+            job = self._job(part, recipe)
+            with self.tidying.under_way(job):
+                return self.trainer.train(job, ignore)
+
+        return search(self.config.recipe, train, trials=trials, minutes=minutes, on_trial=on_trial)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return how the next cycle trains: as configured, with more replay after candidates that forgot."""
+        from langgraph_learnloop.improvement.replay import replay_ratio
+
+        configured = self.config.recipe
+        # Of cycles that have ended: a killed one must come to the same job when it is taken up again.
+        cards = [report.scorecard for report in self.store.cycles.all() if report.scorecard is not None]
+        ratio = replay_ratio(configured.replay, cards, self.config.retention_margin)
+        return configured.model_copy(update={"replay": ratio})
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """Return whoever trains."""
+        from langgraph_learnloop.improvement.lora.job import LocalTrainer
+
+        return self._parts.trainer or LocalTrainer(self.config.train_python)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Return whoever judges answers."""
+        from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
+
+        return self._parts.evaluator or ToolCallMatch()
+
+    @property
+    def champion(self) -> Release:
+        """Return the release that new threads get; raise NotFoundError before there is one."""
+        return self.store.releases.get(self.store.releases.champion())
+
+    def log(self, limit: int | None = None) -> tuple[Decision, ...]:
+        """Return what was decided, oldest first."""
+        return self.store.decisions.all(limit)
+
+    def follow(self) -> None:
+        """Have this process follow the registry now; every process does so each `poll_seconds` by itself."""
+        if self._follower is not None:
+            self._follower.step()
+
+    def tidy(
+        self, gb: float | None = None, dry_run: bool = False, *, days: float = 30.0, actor: str = "learnloop"
+    ) -> tuple[Tidied, ...]:
+        """Remove adapters that nobody needs until all of them take at most `gb` gigabytes; return what was removed.
+
+        The least needed goes first: what no release names, then stopped candidates, then former champions, each time
+        the oldest. What serves, may serve again soon, or is asked for by a thread with a run in the last `days` stays,
+        whatever it takes. `gb` is 10^9 bytes (default: `adapters_gb` of the settings).
+        """
+        self.flush()
+        return self.tidying.tidy(self.config.adapters_gb if gb is None else gb, days, dry_run, actor)
+
+    def _asked(self, card: Scorecard) -> tuple[Case, ...]:
+        return self.exams.asked(card)
+
+    def _job(self, dataset: Dataset, recipe: Recipe | None) -> Job:
+        from langgraph_learnloop.improvement.lora.job import make_job
+
+        champion, config = self.champion, self.config
+        return make_job(
+            champion.base_model,
+            dataset.path,
+            recipe or config.recipe,
+            self.lessons.folder("jobs"),
+            champion.adapter if config.continue_adapter else None,
+            minutes=config.train_minutes,
+        )
+
+    def _candidate(
+        self, champion: Release, dataset: Dataset, job: Job, result: TrainingResult, cycle_id: str | None
+    ) -> Release:
+        """Return the release of a finished job, stored and logged."""
+        candidate = Release(
+            base_model=result.model or champion.base_model,
+            adapter=result.adapter,
+            adapter_sha256=result.adapter_sha256,
+            instructions=champion.instructions,
+            shots=champion.shots,
+            knowledge=champion.knowledge,
+            sampling=champion.sampling,
+            dataset=dataset.version,
+            parent=champion.release_id,
+            recipe=job.recipe,
+            made_at=self._now(),
+        )
+        with suppress(NotFoundError):
+            return self.store.releases.get(candidate.release_id)  # made by a walk that was interrupted
+        self.store.releases.add(candidate)
+        why = f"{result.examples} examples, {result.steps} steps, {result.seconds:.0f} s with {result.engine}."
+        self._decide("train", candidate.release_id, why, cycle_id)
+        return candidate
+
+    def _problems(self, dataset: Dataset, recipe: Recipe | None = None) -> tuple[str, ...]:
+        from langgraph_learnloop.examples import problems, read_examples
+
+        examples = read_examples(dataset.path)
+        return problems(examples, recipe or self.config.recipe, self.config.least_corrections)
+
+    def _log_tidy(self, action: str, subject: str, because: str, actor: str) -> None:
+        self._decide(action, subject, because, actor=actor)
+
+    def _decide(
+        self, action: str, subject: str, because: str, cycle_id: str | None = None, actor: str = "learnloop"
+    ) -> None:
+        self._tell(
+            self.store.decisions.append(
+                action=action, subject=subject, because=because, actor=actor, cycle_id=cycle_id, now=self._now()
+            )
+        )
+
+    def _tell(self, decision: Decision) -> None:
+        """Follow what was decided, then tell the operator."""
+        self.follow()
+        if self._operator is None:
+            return
+        try:
+            self._operator.tell(decision)
+        except Exception:  # noqa: BLE001 - the boundary of the user's code: what was decided holds all the same
+            _log.exception("The operator could not be told of %s %s.", decision.action, decision.subject)
+
+
+def _operator(name: str | None) -> Operator | None:
+    """Return the operator of the settings, if there is one."""
+    if name is None:
+        return None
+    operator: Operator = made(named(name, "The operator"), "tell")
+    return operator
