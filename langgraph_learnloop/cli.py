@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from langgraph_learnloop.cli_import import import_history
+from langgraph_learnloop.cli_init import init
 from langgraph_learnloop.config import load_config, named
 from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
 from langgraph_learnloop.files import whole_file
@@ -28,7 +29,18 @@ from langgraph_learnloop.jobs import still_there
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.mirroring import Mirroring
 from langgraph_learnloop.records import FLAG_MOVES, Dataset, FlagState, Recipe, Run, Trial
+from langgraph_learnloop.texts import short, visible
 
+_ID = 18
+"""Characters of a run's id that are shown: of a UUID, its time and some of its chance."""
+_SHORT = 8
+"""Characters of a release's id that are shown where it is one thing among others."""
+_LONGEST = 300
+"""Characters of a cell."""
+_FOLDED = frozenset({"because", "reasons"})
+"""Columns of sentences, which are shown whole, on several lines."""
+_CUT = frozenset({"thread", "question", "answer"})
+"""Columns that give way where the terminal is narrow."""
 _INTERRUPTED = 130
 """The shell's exit code for ctrl-C, which typer turns the interrupt into."""
 
@@ -39,6 +51,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 runs_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.command()(init)
 app.add_typer(runs_app, name="runs")
 app.command("import")(import_history)
 console = Console()
@@ -57,11 +70,11 @@ def runs(context: typer.Context, store: Store = "learnloop.db", limit: Limit = 2
     if context.invoked_subcommand is not None:
         return
     with _opened(store) as loop:
-        table = _table("run", "thread", "release", "outcome", "seconds", "question", "answer")
+        table = _table("run", "release", "outcome", "seconds", "thread", "question", "answer")
         for run in loop.store.runs.recent(limit, agent):
             seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
-            cells = (run.run_id, run.thread_id, run.release, run.outcome, seconds, run.question, run.answer)
-            table.add_row(*map(_cell, cells))
+            known = (run.run_id[:_ID], (run.release or "-")[:_SHORT], run.outcome, seconds)
+            table.add_row(*map(_cell, known), *map(_line, (run.thread_id, run.question, run.answer)))
         _show(table, "No run is recorded yet: pass callbacks=[loop.recorder], or use loop.watch(graph).")
 
 
@@ -131,9 +144,10 @@ def flagged(store: Store = "learnloop.db", limit: Limit = 20, state: str = "open
     if state not in FLAG_MOVES:
         raise ConfigError(f"There is no flag state {state!r}; the states are: {', '.join(FLAG_MOVES)}.")
     with _opened(store) as loop:
-        table = _table("run", "thread", "severity", "reasons")
+        table = _table("run", "severity", "thread", "reasons")
         for flag in loop.store.flags.list(cast(FlagState, state), agent)[:limit]:
-            table.add_row(flag.run_id, _cell(flag.thread_id), f"{flag.severity:.2f}", _cell(" ".join(flag.reasons)))
+            known = (flag.run_id[:_ID], f"{flag.severity:.2f}")
+            table.add_row(*map(_cell, known), _line(flag.thread_id), _cell(" ".join(flag.reasons)))
         _show(table, f"No flag is {state}.")
 
 
@@ -327,8 +341,9 @@ def releases(store: Store = "learnloop.db") -> None:
         for release, state in zip(found, loop.tidying.states(found), strict=True):
             card = loop.store.scorecards.of(release.release_id)
             verdict = "-" if card is None else "passed" if card.passed else "stopped"
-            made, dataset = f"{release.made_at:%Y-%m-%d %H:%M}", (release.dataset or "-")[:12]
-            cells = (release.release_id, state, made, release.parent, dataset, verdict, size_of(release, held))
+            made, ids = f"{release.made_at:%m-%d %H:%M}", (release.parent, release.dataset)
+            short_ids = ((one or "-")[:_SHORT] for one in ids)
+            cells = (release.release_id, state, made, *short_ids, verdict, size_of(release, held))
             table.add_row(*map(_cell, cells))
         _show(table, "No release yet: loop.model(engine) makes the first.")
 
@@ -646,7 +661,7 @@ def _me() -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold" if column in ("run", "release", "because", "reasons") else "ellipsis")
+        table.add_column(column, overflow="fold", no_wrap=column not in _FOLDED | _CUT)
     return table
 
 
@@ -654,9 +669,14 @@ def _cell(value: Any) -> Any:
     """Show captured text as it is: no markup, no control characters."""
     from rich.text import Text
 
-    from langgraph_learnloop.texts import visible
+    return Text("-" if value is None else short(visible(str(value).replace("\n", " ")), _LONGEST))
 
-    return Text("-" if value is None else visible(str(value).replace("\n", " "))[:300])
+
+def _line(value: str | None) -> Any:
+    """Show captured text on one line, cut where the column ends."""
+    cell = _cell(value)
+    cell.no_wrap, cell.overflow = True, "ellipsis"
+    return cell
 
 
 def _show(table: Table, nothing: str) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+TEMPLATE = ("templates/support_agent/agent.py", "templates/support_agent/suites/daily.jsonl")
 IMPORTS = (
     "import langgraph_learnloop, langgraph_learnloop.integrations.unsloth_trainer, langgraph_learnloop.store.opened;"
+    "from langgraph_learnloop.cli_init import known; assert 'support_agent' in known(), known();"
     "from pathlib import Path; demo = Path(langgraph_learnloop.__file__).parent / 'demo';"
     "assert (demo / 'base_model' / 'model.safetensors').exists(), demo;"
     "print(langgraph_learnloop.__file__)"
@@ -63,7 +65,8 @@ def test_the_wheel_has_everything_and_imports(source: Path, tmp_path: Path) -> N
     """The wheel holds base model, migrations, integrations and type marker, and nothing of the tests."""
     wheel = _build(source, "wheel", tmp_path / "out")
     names = zipfile.ZipFile(wheel).namelist()
-    for part in ("demo/base_model/manifest.json", "store/migrations/versions/0001", "integrations/unsloth", "py.typed"):
+    own = ("demo/base_model/manifest.json", "store/migrations/versions/0001", "integrations/unsloth", "py.typed")
+    for part in own + TEMPLATE:
         assert any(f"langgraph_learnloop/{part}" in name for name in names), part
     assert not any(name.startswith(("tests", "integrations/")) for name in names)
     assert str(tmp_path) in _install(_python(tmp_path / "env"), str(wheel))

@@ -1,0 +1,83 @@
+"""`learnloop init`: begin, with settings for an agent that is there, or with a whole agent from a template."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from langgraph_learnloop.errors import ConfigError
+from langgraph_learnloop.files import whole_file
+
+TEMPLATES = Path(__file__).parent / "templates"
+"""One folder a template; in a checkout it is `examples/templates`."""
+_LEFT = shutil.ignore_patterns("__pycache__", ".*", "*.db*", "report-*.html")
+"""What running a template in place leaves there."""
+_SETTINGS = """# Settings of LearnLoop; `docs/settings.md` has all of them. What is commented out is the default.
+agent = "agent"             # the name that its runs are kept under
+# app = "my_agent:loop"     # your LearnLoop as "module:attribute", for `learnloop cycle` and `learnloop serve`
+# autonomy = "guarded"      # "manual": nothing new serves before a person says so
+# after_gate = "promote"    # "rollout": what passed gets a few percent of the threads first
+# redact = true             # mask addresses, numbers and keys before anything is stored
+"""
+console = Console()
+
+
+def init(
+    folder: Annotated[str, typer.Argument(help="Where to begin (default: here).")] = ".",
+    template: Annotated[
+        str | None, typer.Option("--template", "-t", help="An agent to start from; `--template list` lists them.")
+    ] = None,
+) -> None:
+    """Write settings for an agent that you have, or with --template a whole agent into a new folder."""
+    if template == "list":
+        for name, about in known().items():
+            _say(f"{name:16}{about}")
+    elif template is not None:
+        copy(template, Path(folder))
+        _say(f"The template {template} is in {folder}. Next: cd {folder} && python story.py; README.md has the rest.")
+    else:
+        _say(f"The settings are in {settings(Path(folder))}. {_NEXT}")
+
+
+_NEXT = 'Next: loop = LearnLoop("learnloop.db"); agent = loop.watch(agent). `learnloop runs` shows what it did.'
+
+
+def known() -> dict[str, str]:
+    """Return each template's name with what it is, in order of name."""
+    folders = sorted(path.parent for path in TEMPLATES.glob("*/README.md"))
+    return {folder.name: _about(folder) for folder in folders}
+
+
+def copy(template: str, folder: Path) -> None:
+    """Copy a template into a folder that is not there or empty; raise ConfigError when there is something in it."""
+    names = known()
+    if template not in names:
+        raise ConfigError(f"There is no template {template!r}; there are: {', '.join(names)}.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{str(folder)!r} is there already: name a new or empty folder for the template.")
+    shutil.copytree(TEMPLATES / template, folder, ignore=_LEFT, dirs_exist_ok=True)
+
+
+def settings(folder: Path) -> Path:
+    """Write a learnloop.toml into a folder and return where; raise ConfigError when there is one."""
+    target = folder / "learnloop.toml"
+    if target.exists():
+        raise ConfigError(f"{str(target)!r} is there already: edit it, or name another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as beside:
+        beside.write_text(_SETTINGS, encoding="utf-8")
+    return target
+
+
+def _about(folder: Path) -> str:
+    """Return the first sentence under a README's title."""
+    text = (folder / "README.md").read_text(encoding="utf-8").split("\n\n", 2)[1]
+    return " ".join(text.split()).partition(". ")[0].rstrip(".") + "."
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
