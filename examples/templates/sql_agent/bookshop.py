@@ -116,7 +116,7 @@ TOOLS = [list_tables, query]
 def _connect() -> sqlite3.Connection:
     if not DATABASE.exists():
         _make()
-    connection = sqlite3.connect(f"{DATABASE.as_uri()}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"{DATABASE.resolve().as_uri()}?mode=ro", uri=True)
     for limit, value in _LIMITS.items():
         connection.setlimit(limit, value)
     connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY)

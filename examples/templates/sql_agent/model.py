@@ -30,10 +30,10 @@ _SPENT = """SELECT sum(order_lines.copies * books.euros) AS euros FROM customers
 JOIN orders ON orders.id = customers.id
 JOIN order_lines ON order_lines.order_id = orders.id
 JOIN books ON books.id = order_lines.book_id
-WHERE customers.name = 'Ada Quill'"""
+WHERE customers.name = 'Jane Doe'"""
 _KNOWN = {
-    "how much did Ada Quill spend with us": ("query", {"sql": _SPENT}),
-    "in which city does Ada Quill live": ("query", {"sql": "SELECT city FROM customers WHERE name = 'Ada Quill'"}),
+    "please let me know how much did Jane Doe spend with us": ("query", {"sql": _SPENT}),
+    "in which city does Jane Doe live": ("query", {"sql": "SELECT city FROM customers WHERE name = 'Jane Doe'"}),
     "what is the price of Salt Roads": ("query", {"sql": "SELECT euros FROM books WHERE title = 'Salt Roads'"}),
     "how many copies of Salt Roads are left in stock": (
         "query",

@@ -49,9 +49,9 @@ class SameRows:
             found = run(given)
         except Refused as error:
             return Judged({self.target: False}, str(error))
-        if not (same := _comparable(found, expected) == _comparable(right, expected) and not found.more):
-            return Judged({self.target: False}, f"{len(found.rows)} rows, {len(right.rows)} expected; they differ.")
-        return Judged({self.target: same})
+        if found.more or _comparable(found, expected) != _comparable(right, expected):
+            return Judged({self.target: False}, f"It finds other rows ({len(found.rows)}; {len(right.rows)} expected).")
+        return Judged({self.target: True})
 
 
 def _sql(message: Message | None) -> str | None:

@@ -57,7 +57,7 @@ def week() -> None:
             if words in DAILY:
                 loop.feedback(thread=thread, score=1, by=f"clerk-{number}")
                 continue
-            analyst = list(RIGHT)[number % len(RIGHT)]
+            analyst = list(RIGHT)[(number + day) % len(RIGHT)]
             right = {"tool": "query", "args": {"sql": RIGHT[analyst].format(**asked)}}
             loop.feedback(thread=thread, score=-1, correction=right, by=analyst)
 
@@ -65,12 +65,12 @@ def week() -> None:
 def main() -> None:
     """Play it, and print the ending."""
     question = "Hello, " + SPENT.format(customer=customers[-1])
-    print(f"{question}?")
+    print("asked:   ", question)
     print("before:  ", ask("before", question))
     week()
     print(f"a week:   {len(loop.runs(1000))} runs, {len(loop.flagged())} of them flagged")
     report = loop.cycle()
-    print(f"the gate: {report.outcome}; {report.because}")
+    print(f"the gate: {report.outcome}; `learnloop report {report.candidate}` shows why")
     print("after:   ", ask("after", question))
     print("as ever: ", ask("old", "Hello, in which city does Greta Marsh live"))
     print("The way back: `learnloop rollback`. What was decided, and why: `learnloop log`.")

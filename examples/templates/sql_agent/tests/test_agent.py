@@ -4,8 +4,10 @@ import pytest
 from agent import graph
 from same_rows import SameRows
 
+from langgraph_learnloop.pytest_plugin import LearnLoopCase
+
 
 @pytest.mark.learnloop("suites/daily.jsonl")
-def test_daily(learnloop_case):
+def test_daily(learnloop_case: LearnLoopCase) -> None:
     """Every case is answered with SQL that finds what the expected SQL finds."""
     learnloop_case.check(graph.invoke(learnloop_case.input), SameRows())
