@@ -180,6 +180,7 @@ def test_the_numbers_of_the_story_are_true(shop: Any) -> None:
         ("SELECT title FROM books ORDER BY title", "SELECT title FROM books ORDER BY title DESC", False),
         ("SELECT title FROM (SELECT * FROM books ORDER BY id)", "SELECT title FROM books ORDER BY title", True),
         ("SELECT title FROM books WHERE title <> ' order by '", "SELECT title FROM books ORDER BY title", True),
+        ("SELECT title FROM (SELECT * FROM books)order by title", "SELECT title FROM books ORDER BY title DESC", False),
         ("SELECT city FROM customers LIMIT 1", "SELECT city FROM customers LIMIT 2", False),
         ("SELECT DISTINCT city FROM customers", "SELECT city FROM customers WHERE id < 9", False),
         ("SELECT 0.1 + 0.2", "SELECT 0.3", True),

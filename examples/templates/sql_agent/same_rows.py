@@ -70,7 +70,7 @@ def _comparable(found: Rows, expected: str) -> Any:
 
 def _orders(sql: str) -> bool:
     """Return whether a query orders what it finds; what it does inside of brackets is its own business."""
-    sql, inside = _QUOTED.sub("", sql), 1
+    sql, inside = _QUOTED.sub(" ", sql), 1
     while inside:
-        sql, inside = _INSIDE.subn("", sql)
+        sql, inside = _INSIDE.subn(" ", sql)
     return re.search(r"\border\s+by\b", sql, re.IGNORECASE) is not None
