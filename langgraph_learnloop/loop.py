@@ -80,6 +80,7 @@ if TYPE_CHECKING:
 
     from langgraph_learnloop.evaluation.findings import Report
     from langgraph_learnloop.evaluation.planning import GatePlan
+    from langgraph_learnloop.evaluation.replaying import Replaying
     from langgraph_learnloop.evidence import Metric
     from langgraph_learnloop.importing import Heard, Imported, Importing
     from langgraph_learnloop.mirror_process import MirrorProcess
@@ -107,6 +108,13 @@ def _operator(name: str | None) -> Operator | None:
         return None
     operator: Operator = made(named(name, "The operator"), "tell")
     return operator
+
+
+def _replaying() -> Replaying | None:
+    """Return the replay that the calling code is part of."""
+    from langgraph_learnloop.evaluation.replaying import REPLAYING
+
+    return REPLAYING.get()
 
 
 class LearnLoop:
@@ -203,9 +211,7 @@ class LearnLoop:
 
     def recorded_answer(self, call: Mapping[str, Any], tool: BaseTool | None = None) -> ToolMessage | None:
         """Return a tool call's recorded answer when the caller is part of a replay; None when the tool is to run."""
-        from langgraph_learnloop.evaluation.replaying import REPLAYING
-
-        replaying = REPLAYING.get()
+        replaying = _replaying()
         return None if replaying is None else replaying.recorded(call, tool)
 
     def capture_all(self) -> Everywhere:
@@ -260,12 +266,16 @@ class LearnLoop:
 
     def flag(self, reason: str) -> None:
         """Say inside a node or tool that the run it belongs to went wrong, with the reason in words."""
+        if (replaying := _replaying()) is not None:
+            replaying.flagged = True  # no recorder hears a replay, and the graph may ask `is_flagged`
         for recorder in self._recorders:
             recorder.flag(reason)
 
     def is_flagged(self) -> bool:
         """Return whether the run that the calling node belongs to was flagged by `flag`."""
-        return any(recorder.is_flagged() for recorder in self._recorders)
+        replaying = _replaying()
+        told = replaying is not None and replaying.flagged
+        return told or any(recorder.is_flagged() for recorder in self._recorders)
 
     def model(self, engine: Engine) -> LiveModel:
         """Return a chat model whose release can be swapped while it serves; the bare base is its first champion."""
