@@ -4,7 +4,7 @@ Talk to it: python agent.py        Serve it: langgraph dev        Let it learn: 
 """
 
 from operator import add
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from citations import cited, problem, same_topics
 from langchain_core.language_models import BaseChatModel
@@ -14,7 +14,6 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Overwrite, Send
 from library import search
 from model import engine, trainer
-from typing_extensions import TypedDict
 
 from langgraph_learnloop import LearnLoop
 from langgraph_learnloop.evaluation.callables import from_callable
