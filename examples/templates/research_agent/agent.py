@@ -20,7 +20,7 @@ from langgraph_learnloop.evaluation.callables import from_callable
 from langgraph_learnloop.nodes import flag_node
 
 PLAN = "You answer from a library. Search it for everything that the question is about, each as a topic of its own."
-WRITE = """Answer from the passages alone. End every sentence with the citation of its document, [like this].
+WRITE = """Answer from the passages alone, in plain sentences. End every one with the citation of its document, [like this].
 Of what was not found say: No document is about it."""
 
 topics = from_callable(same_topics, name="topics", version="1")  # what the gate decides by
@@ -91,8 +91,8 @@ def make_writer(model: BaseChatModel) -> Any:
     writer = model.bind_tools(tools)  # providers want to know the tools that a conversation used
 
     def write(state: Writing) -> dict[str, Any]:
-        again = f"\nDo not do this again: {state['problem']}" if state.get("problem") else ""
-        draft = writer.invoke([SystemMessage(WRITE + again), *state["messages"]])
+        warning = f"\nDo not do this again: {state['problem']}" if state.get("problem") else ""
+        draft = writer.invoke([SystemMessage(WRITE + warning), *state["messages"]])
         return {"draft": str(draft.text), "tries": state.get("tries", 0) + 1}
 
     builder = StateGraph(Writing, input_schema=Research, output_schema=MessagesState)

@@ -9,6 +9,7 @@ from library import documents
 
 _CITED = re.compile(r"\[([\w-]+)\]")
 _AFTER_THE_STOP = re.compile(r"([.!?])((?:\s*\[[\w-]+\])+)")
+_NOTHING = re.compile(r"No document is about [^,;:]+")
 _FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -35,7 +36,7 @@ def _problems(question: str, answer: str, found: Collection[str]) -> Iterator[st
 
 def _unbacked(sentence: str, found: Collection[str]) -> Iterator[str]:
     names = cited(sentence)
-    if not names and not sentence.startswith("No document is about "):
+    if not names and not _NOTHING.fullmatch(sentence):
         yield f"Nothing is cited for {sentence!r}."
     for name in names:
         if name not in found:

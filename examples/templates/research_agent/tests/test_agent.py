@@ -21,6 +21,10 @@ def test_daily(learnloop_case: LearnLoopCase) -> None:
         ("It is 412 kilometres long [bromsk].", "It cites [bromsk], which was not found."),
         ("It is 421 kilometres long [arvell].", "The figure 421 does not stand in [arvell]."),
         ("No document is about it.", "The question names Arvell; nothing cites it."),
+        (
+            "No document is about it, but it is long.",
+            "Nothing is cited for 'No document is about it, but it is long.'.",
+        ),
         ("", "It wrote nothing."),
     ],
 )
