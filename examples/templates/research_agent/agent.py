@@ -20,7 +20,7 @@ from langgraph_learnloop.evaluation.callables import from_callable
 from langgraph_learnloop.nodes import flag_node
 
 PLAN = "You answer from a library. Search it for everything that the question is about, each as a topic of its own."
-WRITE = """Answer from the passages alone, in plain sentences. End every one with the citation of its document, [like this].
+WRITE = """Answer from the passages alone, in plain sentences. End each with the citation of its document, [like this].
 Of what was not found say: No document is about it."""
 
 topics = from_callable(same_topics, name="topics", version="1")  # what the gate decides by
