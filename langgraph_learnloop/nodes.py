@@ -8,14 +8,19 @@ builder.add_conditional_edges("check", route_flagged(loop, "repair"))
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from langgraph.constants import END
 
 from langgraph_learnloop.loop import LearnLoop
 
-Node = Callable[[Any], dict[str, Any]]
-"""A node that changes nothing in the state."""
+
+class Node(Protocol):
+    """A node that changes nothing in the state; `add_node` wants the argument's name, so no `Callable` will do."""
+
+    def __call__(self, state: Any) -> dict[str, Any]:
+        """Return no change."""
+        ...
 
 
 def record_node(loop: LearnLoop) -> Node:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import ToolMessage
     from langchain_core.tools import BaseTool
 
+    from langgraph_learnloop.evaluation.replaying import Replaying
     from langgraph_learnloop.importing import Heard, Imported, Importing
     from langgraph_learnloop.mirroring import Mirroring
     from langgraph_learnloop.mirrors import History, Mirror
@@ -80,9 +81,7 @@ class Recording:
 
     def recorded_answer(self, call: Mapping[str, Any], tool: BaseTool | None = None) -> ToolMessage | None:
         """Return a tool call's recorded answer when the caller is part of a replay; None when the tool is to run."""
-        from langgraph_learnloop.evaluation.replaying import REPLAYING
-
-        replaying = REPLAYING.get()
+        replaying = _replaying()
         return None if replaying is None else replaying.recorded(call, tool)
 
     def capture_all(self) -> Everywhere:
@@ -111,12 +110,16 @@ class Recording:
 
     def flag(self, reason: str) -> None:
         """Say inside a node or tool that the run it belongs to went wrong, with the reason in words."""
+        if (replaying := _replaying()) is not None:
+            replaying.flagged = True  # no recorder hears a replay, and the graph may ask `is_flagged`
         for recorder in self._recorders:
             recorder.flag(reason)
 
     def is_flagged(self) -> bool:
         """Return whether the run that the calling node belongs to was flagged by `flag`."""
-        return any(recorder.is_flagged() for recorder in self._recorders)
+        replaying = _replaying()
+        told = replaying is not None and replaying.flagged
+        return told or any(recorder.is_flagged() for recorder in self._recorders)
 
     def feedback(
         self,
@@ -233,3 +236,10 @@ class Recording:
         self._writer.rescue(run_id, thread_id)
         self.flush()  # the run may have ended a moment ago
         return find()
+
+
+def _replaying() -> Replaying | None:
+    """Return the replay that the calling code is part of."""
+    from langgraph_learnloop.evaluation.replaying import REPLAYING
+
+    return REPLAYING.get()

@@ -19,6 +19,7 @@ from langgraph_learnloop.errors import ConfigError, DataError, NotFoundError
 from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
 from langgraph_learnloop.evaluation.fidelity import case_of
 from langgraph_learnloop.evaluation.page import html
+from langgraph_learnloop.nodes import route_flagged
 from langgraph_learnloop.records import Case, CaseResult, Release, ToolCall, content_hash
 from langgraph_learnloop.testing import MemoryEngine, TinyTrainer
 from tests.shop import ASK_HOURS, CONFIG, RETURNS, Shop, engine
@@ -347,3 +348,27 @@ def test_a_run_is_replayed_by_its_id(tmp_path: Path) -> None:
             loop.replay("nobody")
         with pytest.raises(DataError, match="no such model call"):
             loop.replay(run.run_id, step="none")
+
+
+def test_a_replay_of_a_flagged_run_goes_the_same_way(tmp_path: Path) -> None:
+    """A graph that flags itself and goes to a repair goes there in a replay too, which stores nothing."""
+    with LearnLoop(tmp_path / "l.db") as loop:
+        model = loop.model(MemoryEngine({"shoes": "No."}))
+
+        def check(state: MessagesState) -> dict[str, Any]:
+            loop.flag("It is rude.")
+            return {}
+
+        builder = StateGraph(MessagesState)
+        builder.add_node("say", lambda state: {"messages": [model.invoke(state["messages"])]})
+        builder.add_node("check", check)
+        builder.add_node("repair", lambda state: {"messages": [AIMessage("Sorry.")]})
+        builder.add_edge(START, "say")
+        builder.add_edge("say", "check")
+        builder.add_conditional_edges("check", route_flagged(loop, "repair"))
+        loop.watch(builder.compile()).invoke({"messages": [("user", "shoes")]})
+        (run,) = loop.runs()
+        _, result = loop.replay(run.run_id)
+        assert [message.content for message in result.got] == ["No.", "Sorry."]
+        assert result.scores == {"same": True}
+        assert (len(loop.runs()), len(loop.flagged())) == (1, 1)

@@ -119,7 +119,7 @@ class Tracker:
         elif event.kind == "want":
             trace.wanted = True
         elif event.kind == "flag":
-            trace.reasons.append(event.payload)
+            trace.reasons.extend([event.payload] if event.payload not in trace.reasons else [])
         elif event.kind == "traced":
             trace.beside = event.payload
         elif work is trace.root and event.kind == "interrupt":

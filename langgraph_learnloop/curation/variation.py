@@ -104,6 +104,8 @@ def vary(example: Example, values: Values, n: int, seed: int) -> list[Example]:
         if len(seen) == n:
             break
         new = {value: values.another(value, slot, rng) for value, (_, slot) in spans.items()}
+        if len({(slot, new[value].casefold()) for value, (_, slot) in spans.items()}) < len(new):
+            continue  # two things of a list became one: "compare A and A"
         made = _replaced(example, spans, new)
         made_id = made.example_id
         if made_id != original and misfit(made.chosen, made.tools) is None:

@@ -87,6 +87,8 @@ class Replaying(BaseCallbackHandler):
         """Id of the tool call of the new answer at which the replay stopped, as it should."""
         self.diverged: str | None = None
         """Why it stopped elsewhere."""
+        self.flagged = False
+        """Whether the graph said of this run that it went wrong."""
 
     # -- models --------------------------------------------------------------------------------------------------------
 

@@ -175,6 +175,21 @@ def test_a_flagged_run_goes_another_way(loop: LearnLoop) -> None:
     assert (flag.run_id, flag.reasons) == (run.run_id, ("It said nothing.",))
 
 
+def test_a_reason_that_is_said_twice_is_one_reason(loop: LearnLoop) -> None:
+    """A check that a loop comes by again says nothing new; another reason is kept, in order."""
+
+    def check(state: _State) -> _State:
+        for reason in ("No source.", "Too long.", "No source."):
+            loop.flag(reason)
+        return {}
+
+    builder = StateGraph(_State)
+    builder.add_node("check", check)
+    builder.add_edge(START, "check")
+    loop.watch(builder.compile()).invoke({"text": "x"})
+    assert _one(loop).flagged == ("No source.", "Too long.")
+
+
 def test_a_record_node_records_the_graph_it_is_in(loop: LearnLoop) -> None:
     """A graph that nobody watches is recorded from its first node on."""
     _graph(loop, with_record=True).invoke({"text": "fine"}, CONFIG)

@@ -80,6 +80,15 @@ def test_values_in_lists_are_replaced() -> None:
     assert all(t == f"Play {a['artist']} in {a['rooms'][0]} and {a['rooms'][1]}" for t, a in found)
 
 
+def test_different_values_of_a_list_stay_different() -> None:
+    """A request that names two things does not become one that names one thing twice."""
+    pool = Values({("play_music", "rooms"): ("kitchen", "attic", "hall") * 10})
+    asked = example("Play it in kitchen and attic", call("play_music", artist="it", rooms=["kitchen", "attic"]))
+    rooms = [e.chosen.tool_calls[0].args["rooms"] for e in vary(asked, pool, 40, seed=0)]
+    assert ["attic", "hall"] in rooms
+    assert all(one != other for one, other in rooms)
+
+
 def test_unclear_values_are_left_alone() -> None:
     """A value that stands nowhere, twice, within a word, or inside another value is not replaced."""
     assert made("Play something", call("play_music", artist="Abba")) == []
