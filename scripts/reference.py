@@ -12,7 +12,7 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -28,7 +28,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 COMMAND = "make docs"
 PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end of generated -->)", re.DOTALL)
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "`true` or `false`"}
-BOUNDS = {"ge": "≥ {}", "min": "≥ {}", "gt": "> {}", "le": "≤ {}", "max": "≤ {}", "lt": "< {}"}
+BOUNDS = {
+    "ge": "≥\u00a0{}",
+    "min": "≥\u00a0{}",
+    "gt": ">\u00a0{}",
+    "le": "≤\u00a0{}",
+    "max": "≤\u00a0{}",
+    "lt": "<\u00a0{}",
+}
 BOUNDS["min_length"] = "{} characters or more"
 
 
@@ -49,18 +56,18 @@ def updated(page: Path) -> str:
 
 
 def settings() -> str:
-    """Draw the table of all settings."""
-    return table(LoopConfig, ("environment", lambda name: "" if name in FILE_ONLY else f"`{PREFIX}{name.upper()}`"))
+    """Draw the table of all settings, with their variables of the environment."""
+    return table(LoopConfig, lambda name: "" if name in FILE_ONLY else f" Also `{PREFIX}{name.upper()}`.")
 
 
-def table(record: type[BaseModel], *more: tuple[str, Any]) -> str:
-    """Draw a record's fields as a table, with more columns that are made of a field's name."""
+def table(record: type[BaseModel], more: Callable[[str], str] = lambda name: "") -> str:
+    """Draw a record's fields as a table; `more` is what else there is to say of a name."""
     meanings = docstrings(record)
     rows = [
-        (f"`{name}`", default(field), legal(field), meanings[name], *(cell(name) for _, cell in more))
+        (f"`{name}`", default(field), legal(field), meanings[name] + more(name))
         for name, field in record.model_fields.items()
     ]
-    return markdown(("setting", "default", "may be", "meaning", *(title for title, _ in more)), rows)
+    return markdown(("setting", "default", "may be", "meaning"), rows)
 
 
 def docstrings(record: type) -> dict[str, str]:
