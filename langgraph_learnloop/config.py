@@ -19,6 +19,8 @@ from langgraph_learnloop.errors import ConfigError
 from langgraph_learnloop.records import Recipe, Record, Sampling
 
 PREFIX = "LEARNLOOP_"
+FILE_ONLY = frozenset({"recipe", "sampling", "prices", "exclude_nodes", "exclude_fields", "suites", "rollout_stages"})
+"""Settings that hold more than one value; a variable of the environment does not set them."""
 CapturedField = Literal["messages", "question", "answer", "reasoning", "tool_calls", "error", "metadata"]
 
 
@@ -37,9 +39,9 @@ class LoopConfig(Record):
     agent: str = "agent"
     """Name of the watched agent."""
     folder: str | None = None
-    """Where datasets, jobs and adapters are kept; None is "<store>.files" beside the store."""
+    """Where datasets, jobs and adapters are kept; None is `<store>.files` beside the store."""
     app: str | None = None
-    """"module:attribute" of a LearnLoop for the command line, e.g. "my_agent:loop"."""
+    """A LearnLoop for the command line, as "module:attribute", e.g. "my_agent:loop"."""
     queue_size: int = Field(default=10_000, ge=1)
     """Events the recorder holds in memory before it drops whole runs, and counts them."""
     redact: bool = True
@@ -49,7 +51,7 @@ class LoopConfig(Record):
     exclude_fields: tuple[CapturedField, ...] = ()
     """Parts of runs and steps that are not recorded."""
     user_key: str | None = Field(default=None, min_length=16)
-    """A secret; with it, users are stored as a keyed hash (HMAC-SHA-256)."""
+    """A secret of your own; with it, users are stored as a keyed hash (HMAC-SHA-256)."""
     sample_rate: float = Field(default=1.0, ge=0, le=1)
     """Share of the ordinary runs that is kept; runs that failed, were flagged or got feedback are always kept."""
     longest_text: int = Field(default=1_000_000, ge=1_000)
@@ -57,9 +59,9 @@ class LoopConfig(Record):
     largest_blob: int = Field(default=20_000_000, ge=0)
     """Bytes of an image, audio or file in a message beyond which only its hash is kept; 0 is no limit."""
     prices: dict[str, Price] = Field(default_factory=dict)
-    """Price of each model by the name it is recorded under."""
+    """A table for each model, `[prices."name"]`, by the name that it is recorded under; see below."""
     flag_below: float = Field(default=0.0, ge=-1, le=1)
-    """A mean score below this flags a run."""
+    """A mean score below this flags a run; scores go from -1 to 1."""
     neighbours: int = Field(default=7, ge=1)
     """Corrections of other people on similar requests that a correction is compared with."""
     heldout: float = Field(default=0.25, gt=0, lt=1)
@@ -104,8 +106,8 @@ class LoopConfig(Record):
     eval_threads: int = Field(default=16, ge=1)
     """Cases that are run at the same time."""
     after_gate: Literal["promote", "rollout"] = "promote"
-    """What a cycle does with a release that passed: all new threads get it, or a rollout begins. Where `autonomy` is
-    "manual" it is always a rollout."""
+    """What a cycle does with a release that passed: all new threads get it ("promote"), or a rollout begins. Where
+    `autonomy` is "manual" it is always a rollout."""
     rollout_shadow: int = Field(default=50, ge=0)
     """Threads whose requests the candidate must have answered, unseen, before it gets any thread; 0 leaves that out."""
     rollout_metric: str = "flagged"
@@ -118,7 +120,7 @@ class LoopConfig(Record):
     rollout_threads: int = Field(default=20, ge=1)
     """Threads that the candidate must have finished in a stage."""
     rollout_margin: float = Field(default=0.05, gt=0, lt=1)
-    """At the last stage the candidate's share of flagged threads must be shown to be higher by less than this."""
+    """At the last stage the candidate's share of bad threads must be shown to be higher by less than this."""
     rollout_latency_ratio: float | None = Field(default=1.25, gt=0)
     """How many times slower the candidate's model calls may be before it is taken back; None does not look."""
     rollout_cost_ratio: float | None = Field(default=1.25, gt=0)
@@ -128,17 +130,22 @@ class LoopConfig(Record):
     ack_seconds: float = Field(default=5.0, ge=0)
     """How long a promotion waits until every process that serves has followed it."""
     operator: str | None = None
-    """Who is told what is decided of releases, as "module:attribute": an object with `tell`, or what makes one."""
+    """Who is told what is decided of releases, as "module:attribute": an object with `tell`, or what makes one; see
+    [serving](serving.md)."""
     mirror: str | None = None
-    """Where runs and what is decided are shown too, as "module:attribute": an object with `send`, or what makes one."""
+    """Where runs and what is decided are shown too, as "module:attribute": an object with `send`, or what makes one;
+    see [langfuse](langfuse.md)."""
     autonomy: Literal["manual", "guarded", "automatic"] = "guarded"
-    """Who moves a rollout on: people each time, people at the last stage, or nobody; it goes back by itself in each."""
+    """Who moves a rollout on: people each time ("manual"), people at the last stage ("guarded"), or nobody
+    ("automatic"); it goes back by itself in each."""
     adapters_gb: float | None = Field(default=None, ge=0)
-    """Gigabytes (10^9 bytes) that adapters and unfinished jobs may take; promotions see to it, None is no limit."""
+    """Gigabytes (10^9 bytes) that adapters and unfinished jobs may take; a promotion ends with `tidy`, and with None
+    nothing is removed."""
     keep_warm: int = Field(default=3, ge=1)
     """Releases that a serving process holds in memory for an instant way back, the present one included."""
     threads: Literal["keep", "follow"] = "keep"
-    """Whether a thread keeps the release it began with, or follows the champion with its next turn."""
+    """Whether a thread keeps the release it began with ("keep"), or follows the champion with its next turn
+    ("follow")."""
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a serving process looks for a new champion in the store."""
 
@@ -190,13 +197,5 @@ def _from_file(file: Path, required: bool) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    known = LoopConfig.model_fields.keys() - {
-        "recipe",
-        "sampling",
-        "prices",
-        "exclude_nodes",
-        "exclude_fields",
-        "suites",
-        "rollout_stages",
-    }
+    known = LoopConfig.model_fields.keys() - FILE_ONLY
     return {name: environ[PREFIX + name.upper()] for name in known if PREFIX + name.upper() in environ}

@@ -294,7 +294,7 @@ class LearnLoop(Learning):
 
     def remembered(self, release_id: str | None = None) -> tuple[Remembered, ...]:
         """Return how a release (default: the champion) does on each lesson that was shipped before it, oldest first."""
-        release = self.store.releases.get(release_id) if release_id else self.champion
+        release = self.store.releases.resolve(release_id) if release_id else self.champion
         return self.lessons.remembered(release, self.evaluator)
 
     @property
