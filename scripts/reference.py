@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     stale = [page for page in sorted(DOCS.glob("*.md")) if page.read_text(encoding="utf-8") != updated(page)]
     for page in stale:
         if "--check" in arguments:
-            print(f"docs/{page.name} is not what the code says: run `{COMMAND}`.", file=sys.stderr)  # noqa: T201
+            print(f"docs/{page.name} is not what the code says: run `{COMMAND}`.", file=sys.stderr)
         else:
             page.write_text(updated(page), encoding="utf-8")
     return 1 if stale and "--check" in arguments else 0
