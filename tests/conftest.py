@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("house", deadline=None)  # the machine may be busy: no example is too slow
+settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ EXAMPLES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(examples=EXAMPLES, seed=st.integers(0, 5), validation=st.sampled_from([0.0, 0.2]))
 def test_no_group_is_on_two_sides(examples: list[Example], seed: int, validation: float) -> None:
     """Neither a group, a thread, a run, a request nor a near-duplicate ever appears on two sides."""
@@ -73,7 +73,7 @@ def test_no_group_is_on_two_sides(examples: list[Example], seed: int, validation
         assert out[i].split == out[j].split
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(examples=EXAMPLES, order=st.randoms(use_true_random=False))
 def test_the_order_makes_no_difference(examples: list[Example], order: random.Random) -> None:
     """The same examples in another order get the same splits."""

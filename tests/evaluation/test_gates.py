@@ -568,7 +568,7 @@ def test_the_order_of_the_cases_is_not_theirs() -> None:
 SCORES = st.one_of(st.none(), st.booleans(), st.floats(0, 1), st.just(float("nan")))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from(["target", "retention", "regression", "safety"]), SCORES, SCORES), max_size=12)
 )
@@ -588,7 +588,7 @@ def test_any_weather_gives_a_verdict(rows: list[tuple[str, Any, Any]]) -> None:
     assert all(found.needed is None or found.needed > 0 for found in scorecard.gates)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_the_champion_against_itself_never_ships(scores: list[float]) -> None:
     """Whatever the scores, a release in its own place has nothing to ship and needs no more cases."""

@@ -224,7 +224,7 @@ def test_sign_flip_of_many_is_drawn_the_same_each_time() -> None:
     assert measures.sign_flip(np.zeros(5)) == 1.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-1, 1), max_size=12))
 def test_sign_flip_is_a_share(values: list[float]) -> None:
     """A p-value is above 0 and at most 1, and both sides together leave nothing out."""

@@ -383,7 +383,7 @@ _cases = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cases=st.lists(_cases, min_size=1, max_size=3, unique_by=lambda one: (one.suite, one.case_id)))
 def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, cases: list[Case]) -> None:
     """Every field comes back, whatever is in it."""

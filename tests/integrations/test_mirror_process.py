@@ -27,7 +27,7 @@ loop.flush()
 print("asked", flush=True)
 sys.stdin.readline()
 """
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 @pytest.fixture
@@ -98,7 +98,9 @@ def test_it_is_there_once_and_ends_with_the_agents(
     if end == "ends":
         began = time.monotonic()
         first.communicate("\n")
-        assert time.monotonic() - began < 4.0  # most of it is the interpreter's on a busy machine
+        assert (
+            time.monotonic() - began < 30.0
+        )  # the mirror may have a minute to hang; the interpreter takes a while, too
     else:
         os.kill(first.pid, signal.SIGKILL)
     until(lambda: beside(tmp_path / "l.db") not in ([], mine))
