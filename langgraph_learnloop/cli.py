@@ -253,7 +253,9 @@ def evaluate(
 
 @app.command()
 def report(
-    release: Release,
+    release: Annotated[
+        str | None, typer.Argument(help="Its id, or the beginning of it (default: the one examined last).")
+    ] = None,
     store: Store = "learnloop.db",
     html: Annotated[str | None, typer.Option("--html", help="File for the page (default: report-ID.html).")] = None,
 ) -> None:

@@ -216,11 +216,11 @@ class Exams:
         evaluator, runs = self._evaluator(), self._store.runs
         return credit(replay, evaluator, candidate.release_id, champion.release_id, cases, runs)
 
-    def report(self, release_id: str) -> Report:
+    def report(self, release_id: str | None) -> Report:
         """Return all there is to show of a release's latest examination; NotFoundError when there was none."""
         from langgraph_learnloop.evaluation.findings import Report, margins
 
-        candidate = self._store.releases.resolve(release_id)
+        candidate = self._store.releases.resolve(release_id or self._examined_last())
         card = self._store.scorecards.of(candidate.release_id)
         if card is None:
             raise NotFoundError(
@@ -245,6 +245,12 @@ class Exams:
     def asked(self, card: Scorecard) -> tuple[Case, ...]:
         """Return the cases of an examination, as far as its dataset and the settings hold them."""
         return self.cases(self._store.datasets.get(str(card.dataset))) if card.dataset else ()
+
+    def _examined_last(self) -> str:
+        cards = self._store.scorecards.all()
+        if not cards:
+            raise NotFoundError("No release was examined yet: loop.evaluate(release) does, and so does loop.cycle().")
+        return cards[-1].candidate
 
     @property
     def limits(self) -> Limits:

@@ -6,6 +6,8 @@ the cases that were set aside.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -21,6 +23,9 @@ from langgraph_learnloop.store.opened import Store
 if TYPE_CHECKING:
     from langgraph_learnloop.curation.graph import Curation
     from langgraph_learnloop.ports import Evaluator
+
+_QUOTED = re.compile(r"'[^']*'")
+"""What differs between reasons of one kind."""
 
 
 class Shipped(NamedTuple):
@@ -85,6 +90,20 @@ class Lessons:
         from langgraph_learnloop.curation.graph import decided
 
         return decided(self.graph, thread)
+
+    def nothing(self, thread: str) -> str:
+        """Return why a curation that has ended left nothing to learn: what most corrections were rejected for."""
+        decided = self.decided(thread)
+        reasons = [(p.problems or (v.because,))[0] or "" for p, v in decided if v.action == "reject"]
+        if not reasons:
+            return "Nothing that went wrong was corrected, so there is nothing to learn."
+        kinds = Counter(_QUOTED.sub("''", reason) for reason in reasons)
+        kind, count = kinds.most_common(1)[0]
+        example = next(reason for reason in reasons if _QUOTED.sub("''", reason) == kind)
+        return (
+            f"{len(reasons)} of {len(decided)} corrections were rejected, so there is nothing to learn; {count} of "
+            f"them for a reason like this: {example} `learnloop log` has each."
+        )
 
     def dataset(self, thread: str, replay: float) -> Dataset | None:
         """Build the dataset of a reviewed curation and settle its flags; doing it again changes nothing.

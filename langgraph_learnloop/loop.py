@@ -183,8 +183,11 @@ class LearnLoop(Learning):
             self.engine.load(still_there(one))
         return self.exams.credit(release, self.champion, cases)
 
-    def report(self, release_id: str) -> Report:
-        """Return all there is to show of a release's latest examination; NotFoundError when there was none."""
+    def report(self, release_id: str | None = None) -> Report:
+        """Return all there is to show of a release's latest examination; NotFoundError when there was none.
+
+        The default is the release that was examined last.
+        """
         return self.exams.report(release_id)
 
     def promote(self, release_id: str, cycle_id: str | None = None, actor: str = "learnloop") -> Release:
@@ -272,7 +275,7 @@ class LearnLoop(Learning):
         if dataset is None and (waiting := self.pending(cycle_id)):
             return self._report(cycle_id, "waiting", f"{len(waiting)} proposals wait for review: `learnloop review`.")
         if dataset is None:
-            return self._report(cycle_id, "nothing", "No correction was approved, so there is nothing to learn.")
+            return self._report(cycle_id, "nothing", self.lessons.nothing(cycle_id))
         if not any(case.suite == "target" for case in self.lessons.cases(dataset)):
             few = "There are too few corrections to keep some for the gate, so nothing was trained: collect more."
             return self._report(cycle_id, "stopped", few, dataset=dataset.version)

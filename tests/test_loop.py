@@ -247,6 +247,18 @@ def test_nothing_to_learn_is_a_normal_outcome(shop: Shop) -> None:
     shop.ask("1", QUESTION)
     report = shop.loop.cycle()
     assert (report.outcome, report.candidate) == ("nothing", None)
+    assert report.because == "Nothing that went wrong was corrected, so there is nothing to learn."
+
+
+def test_nothing_to_learn_says_what_the_corrections_were_rejected_for(shop: Shop) -> None:
+    """If nothing passed the checks, the commonest reason is in the cycle's, with one of the values that it names."""
+    for number in range(4):
+        shop.ask(str(number), f"{QUESTION} {number}")
+        call = {"tool": "search", "args": {"query": f"made up {number}"}}
+        shop.loop.feedback(thread=str(number), score=-1, correction=call, by=f"user-{number}")
+    because = shop.loop.cycle().because
+    assert because.startswith("4 of 4 corrections were rejected, so there is nothing to learn; 4 of them for a reason")
+    assert "The value 'made up" in because
 
 
 def test_too_few_corrections_are_not_trained_on(shop: Shop) -> None:

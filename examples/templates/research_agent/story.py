@@ -56,7 +56,7 @@ def main() -> None:
     checked = [flag for flag in loop.flagged() if any("nothing cites it" in reason for reason in flag.reasons)]
     print(f"a week:   {len(loop.runs(1000))} runs, {len(checked)} of them flagged by the agent's own check")
     report = loop.cycle()
-    print(f"the gate: {report.outcome}; `learnloop report {report.candidate}` shows why")
+    print(f"the gate: {report.outcome}; `learnloop report` shows why")
     print("after:", ask("after", "Hello, compare the Lommet and the Istrel"), sep="\n")
     print("as ever:", ask("old", "Hello, where does the Jorune rise"), sep="\n")
     print("The way back: `learnloop rollback`. What was decided, and why: `learnloop log`.")

@@ -70,7 +70,7 @@ def main() -> None:
     week()
     print(f"a week:   {len(loop.runs(1000))} runs, {len(loop.flagged())} of them flagged")
     report = loop.cycle()
-    print(f"the gate: {report.outcome}; `learnloop report {report.candidate}` shows why")
+    print(f"the gate: {report.outcome}; `learnloop report` shows why")
     print("after:   ", ask("after", question))
     print("as ever: ", ask("old", "Hello, in which city does Greta Marsh live"))
     print("The way back: `learnloop rollback`. What was decided, and why: `learnloop log`.")

@@ -61,7 +61,7 @@ def main() -> None:
     week()
     print(f"a week:   {len(loop.runs(1000))} runs, {len(loop.flagged())} of them flagged")
     report = loop.cycle()
-    print(f"the gate: {report.outcome}; `learnloop report {report.candidate}` shows why")
+    print(f"the gate: {report.outcome}; `learnloop report` shows why")
     print("after:   ", ask("after", question.replace("1392", "1397")), f"({len(desk.tickets)} ticket)")
     print("as ever: ", ask("old", "Hello, order 1395 arrived broken, I want my money back"))
     print("The way back: `learnloop rollback`. What was decided, and why: `learnloop log`.")
