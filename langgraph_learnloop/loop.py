@@ -791,7 +791,7 @@ class LearnLoop:
 
     def _run(self, run_id: str | None, thread_id: str | None) -> Run:
         if (run_id is None) == (thread_id is None):
-            raise ConfigError("Feedback needs a run id or a thread id, and not both.")
+            raise ConfigError("Feedback needs a run id or a thread id, and not both: pass run= or thread=.")
         find: Callable[[], Run] = (
             (lambda: self.store.runs.run(run_id)) if run_id is not None
             else (lambda: self.store.runs.last_of_thread(str(thread_id)))
@@ -852,7 +852,7 @@ class LearnLoop:
         card = self.store.scorecards.of(release.release_id)
         self.rolling.check(release, card)
         if card is None:  # `check` refused it; this tells mypy
-            raise IllegalMoveError(f"Release {release.release_id!r} was never examined.")
+            raise IllegalMoveError(f"Release {release.release_id!r} was never examined: call loop.evaluate(release).")
         return release, card
 
     def _log_tidy(self, action: str, subject: str, because: str, actor: str) -> None:

@@ -229,7 +229,7 @@ class Feedback(Record):
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.score is None and self.text is None and self.correction is None and not self.categories:
-            raise ValueError("feedback needs a score, a text, a category or a correction")
+            raise ValueError("feedback must hold a score, a text, a category or a correction")
         return self
 
 
@@ -394,7 +394,9 @@ class Recipe(Record):
     def _fits_its_method(self) -> Self:
         """Refuse what a method has no use for."""
         if self.method != "sft" and (self.kl or self.packing or self.find_rate):
-            raise ValueError(f'"kl", "packing" and "find_rate" are for the method "sft", not for {self.method!r}')
+            raise ValueError(
+                f'"kl", "packing" and "find_rate" must be left out: they are for "sft", not for {self.method!r}'
+            )
         return self
 
 
@@ -470,14 +472,16 @@ def _trouble_with_shots(shots: tuple[Message, ...]) -> str | None:
     if (long := sum(len(m.content) + len(str([c.args for c in m.tool_calls])) for m in shots)) > LONGEST_SHOTS:
         return f"the shots have {long:,} characters, and {LONGEST_SHOTS:,} are allowed: shorten them, or train on them"
     if (shots[0].role, shots[-1].role) != ("user", "assistant"):
-        return "shots begin with a user's message and end with the assistant's answer to it"
+        return "shots must begin with a user's message and end with the assistant's answer to it"
     waiting = set[str]()
     for number, message in enumerate(shots):
         if message.role == "system":
             return f"the shot {number} is a system message: put what it says into the instructions"
         if message.role == "tool":
             if (answered := message.tool_call_id or "call_0") not in waiting:
-                return f"the shot {number} answers the tool call {answered!r}, which nobody asked for just before it"
+                return (
+                    f"the shot {number} answers the tool call {answered!r}, which nobody asked for before: leave it out"
+                )
             waiting.remove(answered)
         elif waiting:
             break
@@ -1030,7 +1034,7 @@ class Verdict(Record):
     @model_validator(mode="after")
     def _edit_has_text(self) -> Self:
         if (self.action == "edit") != (self.chosen is not None):
-            raise ValueError("an edit needs the chosen message, and only an edit has one")
+            raise ValueError("an edit must have the chosen message, and only an edit may")
         return self
 
 

@@ -171,7 +171,9 @@ class Reader:
         both = [self.texts(node.left), self.texts(node.right)]
         if not any(both):
             return None
-        return self._product([found or [in_braces(side)] for found, side in zip(both, (node.left, node.right), strict=True)])
+        return self._product(
+            [found or [in_braces(side)] for found, side in zip(both, (node.left, node.right), strict=True)]
+        )
 
     def _product(self, parts: list[list[str]]) -> list[str]:
         return list(dict.fromkeys("".join(one) for one in itertools.product(*parts)))
@@ -185,7 +187,9 @@ class Reader:
         found = [self.texts(way) for way in ways]
         if not any(found):
             return None
-        return list(dict.fromkeys(text for way, texts in zip(ways, found, strict=True) for text in texts or [in_braces(way)]))
+        return list(
+            dict.fromkeys(text for way, texts in zip(ways, found, strict=True) for text in texts or [in_braces(way)])
+        )
 
     def _name(self, node: ast.Name) -> list[str] | None:
         function = around(node)
@@ -272,7 +276,9 @@ def _unpacked(target: ast.Tuple, value: ast.expr, name: str) -> Iterator[ast.exp
         yield from _unpacked(target, value.body, name)
         yield from _unpacked(target, value.orelse, name)
     elif isinstance(value, ast.Tuple):
-        yield from (v for t, v in zip(target.elts, value.elts, strict=False) if isinstance(t, ast.Name) and t.id == name)
+        yield from (
+            v for t, v in zip(target.elts, value.elts, strict=False) if isinstance(t, ast.Name) and t.id == name
+        )
 
 
 def house() -> House:
