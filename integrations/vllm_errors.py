@@ -52,7 +52,7 @@ def heard(url: str) -> Iterator[None]:
     except openai.APIConnectionError as error:
         cause = one_line(error.__cause__ or error)
         raise ReplicaError(
-            f"{who} cannot be reached, or hung up: {cause}. See that it runs there.", here=True
+            f"{who} cannot be reached, or hung up ({cause}): see that it runs there.", here=True
         ) from error
     except RuntimeError as error:  # the client was closed
         raise ReplicaError(f"{who} cannot be asked: {one_line(error)}. Make a new engine.") from error

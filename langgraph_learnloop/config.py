@@ -146,7 +146,7 @@ class LoopConfig(Record):
 def named(spec: str, what: str) -> Any:
     """Return what "module:attribute" names, modules of the present folder included; raise ConfigError if nothing."""
     module, _, attribute = spec.partition(":")
-    if not module or not attribute:
+    if not module or not attribute or module.startswith("."):  # a relative name is relative to nothing here
         raise ConfigError(f'{what} must be named as "module:attribute", not {spec!r}.')
     if (here := os.getcwd()) not in sys.path:  # a command that was installed does not look there
         sys.path.insert(0, here)

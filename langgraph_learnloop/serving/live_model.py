@@ -339,8 +339,8 @@ class LiveModel(BaseChatModel):
         answer = self._usable(self.engine.generate(request), request, options)
         if is_malformed(answer.message, offered_names(request.tools)):
             raise EngineError(
-                f"Release {release_id!r} wrote a tool call that cannot be read: raise its sampling's max_tokens, or train it on "
-                "calls."
+                f"Release {release_id!r} wrote a tool call that cannot be read: raise its sampling's max_tokens, or "
+                "train it on calls."
             )
         return answer
 
