@@ -244,6 +244,8 @@ def test_a_missing_extra_names_the_pip_command(
         "loop = LearnLoop('l.db', agent='shop')\nmodel = loop.model(MemoryEngine())\n",
         encoding="utf-8",
     )
+    monkeypatch.delitem(sys.modules, "langgraph_learnloop.serving.endpoint", raising=False)
+    monkeypatch.delattr("langgraph_learnloop.serving.endpoint", raising=False)  # as if nobody had imported it
     monkeypatch.setitem(sys.modules, library, None)
     code, err = _command(words, capsys, monkeypatch)
     assert (code, f'pip install "langgraph-learnloop[{extra}]"' in err) == (2, True), err

@@ -152,7 +152,10 @@ def test_what_fails_everywhere_is_an_error(servers: list[Server], release: Relea
     engine.load(release)
     servers[0].spoil(CHAT, refuse(500, "out of memory"), refuse(500))
     servers[1].spoil(CHAT, drop, refuse(500))
-    with pytest.raises(EngineError, match=r"did not answer. .* answered 500: out of memory. See the server's log. Tried again: .*hung up"):
+    with pytest.raises(
+        EngineError,
+        match=r"did not answer. .* answered 500: out of memory. See the server's log. Tried again: .*hung up",
+    ):
         engine.generate(ask(release))
     assert [server.times(CHAT) for server in servers] == [1, 1]
 
