@@ -81,7 +81,8 @@ def _items(name: str, client: Langfuse | None) -> Sequence[DatasetItem]:
     except ApiError as error:
         if error.status_code == 404:
             raise NotFoundError(
-                f"There is no dataset {name!r} in the project of Langfuse that the keys belong to."
+                f"There is no dataset {name!r} in the project of Langfuse that the keys belong to: name one that "
+                "is there, or use the keys of its project."
             ) from error
         raise refused(f"the dataset {name!r}", error.status_code, error.body) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
@@ -117,7 +118,7 @@ def _expected(value: Any, suite: Suite) -> Message | None:
     if value is None:
         if suite == "safety":
             return None
-        raise DataError(f"it has no expected output; a case of the suite {suite!r} needs the right answer.")
+        raise DataError(f"it has no expected output; add the right answer, which a case of the suite {suite!r} needs.")
     try:
         said = _messages([value], "expected output")[0] if is_message(value) else value
         return read_message(said, "right answer")
@@ -130,15 +131,15 @@ def _messages(values: list[Any], what: str) -> tuple[Message, ...]:
     try:
         return tuple(_message(message) for message in langchain_messages(values))
     except Unreadable as error:
-        raise DataError(f"the messages of its {what} cannot be read ({error}).") from error
+        raise DataError(f"the messages of its {what} cannot be read ({error}); write them as OpenAI does.") from error
 
 
 def _message(message: BaseMessage) -> Message:
     blocks = message.content if isinstance(message.content, list) else []
     if any(isinstance(block, dict) and block.get("type", "text") != "text" for block in blocks):
-        raise DataError("it holds a message that is not one of text: a case asks with text alone.")
+        raise DataError("it holds a message that is not one of text; a case must ask with text alone.")
     if getattr(message, "invalid_tool_calls", None):
-        raise DataError("it holds a tool call whose arguments are not JSON.")
+        raise DataError("it holds a tool call whose arguments are not JSON; write them as an object.")
     read = from_langchain(message)
     if read.content.strip():
         clean_text(read.content, "a message", LONGEST_MESSAGE)

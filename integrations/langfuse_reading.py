@@ -68,7 +68,9 @@ class Reader:
             try:
                 answer = self._wire.get(path, asked)
             except httpx.InvalidURL as error:
-                raise EngineError(f"Langfuse did not give {what}: {reason_of(error)}.") from error
+                raise EngineError(
+                    f"Langfuse did not give {what}: {reason_of(error)}. Set LANGFUSE_BASE_URL to the server's address."
+                ) from error
             except httpx.HTTPError as error:
                 said = reason_of(error)
             else:

@@ -319,7 +319,9 @@ def _read(text: str) -> Message:
     except DataError:
         raise
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{quoted(text)} begins like JSON and is none.") from error
+        raise DataError(
+            f"{quoted(text)} begins like JSON and is none; write it as JSON, or begin with a word."
+        ) from error
     if isinstance(value, dict) and "role" in value:  # as a text beside tool calls is shown
         check(value, "correction")
         return read_message(from_openai(value, "correction"))

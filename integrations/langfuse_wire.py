@@ -57,6 +57,8 @@ _PATIENCE = (0.1, 0.2, 0.4, None)
 """Seconds between the tries of a question: a batch of many runs is not to fail for one of them."""
 PAGE = 100
 """Things on a page of a list that is asked for."""
+_SERVER = "See that LANGFUSE_BASE_URL is right and the server is up; it is tried again."
+_NOT_AGAIN = "It is not tried again: see the server's log."
 _LONGEST_REASON = 300
 
 
@@ -169,7 +171,11 @@ class Wire:
             errors = told.get("errors") or []
             said = "; ".join(str(one.get("message")) for one in errors if isinstance(one, dict))
             # Which of them it was is not said; one at a time they are told apart.
-            raise DeliveryError(f"Langfuse refused {told['rejected']} scores: {short(said, 300)}.", forever=True)
+            raise DeliveryError(
+                f"Langfuse refused {told['rejected']} scores: {short(said, 300)}. See which score configuration of the "
+                "project forbids them, and change it there.",
+                forever=True,
+            )
 
     def _post_again(self, scores: bytes) -> bytes:
         """Send scores, at once again where that failed by chance: of many requests for one thing none is to fail."""
@@ -193,7 +199,7 @@ class Wire:
             answer = self._client.post(path, content=body, headers=headers)
         if not answer.is_success:
             lost = answer.status_code == 404 or answer.is_redirect
-            way_out = " See that LANGFUSE_BASE_URL is right." if lost else ""
+            way_out = "See that LANGFUSE_BASE_URL is right." if lost else None
             raise _undelivered(what, answer.status_code, answer.text, answer.headers, way_out)
         return answer.content
 
@@ -238,7 +244,10 @@ def refused(what: str, status: int | None, body: object) -> ConfigError | NotFou
             "LANGFUSE_BASE_URL is its server."
         )
     if status == 404:
-        return NotFoundError(f"Langfuse knows no such thing as {what}, in the project that the keys belong to.")
+        return NotFoundError(
+            f"Langfuse knows no such thing as {what}, in the project that the keys belong to: use the keys of "
+            "its project."
+        )
     return EngineError(
         f"Langfuse did not give {what} ({status}: {short(str(body), _LONGEST_REASON)}). Try again later."
     )
@@ -300,9 +309,10 @@ def delivering(what: str) -> Iterator[None]:
     except ApiError as error:
         raise _undelivered(what, error.status_code or 0, error.body, error.headers or {}) from error
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise DeliveryError(f"Langfuse cannot be reached to take {what}: {_reason(error)}.") from error
+        raise DeliveryError(f"Langfuse cannot be reached to take {what}: {_reason(error)}. {_SERVER}") from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # what pydantic cannot read is a ValueError too
-        raise DeliveryError(f"Langfuse did not say whether it took {what}: {_reason(error)}.", arrived=None) from error
+        sentence = f"Langfuse did not say whether it took {what}: {_reason(error)}. {_SERVER}"
+        raise DeliveryError(sentence, arrived=None) from error
 
 
 def pages(ask: Callable[[int], Any]) -> Iterator[Any]:
@@ -315,13 +325,15 @@ def pages(ask: Callable[[int], Any]) -> Iterator[Any]:
         last = answer.meta.total_pages if answer.data else 0
 
 
-def _undelivered(what: str, status: int, body: object, headers: Mapping[str, str], way_out: str = "") -> DeliveryError:
+def _undelivered(
+    what: str, status: int, body: object, headers: Mapping[str, str], way_out: str | None = None
+) -> DeliveryError:
     said = short(" ".join(str(body).split()), _LONGEST_REASON) or "nothing more"
     if status in (401, 403):
-        way_out = " See that its keys are those of the right project."
+        way_out = "See that its keys are those of the right project."
     wait = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
     return DeliveryError(
-        f"Langfuse did not take {what} ({status}: {said}).{way_out}",
+        f"Langfuse did not take {what} ({status}: {said}). {way_out or (_NOT_AGAIN if status in _NEVER else _SERVER)}",
         arrived=False if status in _NOT_TAKEN | _NEVER else None,
         forever=status in _NEVER,
         retry_after=seconds_of(wait),

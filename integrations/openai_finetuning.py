@@ -94,7 +94,7 @@ class OpenAITrainer:
         two looks at a job, `outage_seconds` how long a provider that is out of reach or busy is waited for.
         """
         if most_usd is not None and usd_per_million_tokens is None:
-            raise ConfigError("most_usd needs usd_per_million_tokens, the provider's price, to be compared with.")
+            raise ConfigError("most_usd needs usd_per_million_tokens to be compared with: give the provider's price.")
         self._client = client
         self._multiplier = learning_rate_multiplier
         self._parallel = parallel_tool_calls
@@ -234,7 +234,9 @@ def preference_row(example: Example) -> Row:
     Raise DataError where nothing was rejected, or where a tool call of the conversation has no result.
     """
     if example.rejected is None:
-        raise DataError(f"The example {example.example_id!r} has no rejected answer to prefer the chosen one to.")
+        raise DataError(
+            f'The example {example.example_id!r} has no rejected answer to prefer the chosen one to: train with "sft".'
+        )
     *before, chosen = _chat([*example.messages, example.chosen])
     rejected = _chat([*example.messages, example.rejected])[-1]
     return {
@@ -254,7 +256,9 @@ def _chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
             chat.append({"role": "tool", "content": message.content, "tool_call_id": _called(message, waiting)})
             continue
         if waiting:
-            raise DataError(f"The tool call {next(iter(waiting))!r} has no result right after it.")
+            raise DataError(
+                f"The tool call {next(iter(waiting))!r} has no result right after it: put its tool message there."
+            )
         for at, call in enumerate(message.tool_calls):
             waiting[call.id or f"call_{at}"] = f"call_{calls + at}"
         chat.append(_said_by(message, calls))
@@ -266,7 +270,7 @@ def _called(result: Message, waiting: dict[str, str]) -> str:
     """Return the new id of the call that a message answers; one that names none answers the first that waits."""
     call = result.tool_call_id if result.tool_call_id is not None else next(iter(waiting), "")
     if call not in waiting:
-        raise DataError(f"The tool result {call!r} comes after no call.")
+        raise DataError(f"The tool result {call!r} comes after no call: leave it out.")
     return waiting.pop(call)
 
 
@@ -557,7 +561,8 @@ def _readable(job: Job) -> Iterator[None]:
         yield
     except OSError as error:
         raise TrainingError(
-            f"Job {job.job_id!r} cannot be trained: its dataset {job.dataset!r} cannot be read ({error.strerror})."
+            f"Job {job.job_id!r} cannot be trained: its dataset {job.dataset!r} cannot be read "
+            f"({error.strerror}). Make it readable, or curate again."
         ) from error
 
 
@@ -628,7 +633,7 @@ def _sentence(job: Job, error: Exception) -> str:
     who, said = f"Job {job.job_id!r}", _said(error)
     status, code = getattr(error, "status_code", None), getattr(error, "code", None)
     if status is None:
-        return f"{who} cannot be sent to the provider: {said}."
+        return f"{who} cannot be sent to the provider: {said}. Set OPENAI_API_KEY, or give a client."
     if code in _QUOTA:
         return f"{who} was refused, for the account's quota is used up ({said}): raise it at the provider."
     if status == 401:
@@ -639,16 +644,16 @@ def _sentence(job: Job, error: Exception) -> str:
         return f"{who} was refused, for {job.base_model!r} cannot be fine-tuned ({said}): take a base model that can."
     if status == 404:
         return f"{who} was refused ({said}): check that the client's base_url leads to a server that fine-tunes."
-    return f"{who} was refused by the provider ({said})."
+    return f"{who} was refused by the provider ({said}). Mend what it names, and run it again."
 
 
 def _ending(job: Job, remote: FineTuningJob | None, why: str | None) -> str:
     """Return why a job ended without a model."""
     who = f"Job {job.job_id!r}"
     if remote is None:
-        return f"{who} ended before the provider began it, for {why}."
+        return f"{who} ended before the provider began it, for {why}. Run it again."
     if remote.status == "failed":
-        return f"{who} failed at the provider ({remote.id}): {_failure(remote)}."
+        return f"{who} failed at the provider ({remote.id}): {_failure(remote)}. Mend that and run it again."
     if remote.status == "succeeded":
         return f"{who} succeeded at the provider ({remote.id}), which names no model: ask the provider."
     because = f"for {why}" if why else "and not by this process"

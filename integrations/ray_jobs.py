@@ -124,8 +124,8 @@ class RayTrainer:
             with CONNECTION.open(ray, self._address, TrainingError):
                 return self._insist(ray, job, goods, on_progress)
         except _CancelledError:
-            again = " Run again, it goes on from its last checkpoint, if there is one." if self._storage else ""
-            raise TrainingError(f"Job {job.job_id!r} was cancelled.{again}") from None
+            goes_on = "goes on from its last checkpoint, if there is one" if self._storage else "begins anew"
+            raise TrainingError(f"Job {job.job_id!r} was cancelled. Run again, it {goes_on}.") from None
         finally:
             self._under_way = False
 
@@ -139,7 +139,8 @@ class RayTrainer:
             return found + self._base(job)
         except OSError as error:
             raise TrainingError(
-                f"Job {job.job_id!r} cannot be sent to Ray: {error.filename!r} cannot be read ({error.strerror})."
+                f"Job {job.job_id!r} cannot be sent to Ray: {error.filename!r} cannot be read ({error.strerror}). "
+                "Make it readable, or train with what is there."
             ) from error
         except ValueError as error:
             raise TrainingError(
@@ -328,7 +329,8 @@ class _Errand:
             ) from error
         except errors.RuntimeEnvSetupError as error:
             raise TrainingError(
-                f"The runtime_env of job {job_id!r} cannot be set up on the node: {last_line(error)}"
+                f"The runtime_env of job {job_id!r} cannot be set up on the node: {last_line(error)} "
+                "Mend the runtime_env of RayTrainer."
             ) from error
         except Exception as error:  # a client whose cluster is gone raises errors of no kind of its own
             raise TrainingError(
@@ -524,7 +526,7 @@ def _note(job: Job, stage: Literal["queue", "send"], note: str) -> Progress:
 
 def _failed(job: Job, node: str, code: int, tail: list[str]) -> TrainingError:
     """Return the worker's own reason, with the end of its log as a note."""
-    reason = tail[-1] if tail else "it said nothing."
+    reason = tail[-1] if tail else "it said nothing: see the worker's log on that node."
     error = TrainingError(f"Job {job.job_id!r} ended without an adapter on node {node!r} ({ending(code)}): {reason}")
     error.add_note("The end of its log:\n" + "\n".join(tail))
     return error

@@ -309,6 +309,8 @@ def _loaded(app: str) -> Examines:
         found = getattr(importlib.import_module(module), attribute)
         made = found if hasattr(found, "examine") else found()
         if not hasattr(made, "examine"):
-            raise ConfigError(f"it is a {type(made).__name__}, not a LearnLoop or a function that returns one.")
+            raise ConfigError(
+                f"it is a {type(made).__name__}, not a LearnLoop or a function that returns one: name one of these."
+            )
         _apps[app] = made
     return _apps[app]

@@ -18,6 +18,8 @@ _LARGEST_HEADER = 100_000_000
 """Bytes; no safetensors file has a longer one."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 """Types of weights whose shape is that of the layer; quantised ones are packed."""
+_AGAIN = "Train the release again, or take another."
+_ITS_BASE = "Serve the base that it was trained on, or train it again on this one."
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -29,14 +31,14 @@ def check_adapter(release: Release, base: Path) -> Path:
         found = file_sha256(folder / WEIGHTS)
         json.loads((folder / CONFIG).read_bytes())
     except (OSError, ValueError) as error:
-        raise EngineError(f"{who} cannot be read: {one_line(error)}.") from error
+        raise EngineError(f"{who} cannot be read: {one_line(error)}. {_AGAIN}") from error
     if found != release.adapter_sha256:
         raise EngineError(
             f"{who} has SHA-256 {found[:12]}..., but the release names {str(release.adapter_sha256)[:12]}...: "
             "the file was changed; train it again."
         )
     if (misfit := _misfit(_shapes(folder / WEIGHTS), _layers(base))) is not None:
-        raise EngineError(f"{who} does not fit {str(base)!r}: {misfit}.")
+        raise EngineError(f"{who} does not fit {str(base)!r}: {misfit}. {_ITS_BASE}")
     return folder
 
 
@@ -48,7 +50,7 @@ def _shapes(file: Path) -> dict[str, list[int]]:
             header = json.loads(stream.read(min(length, _LARGEST_HEADER)))
         return {name: list(about["shape"]) for name, about in header.items() if about.get("dtype") in _FLOATS}
     except (OSError, ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
-        raise EngineError(f"{str(file)!r} cannot be read as safetensors: {one_line(error)}.") from error
+        raise EngineError(f"{str(file)!r} cannot be read as safetensors: {one_line(error)}. {_AGAIN}") from error
 
 
 def _layers(base: Path) -> dict[str, list[int]]:

@@ -46,15 +46,21 @@ def heard(url: str) -> Iterator[None]:
             f"{who} answered {status}: {said}.{_way_out(status, said)}", status, here=status >= 500, elsewhere=worth
         ) from error
     except openai.APITimeoutError as error:
-        raise ReplicaError(f"{who} did not answer in time.", elsewhere=True) from error
+        raise ReplicaError(
+            f"{who} did not answer in time: give the engine more seconds, or add a replica.", elsewhere=True
+        ) from error
     except openai.APIConnectionError as error:
         cause = one_line(error.__cause__ or error)
-        raise ReplicaError(f"{who} cannot be reached, or hung up: {cause}.", here=True) from error
+        raise ReplicaError(
+            f"{who} cannot be reached, or hung up ({cause}): see that it runs there.", here=True
+        ) from error
     except RuntimeError as error:  # the client was closed
-        raise ReplicaError(f"{who} cannot be asked: {one_line(error)}.") from error
+        raise ReplicaError(f"{who} cannot be asked: {one_line(error)}. Make a new engine.") from error
     except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:  # no JSON, or not of this form
         said = "it has another form" if isinstance(error, AttributeError | TypeError) else one_line(error)
-        raise ReplicaError(f"{who} sent what is no answer: {said}.", here=True) from error
+        raise ReplicaError(
+            f"{who} sent what is no answer: {said}. See that a vLLM server runs there.", here=True
+        ) from error
 
 
 def _message(error: Any) -> str:
@@ -71,4 +77,6 @@ def _way_out(status: int, said: str) -> str:
     """Return what to do about a refusal, where that is not in the server's own words."""
     if status == 401:
         return " Give the engine the server's key."
-    return " Do that, or give the engine `parse`." if "--tool-call-parser" in said else ""
+    if "--tool-call-parser" in said:
+        return " Do that, or give the engine `parse`."
+    return "" if status == 404 else " See the server's log."

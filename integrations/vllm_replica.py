@@ -121,7 +121,7 @@ class Replica:
             except ReplicaError as error:
                 said = str(error)
             self._drop(served.name)
-            raise ReplicaError(f"{said} It does not hold {served.name!r} now.", elsewhere=True)
+            raise ReplicaError(f"{said} It does not hold {served.name!r} now: see its log.", elsewhere=True)
 
     def drop(self, name: str) -> None:
         """Unload what has a name; whether it was there, or the server is, makes no difference."""

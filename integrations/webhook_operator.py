@@ -36,7 +36,7 @@ class WebhookOperator:
         """Post to `url` what begins with one of `told`; raise ConfigError for what is no address."""
         address = url or os.environ.get(ADDRESS, "")
         if not address.startswith(("https://", "http://")):
-            raise ConfigError(f"A web hook needs an address such as https://..., as `url` or in {ADDRESS}.")
+            raise ConfigError(f"A web hook needs an address such as https://...: pass it as `url`, or set {ADDRESS}.")
         self._url = address
         self._told = tuple(told)
         self._seconds = seconds
@@ -54,7 +54,11 @@ class WebhookOperator:
                 pass
         except (OSError, urllib.error.URLError, ValueError) as error:
             # The address is a secret: whoever knows it can write there.
-            raise LearnLoopError(f"The web hook did not take the decision {decision.action!r}: {error}.") from None
+            raise LearnLoopError(
+                f"The web hook did not take the decision {decision.action!r}: {error}. See that its address is "
+                "still right; "
+                "`learnloop log` shows what was not told."
+            ) from None
 
 
 def _sentence(decision: Decision) -> str:

@@ -79,7 +79,7 @@ def parameters(tool: str, tools: Sequence[Schema]) -> Schema:
 
 def _checked(message: Message, what: str) -> Message:
     if message.role != "assistant":
-        raise DataError(f"a {what} is what the assistant should have said; its role is {message.role!r}.")
+        raise DataError(f"a {what} must be what the assistant should have said; its role is {message.role!r}.")
     if not message.content.strip() and not message.tool_calls:
         raise DataError(f"the {what} says nothing: send {_CALL_FORM}.")
     if message.content:
@@ -100,7 +100,7 @@ def _read_call(value: object, what: str) -> ToolCall:
     if not isinstance(value, Mapping):
         raise DataError(f"a {what} must be {_CALL_FORM}, not {type(value).__name__}.")
     if unknown := sorted(str(key) for key in value if key not in ("tool", "args")):
-        raise DataError(f"a tool call of the {what} has no key {quoted(unknown[0])}; it has 'tool' and 'args'.")
+        raise DataError(f"a tool call of the {what} has no key {quoted(unknown[0])}; use 'tool' and 'args'.")
     args = value.get("args", {})
     if not isinstance(args, Mapping):
         raise DataError(f"the args of the {what}'s tool call must be a mapping, not {type(args).__name__}.")
@@ -113,18 +113,23 @@ def _check_json(call: ToolCall) -> None:
     for name, value in call.args.items():
         for leaf in _leaves(value, f"the argument {quoted(name)} of {call.name!r}"):
             if isinstance(leaf, int | float) and not abs(leaf) < LARGEST_NUMBER:
-                raise DataError(f"the argument {quoted(name)} of {call.name!r} is no number below {LARGEST_NUMBER}.")
+                raise DataError(
+                    f"the argument {quoted(name)} of {call.name!r} is no number below {LARGEST_NUMBER}; send it "
+                    "as text."
+                )
             if isinstance(leaf, str) and ("\x00" in leaf or not _is_unicode(leaf)):
-                raise DataError(f"the argument {quoted(name)} of {call.name!r} is not valid Unicode text.")
+                raise DataError(f"the argument {quoted(name)} of {call.name!r} must be valid Unicode text.")
     size = len(json.dumps(call.args, ensure_ascii=False))
     if size > LONGEST_TEXT:
-        raise DataError(f"the arguments of {call.name!r} have {size:,} characters; {LONGEST_TEXT:,} are allowed.")
+        raise DataError(
+            f"the arguments of {call.name!r} have {size:,} characters; at most {LONGEST_TEXT:,} are allowed."
+        )
 
 
 def _leaves(value: Any, what: str, depth: int = 0) -> Iterator[Any]:
     """Yield keys and plain values; raise DataError for what JSON does not know."""
     if depth > DEEPEST:
-        raise DataError(f"{what} is nested deeper than {DEEPEST} levels.")
+        raise DataError(f"{what} is nested deeper than the {DEEPEST} levels allowed; make it flatter.")
     if value is None or isinstance(value, str | int | float):
         yield value
     elif isinstance(value, dict):

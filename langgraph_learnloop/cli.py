@@ -130,7 +130,7 @@ def export(
                     with beside.open("w", encoding="utf-8") as out:
                         count = write_jsonl(found, out)
         except OSError as error:
-            raise ConfigError(f"The export cannot be written to {str(target)!r}: {error.strerror or error}.") from error
+            raise ConfigError(_unwritable("The export", target, error)) from error
         console.print(f"{count} runs are in {target}.", markup=False, highlight=False)
 
 
@@ -203,7 +203,8 @@ def train(
     try:
         recipe = Recipe.model_validate({**config.recipe.model_dump(), **({"method": method} if method else {})})
     except ValidationError as error:
-        raise ConfigError(f"The method {method!r} cannot be used: {error.errors()[0]['msg']}.") from error
+        msg = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"The method {method!r} cannot be used: {msg}. Name another, or mend the recipe.") from error
     with LearnLoop(store, config=config) as loop:
         if plan:
             planned = loop.plan(found, recipe)
@@ -271,7 +272,7 @@ def report(
         with whole_file(target) as beside:
             beside.write_text(page(found), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"The page cannot be written to {str(target)!r}: {error.strerror or error}.") from error
+        raise ConfigError(_unwritable("The page", target, error)) from error
     console.print(f"The page is in {target}.", markup=False, highlight=False)
 
 
@@ -406,7 +407,10 @@ def merge(
     with _opened(store) as loop:
         found = loop.store.releases.resolve(release)
     if found.adapter is None:
-        raise ConfigError(f"The release {release!r} has no adapter: it is {found.base_model!r} as it is.")
+        raise ConfigError(
+            f"The release {release!r} has no adapter to merge: use {found.base_model!r} as it is, or name "
+            "another release."
+        )
     still_there(found)
     written = merged(found.base_model, found.adapter, folder, load_config().train_python, gguf)
     console.print(f"{written} holds the model.", markup=False, highlight=False)
@@ -612,12 +616,17 @@ def main() -> NoReturn:
         _refuse(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        _refuse(f"The file system refused{where}: {error.strerror or error}. Nothing that was stored is lost.")
+        _refuse(f"The file system refused{where}: {error.strerror or error}. Mend that and run the command again.")
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")):  # a usage error: both bring their own kinds
             say = getattr(error, "format_message", None)
             _refuse(say() if say else str(error))
         raise
+
+
+def _unwritable(what: str, target: Path, error: OSError) -> str:
+    why = error.strerror or error
+    return f"{what} cannot be written to {str(target)!r}: {why}. Name a file in a folder that is there."
 
 
 def _refuse(sentence: str) -> NoReturn:
@@ -661,7 +670,7 @@ def _load(name: str | None) -> LearnLoop:
         raise ConfigError('Name your LearnLoop with --app "module:attribute", or as `app` in learnloop.toml.')
     loop = named(name, "The LearnLoop")
     if not isinstance(loop, LearnLoop):
-        raise ConfigError(f"{name!r} is a {type(loop).__name__}, not a LearnLoop.")
+        raise ConfigError(f"{name!r} is a {type(loop).__name__}, not a LearnLoop: name the variable that holds yours.")
     return loop
 
 

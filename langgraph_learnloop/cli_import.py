@@ -45,7 +45,7 @@ def import_history(
 ) -> None:
     """Take runs, scores, corrections and comments from another place; what is here already is left alone."""
     if every is not None and until is not None:
-        raise ConfigError("With --every there is no --until: it goes on.")
+        raise ConfigError("With --every there is no --until, for it goes on: leave one of them out.")
     between(since, until)  # a slip is said before anything is opened
     spec = SOURCES.get(source, source)
     if ":" not in spec:
@@ -75,7 +75,7 @@ def between(since: str, until: str | None) -> tuple[datetime, datetime]:
     now = datetime.now(UTC)
     begin, end = moment(since, now, "--since"), now if until is None else moment(until, now, "--until")
     if begin >= end:
-        raise ConfigError(f"--since {since!r} is not before --until {until or 'now'!r}.")
+        raise ConfigError(f"--since {since!r} must be before --until {until or 'now'!r}.")
     return begin, end
 
 

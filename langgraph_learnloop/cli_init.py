@@ -56,7 +56,7 @@ def copy(template: str, folder: Path) -> None:
     """Copy a template into a folder that is not there or empty; raise ConfigError when there is something in it."""
     names = known()
     if template not in names:
-        raise ConfigError(f"There is no template {template!r}; there are: {', '.join(names)}.")
+        raise ConfigError(f"There is no template {template!r}; name one of these: {', '.join(names)}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{str(folder)!r} is there already: name a new or empty folder for the template.")
     shutil.copytree(TEMPLATES / template, folder, ignore=_LEFT, dirs_exist_ok=True)

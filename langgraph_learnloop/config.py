@@ -153,14 +153,17 @@ class LoopConfig(Record):
 def named(spec: str, what: str) -> Any:
     """Return what "module:attribute" names, modules of the present folder included; raise ConfigError if nothing."""
     module, _, attribute = spec.partition(":")
-    if not module or not attribute:
-        raise ConfigError(f'{what} is named as "module:attribute", and not {spec!r}.')
+    if not module or not attribute or module.startswith("."):  # a relative name is relative to nothing here
+        raise ConfigError(f'{what} must be named as "module:attribute", not {spec!r}.')
     if (here := os.getcwd()) not in sys.path:  # a command that was installed does not look there
         sys.path.insert(0, here)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{what} {spec!r} cannot be loaded: {error}.") from error
+        raise ConfigError(
+            f"{what} {spec!r} cannot be loaded: {error}. Check both names, and run this where the module can be "
+            "imported."
+        ) from error
 
 
 def made(found: Any, verb: str) -> Any:
@@ -187,13 +190,15 @@ def load_config(path: str | Path | None = None, environ: Mapping[str, str] | Non
 def _from_file(file: Path, required: bool) -> dict[str, Any]:
     if not file.exists():
         if required:
-            raise ConfigError(f"The settings file {str(file)!r} does not exist.")
+            raise ConfigError(f"The settings file {str(file)!r} does not exist: name one that does, or none.")
         return {}
     try:
         with file.open("rb") as stream:
             return tomllib.load(stream)
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"The settings file {str(file)!r} cannot be read: {error}.") from error
+        raise ConfigError(
+            f"The settings file {str(file)!r} cannot be read: {error}. It must be TOML in UTF-8."
+        ) from error
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def metric_of(name: str) -> Metric | None:
         )
     metric: Metric = named(name, "The setting rollout_metric")
     if not callable(metric):
-        raise ConfigError(f"The setting rollout_metric {name!r} is a {type(metric).__name__}, not a function.")
+        raise ConfigError(f"The setting rollout_metric {name!r} must name a function, not a {type(metric).__name__}.")
     return metric
 
 

@@ -47,7 +47,8 @@ def read_all(path: str | Path) -> dict[Split | None, list[Example]]:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise DataError(
-                f"Line {number} of the dataset {str(path)!r} is not an example: {where} {first['msg']}."
+                f"Line {number} of the dataset {str(path)!r} is not an example: {where} {first['msg']}. "
+                "Build the dataset again, or mend the line."
             ) from error
         examples[example.split].append(example)
     return examples
@@ -63,7 +64,10 @@ def draw(examples: Sequence[Example], recipe: Recipe) -> list[Example]:
             pool.setdefault(example.category, []).append(example)
     drawn = _evenly(pool, wanted, random.Random(recipe.seed))
     if not new and not drawn:
-        raise DataError("The dataset holds only replayed examples or variations, and the recipe takes none of them.")
+        raise DataError(
+            "The dataset holds only replayed examples or variations, and the recipe takes none of them: curate some "
+            "corrections, or set its replay or variations."
+        )
     return new + drawn
 
 

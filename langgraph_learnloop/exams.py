@@ -224,7 +224,7 @@ class Exams:
         card = self._store.scorecards.of(candidate.release_id)
         if card is None:
             raise NotFoundError(
-                f"The release {candidate.release_id!r} was never examined: loop.evaluate(release) does."
+                f"The release {candidate.release_id!r} was never examined: call loop.evaluate(release)."
             )
         champion = self._store.releases.get(card.champion)
         evaluator = card.evaluator or self._evaluator().name

@@ -368,7 +368,7 @@ class LearnLoop(Learning):
         card = self.store.scorecards.of(release.release_id)
         self.rolling.check(release, card)
         if card is None:  # `check` refused it; this tells mypy
-            raise IllegalMoveError(f"Release {release.release_id!r} was never examined.")
+            raise IllegalMoveError(f"Release {release.release_id!r} was never examined: call loop.evaluate(release).")
         return release, card
 
     def _tidy_after(self, release: Release) -> None:

@@ -117,14 +117,14 @@ def from_openai(value: object, where: str) -> Message:
     Raises DataError, naming the field and the way out.
     """
     if not isinstance(value, dict):
-        raise DataError(f"{where!r} is a {type(value).__name__}, not an object with {', '.join(_KEYS)}.")
+        raise DataError(f"{where!r} is a {type(value).__name__}; it must be an object with {', '.join(_KEYS)}.")
     # OpenAI's clients write out what is not there: "refusal": null, "annotations": [].
     said = {key: item for key, item in value.items() if item not in (None, []) and (item or key in _KEYS)}
     if unknown := [key for key in said if key not in _KEYS]:
-        raise DataError(f"{where!r} has no key {quoted(unknown[0])}; a message has {', '.join(_KEYS)}.")
+        raise DataError(f"{where!r} has no key {quoted(unknown[0])}; use {', '.join(_KEYS)}.")
     for key in ("name", "tool_call_id"):
         if len(str(said.get(key, ""))) > LONGEST_NAME:
-            raise DataError(f"{where + '.' + key!r} is longer than {LONGEST_NAME} characters.")
+            raise DataError(f"{where + '.' + key!r} is too long; at most {LONGEST_NAME} characters are allowed.")
     said["content"] = _text(said.get("content", ""), f"{where}.content")
     said["tool_calls"] = _calls(said.get("tool_calls", []), f"{where}.tool_calls")
     if said["tool_calls"] and said.get("role") != "assistant":
@@ -159,7 +159,7 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def check(value: Any, where: str, depth: int = 0) -> None:
     """Raise DataError, naming the field, for what would be lost or do harm on its way through the rooms."""
     if depth > DEEPEST:
-        raise DataError(f"{quoted(where)} is nested deeper than {DEEPEST} levels.")
+        raise DataError(f"{quoted(where)} is nested deeper than the {DEEPEST} levels allowed; make it flatter.")
     if isinstance(value, dict):
         for key, item in value.items():
             check(key, f"{where}, a key")
@@ -201,7 +201,7 @@ def _text(content: object, where: str) -> str:
         raise DataError(f"{where!r} is a {type(content).__name__}; it must be text.")
     texts = [block.get("text") if isinstance(block, dict) else block for block in content]
     if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{where!r} holds a block that is not text; a suite's messages are text only.")
+        raise DataError(f"{where!r} holds a block that is not text; a suite's messages must be text only.")
     return "".join(map(str, texts))
 
 

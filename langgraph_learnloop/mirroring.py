@@ -226,7 +226,7 @@ class Mirroring:
     def _failed(self, kind: Kind, loaded: Sequence[_Loaded], error: Exception) -> int:
         if not isinstance(error, DeliveryError):
             # It failed on one of them, but nobody knows when: they are looked for first, as after silence.
-            sentence = f"The mirror {self.mirror.name!r} failed: {type(error).__name__}: {error}"
+            sentence = f"The mirror {self.mirror.name!r} failed: {type(error).__name__}: {error}. Mend its send()."
             certain = all(one.told.doubtful for one in loaded)
             error = DeliveryError(sentence, arrived=False if certain else None, forever=certain)
         self._trouble(str(error))

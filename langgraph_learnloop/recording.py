@@ -225,7 +225,7 @@ class Recording:
 
     def _run(self, run_id: str | None, thread_id: str | None) -> Run:
         if (run_id is None) == (thread_id is None):
-            raise ConfigError("Feedback needs a run id or a thread id, and not both.")
+            raise ConfigError("Feedback needs a run id or a thread id, and not both: pass run= or thread=.")
         find: Callable[[], Run] = (
             (lambda: self.store.runs.run(run_id)) if run_id is not None
             else (lambda: self.store.runs.last_of_thread(str(thread_id)))

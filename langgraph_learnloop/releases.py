@@ -109,8 +109,8 @@ def _made(fields: dict[str, Any]) -> Release:
         return Release.model_validate(fields)
     except ValidationError as error:
         said = error.errors()[0]
-        where = "".join(f"{part}: " for part in said["loc"][:1])
-        raise DataError(f"The draft cannot be made: {where}{said['msg'].removeprefix('Value error, ')}.") from error
+        where, msg = "".join(f"{part}: " for part in said["loc"][:1]), said["msg"].removeprefix("Value error, ")
+        raise DataError(f"The draft cannot be made: {where}{msg}. Mend that argument.") from error
 
 
 def diff(store: Store, lessons: Lessons, one: Release, other: Release) -> ReleaseDiff:

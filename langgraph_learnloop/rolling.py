@@ -51,13 +51,15 @@ class Rolling:
         champion, there = self._store.releases.champion(), self._store.rollouts.open()
         said = None
         if card is None:
-            said = "it was never examined"
+            said = "it was never examined. Call loop.evaluate(release)."
         elif not card.passed:
-            said = f"it was stopped by the gate: {card.because}"
+            said = f"it was stopped by the gate: {card.because} `learnloop report` shows the cases; train another."
         elif card.champion != champion:
-            said = f"it was examined against {card.champion!r}, and now {champion!r} serves: examine it again"
+            said = f"it was examined against {card.champion!r}, and now {champion!r} serves. Examine it again."
         elif there is not None:
-            said = f"the rollout of {there.candidate!r} is still open ({there.state}, {there.percent}%)"
+            said = (
+                f"the rollout of {there.candidate!r} is still open ({there.state}, {there.percent}%). End that first."
+            )
         if said is not None:
             raise IllegalMoveError(f"Release {release.release_id!r} cannot be put in service: {said}")
 
@@ -125,7 +127,10 @@ class Rolling:
         """Go on with the first stage, or in the shadow if it never left that."""
         rollout = self.current()
         if rollout.state != "paused":
-            raise IllegalMoveError(f"The rollout of {rollout.candidate!r} is not paused, it is {rollout.state!r}.")
+            raise IllegalMoveError(
+                f"The rollout of {rollout.candidate!r} is not paused, it is {rollout.state!r}: move it with "
+                "`learnloop rollout step`."
+            )
         seen = any(percent for _, percent in rollout.past)
         state: RolloutState = "canary" if seen else "shadow"
         return self._move(rollout, state, rollout.stages[0] if seen else 0, f"{by} resumed it.", by)
@@ -156,7 +161,7 @@ class Rolling:
         if percent is not None and not 1 <= percent < _ALL:
             raise ConfigError(f"A test gives the candidate from 1 to 99 percent of the new threads, not {percent}.")
         if percent is not None and mode != "ab":
-            raise ConfigError(f"Only an A/B test has a percent of its own; a rollout by {mode!r} has its stages.")
+            raise ConfigError(f"Only an A/B test has a percent of its own: leave it out of a rollout by {mode!r}.")
         if mode == "blue_green":
             return (_ALL,)
         return (percent or _HALF, _ALL) if mode == "ab" else self._config.rollout_stages

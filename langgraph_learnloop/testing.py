@@ -172,7 +172,9 @@ class MemoryEngine:
         if release.adapter is not None:
             body = (Path(release.adapter) / _MEMORY).read_bytes()
             if hashlib.sha256(body).hexdigest() != release.adapter_sha256:
-                raise EngineError(f"The adapter of release {release.release_id!r} is not the one that was trained.")
+                raise EngineError(
+                    f"The adapter of release {release.release_id!r} is not the one that was trained: train it again."
+                )
             memory = [(question, Message.model_validate(answer)) for question, answer in json.loads(body)]
         self._loaded[release.release_id] = memory
 
@@ -343,7 +345,7 @@ class MemoryMirror:
             if bad := [one.subject for one in new if one.subject in self.never]:
                 good = [one for one in new if one.subject not in self.never] if self.arrives_in_part else []
                 self.told += good
-                sentence = f"The mirror {self.name!r} does not take {bad[0]!r}."
+                sentence = f"The mirror {self.name!r} does not take {bad[0]!r}: take it out of `never`."
                 raise DeliveryError(sentence, arrived=None if good else False, forever=True)
             self.told += new
         if failure is not None:

@@ -260,7 +260,7 @@ def _bytes(gb: float | None) -> float:
     if gb is None:
         raise ConfigError("Say how much may stay: loop.tidy(gb=20), --gb 20, or adapters_gb in the settings.")
     if not 0 <= gb < float("inf"):
-        raise ConfigError(f"A disk budget is a number of gigabytes from 0 on, not {gb!r}.")
+        raise ConfigError(f"A disk budget must be a number of gigabytes, at least 0, not {gb!r}.")
     return gb * GB
 
 

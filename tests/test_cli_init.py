@@ -45,7 +45,7 @@ def test_a_folder_that_is_in_use_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_an_unknown_template_is_refused_with_those_there_are(tmp_path: Path) -> None:
     """The way out is in the sentence, and nothing is made."""
-    with pytest.raises(ConfigError, match=r"no template 'support'; there are: .*support_agent"):
+    with pytest.raises(ConfigError, match=r"no template 'support'; name one of these: .*support_agent"):
         _init(str(tmp_path / "new"), "-t", "support")
     assert not (tmp_path / "new").exists()
 

@@ -90,7 +90,7 @@ def test_a_release_is_named_by_content_and_not_by_place_or_time() -> None:
 
 def test_feedback_must_say_something() -> None:
     """Silence is no feedback."""
-    with pytest.raises(ValidationError, match="needs a score"):
+    with pytest.raises(ValidationError, match="must hold a score"):
         Feedback(feedback_id="f", run_id="r", at=NOW)
 
 

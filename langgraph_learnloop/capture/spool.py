@@ -279,7 +279,9 @@ class Spool:
                 return False
             path.unlink(missing_ok=True)
         except OSError as error:
-            self._back_off(StoreError(f"The spilled runs in {str(path)!r} cannot be read now: {error}."))
+            self._back_off(
+                StoreError(f"The spilled runs in {str(path)!r} cannot be read now: {error}. Make the file readable.")
+            )
             return False
         return True
 

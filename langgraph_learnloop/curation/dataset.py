@@ -93,7 +93,7 @@ def _lines(path: str | Path) -> list[tuple[int, str]]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The dataset file {str(path)!r} cannot be read: {error}.") from error
+        raise DataError(f"The dataset file {str(path)!r} cannot be read: {error}. Build the dataset again.") from error
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -178,15 +178,19 @@ def _reviewed(example: Example, verdict: Verdict) -> Example | None:
 def _read(answer: object, waiting: Sequence[Proposal]) -> list[Verdict]:
     """Read the verdicts of an untrusted answer; raise DataError with a sentence when one is not usable."""
     if not isinstance(answer, Sequence) or isinstance(answer, str):
-        raise DataError(f"A review is answered with a list of verdicts, not with {type(answer).__name__}.")
+        raise DataError(f"A review must be answered with a list of verdicts, not with {type(answer).__name__}.")
     open_ids = {proposal.proposal_id: proposal.example for proposal in waiting}
     verdicts: dict[str, Verdict] = {}
     for item in answer:
         verdict = _verdict(item)
         if verdict.proposal_id not in open_ids:
-            raise DataError(f"The proposal {verdict.proposal_id[:80]!r} does not wait for review; nothing was decided.")
+            raise DataError(
+                f"The proposal {verdict.proposal_id[:80]!r} does not wait for review; nothing was decided. "
+                "Answer those of "
+                "loop.pending()."
+            )
         if verdict.proposal_id in verdicts:
-            raise DataError(f"The proposal {verdict.proposal_id!r} got two verdicts; nothing was decided.")
+            raise DataError(f"The proposal {verdict.proposal_id!r} got two verdicts; nothing was decided. Give it one.")
         _check_edit(verdict, open_ids[verdict.proposal_id])
         verdicts[verdict.proposal_id] = verdict
     return list(verdicts.values())
@@ -198,7 +202,10 @@ def _verdict(item: object) -> Verdict:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "it"
-        raise DataError(f"A verdict is not usable: {field}: {first['msg']}; nothing was decided.") from error
+        msg = first["msg"].removeprefix("Value error, ")
+        raise DataError(
+            f"A verdict is not usable: {field}: {msg}; nothing was decided. Mend it, and answer the review again."
+        ) from error
 
 
 def _check_edit(verdict: Verdict, example: Example) -> None:

@@ -11,6 +11,8 @@ from langgraph_learnloop.errors import DataError, NotFoundError
 from langgraph_learnloop.ports import RunReader
 from langgraph_learnloop.records import Example, Feedback, Message, Proposal, Run, Step
 
+_OTHERS = "Curate without this run: dismiss its flag."
+
 
 def propose(runs: Sequence[Run], reader: RunReader) -> list[Proposal]:
     """Return a proposal for each run and rater who corrected it: what the model read, said, and should have said.
@@ -128,10 +130,11 @@ def _without_ids(message: Message) -> Message:
 def _tools(step: Step, reader: RunReader) -> tuple[dict[str, Any], ...]:
     if step.tools is None:
         return ()
+    where = f"The tool schemas {step.tools!r} of step {step.step_id!r}"
     try:
         tools = json.loads(reader.blob(step.tools))
     except ValueError as error:
-        raise DataError(f"The tool schemas {step.tools!r} of step {step.step_id!r} are no JSON: {error}.") from error
+        raise DataError(f"{where} are no JSON: {error}. {_OTHERS}") from error
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise DataError(f"The tool schemas {step.tools!r} of step {step.step_id!r} are no list of mappings.")
+        raise DataError(f"{where} are no list of mappings. {_OTHERS}")
     return tuple(tools)

@@ -97,7 +97,7 @@ def _usable(line: str, proposal: Proposal) -> Message:
     try:
         value = json.loads(line) if line.startswith(("{", "[")) else line
     except (ValueError, RecursionError) as error:
-        raise DataError(f"it is no JSON: {error}.") from error
+        raise DataError(f"it is no JSON ({error}); write text, or one JSON object.") from error
     message = read_message(value)
     if problem := misfit(message, proposal.example.tools):
         raise DataError(problem)

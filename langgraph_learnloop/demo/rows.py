@@ -103,7 +103,7 @@ def _held_out(names: set[str], hold_out: Collection[str] | None) -> frozenset[st
             raise DataError(f"Say which tools the base model must not see (hold_out); the file has {sorted(names)}.")
         return HELD_OUT
     if missing := set(hold_out) - names:
-        raise DataError(f"Cannot hold out {sorted(missing)}: the file has the tools {sorted(names)}.")
+        raise DataError(f"Cannot hold out {sorted(missing)}: name some of the file's tools, {sorted(names)}.")
     return frozenset(hold_out)
 
 

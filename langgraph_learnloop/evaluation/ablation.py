@@ -57,7 +57,10 @@ def credit(
     """
     found = {case.run_id: (case, runs.run(case.run_id)) for case in cases if case.run_id is not None}
     if not found:
-        raise DataError("None of the cases was made from a recorded run, so there are no nodes to give credit to.")
+        raise DataError(
+            "None of the cases was made from a recorded run, so there are no nodes to give credit to: "
+            "examine cases of a dataset that was curated here."
+        )
     whole = [(_from_the_start(case, run, runs), run) for case, run in found.values()]
     replays = replay(Decisive(evaluator))
     alone = {result.case_id: result for result in replays.run(champion, [case for case, _ in whole])}

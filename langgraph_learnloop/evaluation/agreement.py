@@ -57,7 +57,9 @@ def kappa(labels: Sequence[bool], judged: Sequence[bool | None]) -> Agreement:
     from langgraph_learnloop.evaluation.stats import wilson
 
     if len(labels) != len(judged):
-        raise DataError(f"Kappa compares pairs, not {len(labels)} labels and {len(judged)} verdicts.")
+        raise DataError(
+            f"Kappa compares pairs, not {len(labels)} labels and {len(judged)} verdicts: give one of each a case."
+        )
     pairs = [(label, verdict) for label, verdict in zip(labels, judged, strict=True) if verdict is not None]
     cases, left_out = len(pairs), len(labels) - len(pairs)
     if not cases:

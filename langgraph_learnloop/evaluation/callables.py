@@ -84,12 +84,16 @@ def _takes(function: Callable[..., Any], name: str) -> tuple[str, ...]:
     try:
         signature = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"The evaluator {name!r} needs a function whose signature can be read: {error}.") from error
+        raise ConfigError(
+            f"The evaluator {name!r} needs a function whose signature can be read ({error}): wrap it in one of "
+            "your own."
+        ) from error
     for one in signature:
         needed = one.default is one.empty and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
         if needed and (one.name not in GIVEN or one.kind is one.POSITIONAL_ONLY):
             raise ConfigError(
-                f"The function of the evaluator {name!r} wants {one.name!r}; it gets {', '.join(GIVEN)}, by keyword."
+                f"The function of the evaluator {name!r} wants {one.name!r}, and it gets {', '.join(GIVEN)} "
+                "by keyword: give the rest a default."
             )
     if any(one.kind is one.VAR_KEYWORD for one in signature):
         return GIVEN
@@ -144,7 +148,7 @@ def _result(returned: Any, name: str) -> _Result:
         return _Result(None, _score(returned, name), None)
     if "score" not in returned:
         keys = ", ".join(map(repr, list(returned)[:5])) or "nothing"
-        raise DataError(f'The evaluator {name!r} returned a dict without "score"; it holds {keys}.')
+        raise DataError(f'The evaluator {name!r} returned a dict without "score" (it holds {keys}): let it return one.')
     key, comment = returned.get("key"), returned.get("comment")
     return _Result(
         str(key) if key is not None else None,
@@ -160,6 +164,6 @@ def _score(value: Any, name: str) -> Score:
         return _score(value.item(), name)  # a number of numpy or torch
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise DataError(
-            f"The evaluator {name!r} returned {value!r:.80}; a score is a bool, a number from 0 to 1, or None."
+            f"The evaluator {name!r} returned {value!r:.80}; a score must be a bool, a number from 0 to 1, or None."
         )
     return float(value)

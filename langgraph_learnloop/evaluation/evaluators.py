@@ -135,9 +135,9 @@ class JsonMatch:
     def __init__(self, keys: Sequence[str] | None = None, aggregate: Literal["all", "mean"] = "all") -> None:
         """Compare `keys` of the outermost object, or all keys that either side has; "mean" scores the share right."""
         if aggregate not in ("all", "mean"):
-            raise ConfigError(f'JsonMatch puts keys together by "all" or "mean", not by {aggregate!r}.')
+            raise ConfigError(f'JsonMatch must put keys together by "all" or "mean", not by {aggregate!r}.')
         if isinstance(keys, str) or (keys is not None and not keys):
-            raise ConfigError(f"JsonMatch needs a list of keys, or None for all of them, not {keys!r}.")
+            raise ConfigError(f"JsonMatch's keys must be a list, or None for all of them, not {keys!r}.")
         self._keys = tuple(keys) if keys is not None else None
         self._mean = aggregate == "mean"
         self.name = f"json-match-{aggregate}{_mark(self._keys)}/1"
@@ -200,7 +200,7 @@ class All:
         """Put evaluators together; raise ConfigError when there is none, or one twice."""
         names = [evaluator.name for evaluator in evaluators]
         if not names or len(set(names)) < len(names):
-            raise ConfigError(f"All needs evaluators with different names, not {names}.")
+            raise ConfigError(f"The names of All's evaluators must be different, not {names}.")
         self._evaluators = evaluators
         self.name = "+".join(names)
         """The names and versions of all; part of a result's identity."""

@@ -46,7 +46,10 @@ def case_of(run: Run, runs: RunReader, step_id: str | None = None) -> Case:
     step = next((step for step in calls if step_id in (None, step.step_id)), None)
     if step is None:
         what = "no model call whose messages were kept" if step_id is None else f"no such model call as {step_id!r}"
-        raise DataError(f"The run {run.run_id!r} holds {what}, so it cannot be replayed from there.")
+        raise DataError(
+            f"The run {run.run_id!r} holds {what}, so it cannot be replayed from there. "
+            "`learnloop runs show` lists its steps."
+        )
     read = runs.conversation(step.input)
     left = runs.conversation(run.messages)
     # What the model was given may begin with messages that the conversation does not hold, such as a system message.

@@ -61,9 +61,9 @@ class Judge:
         `new_fence` gives the random word for each question.
         """
         if scale not in _ASKED_FOR:
-            raise ConfigError(f'A judge says "bool" or "0..1", not {scale!r}.')
+            raise ConfigError(f'The scale of a judge must be "bool" or "0..1", not {scale!r}.')
         if not rubric.strip():
-            raise ConfigError(f"The judge {name!r} needs a rubric: what makes an answer good?")
+            raise ConfigError(f"The judge {name!r} needs a rubric: say what makes an answer good.")
         self._model = model
         self._rubric = rubric
         self._scale = scale

@@ -64,7 +64,9 @@ class GraphReplay:
         that leaves the recording is judged by what it did until then with `judge_diverged`, else not at all.
         """
         if threads < 1 or timeout_seconds <= 0:
-            raise ConfigError(f"A replay needs threads and time, not {threads} threads and {timeout_seconds} seconds.")
+            raise ConfigError(
+                f"A replay needs at least one thread, and time, not {threads} threads and {timeout_seconds} seconds."
+            )
         self._asker: _GraphAsker | _ModelAsker = (
             _GraphAsker(graph, stop_before, context, Starts(graph, runs, mask), whole=evaluator.whole)
             if isinstance(graph, CompiledStateGraph)
@@ -298,7 +300,10 @@ class _Trail:
         if self._watch.ended is not None:
             answers = [m for m in answers if any(call["id"] == self._watch.ended for call in m.tool_calls)][:1]
         if not answers:
-            because = self._watch.diverged or "The graph stopped before an assistant message was there."
+            because = (
+                self._watch.diverged
+                or "The graph stopped before an assistant message was there: let it add one to 'messages'."
+            )
             raise EngineError(because)
         return tuple(from_langchain(m) for m in (new if self._watch.whole else answers[-1:]))
 
@@ -354,5 +359,5 @@ def _config(who: _Who, watch: Replaying, thread: str, checkpoint_id: str | None 
 def _message(answer: Any) -> Message:
     """Return a model's answer as a record; a call whose arguments are not JSON keeps them as a text."""
     if not isinstance(answer, AIMessage):
-        raise EngineError(f"The model answered with {type(answer).__name__}, not with an assistant message.")
+        raise EngineError(f"The model answered with {type(answer).__name__}; it must answer with an AIMessage.")
     return from_langchain(answer)

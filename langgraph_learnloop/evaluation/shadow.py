@@ -130,7 +130,7 @@ def _stops(graph: Graph, stop_before: Sequence[str] | None) -> list[str]:
         if name not in graph.nodes:
             raise ConfigError(
                 f"stop_before names the node {name!r}, which the graph {graph.name!r} does not have; "
-                f"it has {', '.join(sorted(graph.nodes))}."
+                f"name some of {', '.join(sorted(graph.nodes))}."
             )
     if not _has_tool_nodes(graph) and stop_before is None and (acting := _first_acting(graph)) is not None:
         raise ConfigError(

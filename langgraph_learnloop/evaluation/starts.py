@@ -104,7 +104,8 @@ class Starts:
         if self._more:
             raise DataError(
                 f"{because} The graph's state holds more than messages ({', '.join(self._more)}), so that the run "
-                f"{run.run_id!r} cannot be replayed from these alone."
+                f"{run.run_id!r} cannot be replayed from these alone. Compile the graph with the checkpointer "
+                "that holds its threads."
             )
 
     def _checkpoint(self, thread_id: str, step: Step) -> CheckpointTuple | None:

@@ -168,20 +168,20 @@ def _parsed(line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8.") from error
     except RecursionError as error:
-        raise DataError(f"it is nested deeper than {DEEPEST} levels.") from error
+        raise DataError(f"it is nested deeper than the {DEEPEST} levels allowed; make it flatter.") from error
     except DataError:
         raise
     except ValueError as error:
         raise DataError(f"it is not JSON ({error}); write one JSON object a line.") from error
     if not isinstance(row, dict):
-        raise DataError(f"it is a {type(row).__name__}, not an object with {_listed(_KEYS)}.")
+        raise DataError(f"it is a {type(row).__name__}; it must be an object with {_listed(_KEYS)}.")
     check(row, "")
     return row
 
 
 def _case_of(row: dict[str, Any]) -> Case:
     if unknown := [key for key in row if key not in _KEYS]:
-        raise DataError(f"there is no key {quoted(unknown[0])}; a case has {_listed(_KEYS)}.")
+        raise DataError(f"there is no key {quoted(unknown[0])}; use {_listed(_KEYS)}.")
     suite = _suite_named(row.get("suite"))
     messages = _asked(row)
     expected = _expected(row.get("expected"), suite)
@@ -207,7 +207,7 @@ def _name(row: dict[str, Any], key: str) -> str | None:
 def _asked(row: dict[str, Any]) -> tuple[Message, ...]:
     text, messages = row.get("question"), row.get("messages")
     if (text is None) == (messages is None):
-        raise DataError("a case has either a 'question' (text) or 'messages' (a list), and not both.")
+        raise DataError("a case must have either a 'question' (text) or 'messages' (a list), and not both.")
     if text is not None:
         return (Message(role="user", content=clean_text(text, "'question'", LONGEST_LINE)),)
     return conversation(messages, "messages")
@@ -217,7 +217,7 @@ def _expected(value: object, suite: Suite) -> Message | None:
     if value is None:
         if suite == "safety":
             return None
-        raise DataError(f"'expected' is missing; a case of the suite {suite!r} needs the right answer.")
+        raise DataError(f"'expected' is missing; add the right answer, which a case of the suite {suite!r} needs.")
     if isinstance(value, dict) and "role" in value:
         return _answer(from_openai(value, "expected"))
     try:
@@ -228,7 +228,7 @@ def _expected(value: object, suite: Suite) -> Message | None:
 
 def _answer(message: Message) -> Message:
     if message.role != "assistant":
-        raise DataError(f"'expected' is what the assistant should say; its role is {message.role!r}.")
+        raise DataError(f"'expected' must be what the assistant should say; its role is {message.role!r}.")
     if not message.content.strip() and not message.tool_calls:
         raise DataError("'expected' says nothing; give it a content or tool_calls.")
     return message
@@ -239,7 +239,9 @@ def _reference(value: object) -> tuple[Message, ...]:
         return ()
     messages = conversation(value, "reference")
     if messages[0].role != "assistant" or {m.role for m in messages} - {"assistant", "tool"}:
-        raise DataError("'reference' begins with the assistant's answer and holds assistant and tool messages only.")
+        raise DataError(
+            "'reference' must begin with the assistant's answer, and hold assistant and tool messages only."
+        )
     return messages
 
 

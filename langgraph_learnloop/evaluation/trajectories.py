@@ -49,7 +49,7 @@ class Trajectory:
         for way in args.values() if isinstance(args, Mapping) else [args]:
             if way not in ("exact", "ignore") and not (callable(way) and isinstance(args, Mapping)):
                 raise ConfigError(
-                    f'Arguments are compared by "exact", "ignore" or a function per tool, not by {way!r}.'
+                    f'Arguments must be compared by "exact", "ignore" or a function per tool, not by {way!r}.'
                 )
         self._mode = mode
         self._args = args

@@ -108,5 +108,5 @@ class Verdict(Record):
     @model_validator(mode="after")
     def _edit_has_text(self) -> Self:
         if (self.action == "edit") != (self.chosen is not None):
-            raise ValueError("an edit needs the chosen message, and only an edit has one")
+            raise ValueError("an edit must have the chosen message, and only an edit may")
         return self

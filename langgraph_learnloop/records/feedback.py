@@ -42,7 +42,7 @@ class Feedback(Record):
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.score is None and self.text is None and self.correction is None and not self.categories:
-            raise ValueError("feedback needs a score, a text, a category or a correction")
+            raise ValueError("feedback must hold a score, a text, a category or a correction")
         return self
 
 

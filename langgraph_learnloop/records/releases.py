@@ -88,14 +88,16 @@ def _trouble_with_shots(shots: tuple[Message, ...]) -> str | None:
     if (long := sum(len(m.content) + len(str([c.args for c in m.tool_calls])) for m in shots)) > LONGEST_SHOTS:
         return f"the shots have {long:,} characters, and {LONGEST_SHOTS:,} are allowed: shorten them, or train on them"
     if (shots[0].role, shots[-1].role) != ("user", "assistant"):
-        return "shots begin with a user's message and end with the assistant's answer to it"
+        return "shots must begin with a user's message and end with the assistant's answer to it"
     waiting = set[str]()
     for number, message in enumerate(shots):
         if message.role == "system":
             return f"the shot {number} is a system message: put what it says into the instructions"
         if message.role == "tool":
             if (answered := message.tool_call_id or "call_0") not in waiting:
-                return f"the shot {number} answers the tool call {answered!r}, which nobody asked for just before it"
+                return (
+                    f"the shot {number} answers the tool call {answered!r}, which nobody asked for before: leave it out"
+                )
             waiting.remove(answered)
         elif waiting:
             break

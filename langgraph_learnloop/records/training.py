@@ -63,7 +63,9 @@ class Recipe(Record):
     def _fits_its_method(self) -> Self:
         """Refuse what a method has no use for."""
         if self.method != "sft" and (self.kl or self.packing or self.find_rate):
-            raise ValueError(f'"kl", "packing" and "find_rate" are for the method "sft", not for {self.method!r}')
+            raise ValueError(
+                f'"kl", "packing" and "find_rate" must be left out: they are for "sft", not for {self.method!r}'
+            )
         return self
 
 

@@ -210,7 +210,7 @@ def evidence(
     percent that cannot be.
     """
     if not 0 < percent <= 100:
-        raise ConfigError(f"A stage sends above 0 and up to 100 percent to the candidate, not {percent!r}.")
+        raise ConfigError(f"A stage must send above 0 and up to 100 percent to the candidate, not {percent!r}.")
     columns = columns_of(threads, percent)
     mine, walk = columns.candidate, walked(columns, limits)
     counts = int(np.count_nonzero(~mine)), int(np.count_nonzero(mine))

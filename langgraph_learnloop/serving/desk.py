@@ -113,10 +113,16 @@ def refusal_of(error: Exception, seconds: float) -> Refusal:
     if isinstance(error, Refusal):
         return error
     if isinstance(error, TimeoutError):
-        return Refusal(504, f"The model did not answer within {seconds:g} seconds.", "timeout")
+        return Refusal(
+            504, f"The model did not answer within {seconds:g} seconds: try again, or ask for fewer tokens.", "timeout"
+        )
     if isinstance(error, DataError):
         return Refusal(400, str(error), "invalid_value")
     if isinstance(error, LearnLoopError):
         return Refusal(503, str(error), "unavailable")
     _log.error("A request failed: %s.", type(error).__name__)  # its text may hold what was asked
-    return Refusal(500, f"The model failed ({type(error).__name__}).", "internal_error")
+    return Refusal(
+        500,
+        f"The model failed ({type(error).__name__}): try again later; the server's log names it, too.",
+        "internal_error",
+    )

@@ -327,7 +327,8 @@ def _check(request: Request, key: str | None) -> None:
     if key is None:
         host = _hostname(request.headers.get("host", ""))
         if host != "localhost" and not _is_number(host):
-            raise Refusal(403, f"Without a key nobody is served who calls this machine {quoted(host)}.", "forbidden")
+            sentence = f"Without a key nobody is served who calls this machine {quoted(host)}"
+            raise Refusal(403, f"{sentence}: serve with a key, or ask localhost.", "forbidden")
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8"), key.encode("utf-8")):
@@ -360,7 +361,7 @@ async def _say_no(request: Request, error: Exception) -> Response:
 async def _no_such_door(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
     known = "POST /v1/chat/completions, GET /v1/models and GET /health"
-    return _said_no(Refusal(status, f"There is nothing at this address: there are {known}.", "not_found"))
+    return _said_no(Refusal(status, f"There is nothing at this address: use {known}.", "not_found"))
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -398,9 +399,11 @@ async def _body(request: Request) -> bytes:
                 if size <= LARGEST_BODY:
                     parts.append(part)
     except ClientDisconnect as error:
-        raise Refusal(400, "The body ended before its end.", "invalid_json") from error  # to nobody
+        raise Refusal(400, "The body ended before its end: send all of it.", "invalid_json") from error  # to nobody
     except TimeoutError as error:
-        raise Refusal(408, f"The body did not arrive within {_BODY_SECONDS:.0f} seconds.", "timeout") from error
+        raise Refusal(
+            408, f"The body did not arrive within {_BODY_SECONDS:.0f} seconds: send it at once.", "timeout"
+        ) from error
     if size > LARGEST_BODY:
         raise Refusal(413, f"The body is too large: at most {LARGEST_BODY:,} bytes are allowed.", "too_large")
     return b"".join(parts)

@@ -108,12 +108,15 @@ class HostedEngine:
             model = self._models.get(name)
             if model is None:
                 known = ", ".join(sorted(self._models)) or "none"
-                raise EngineError(f"There is no model {name!r} in this engine; there are: {known}.")
+                raise EngineError(f"There is no model {name!r} in this engine; name one of these: {known}.")
             return model
         try:
             return self._models(name)
         except Exception as error:  # whatever a provider's library raises about a name or a key
-            raise EngineError(f"The model {name!r} cannot be made: {_sentence(error)}.") from error
+            raise EngineError(
+                f"The model {name!r} cannot be made: {_sentence(error)}. Check its name and the "
+                "provider's library and key."
+            ) from error
 
     def _call(self, request: Generation) -> tuple[Runnable[Any, AIMessage], list[BaseMessage], dict[str, Any]]:
         """Return the model with its tools, what it is asked and how."""
@@ -144,7 +147,10 @@ class HostedEngine:
 
     def _error(self, request: Generation, what: str) -> EngineError:
         name = self._loaded.get(request.release_id)
-        return EngineError(f"The model {name!r} of release {request.release_id!r} did not answer: {what}.")
+        return EngineError(
+            f"The model {name!r} of release {request.release_id!r} did not answer: {what}. "
+            "Check the provider, and try again."
+        )
 
 
 def _to_langchain(message: Message) -> BaseMessage:

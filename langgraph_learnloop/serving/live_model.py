@@ -338,7 +338,10 @@ class LiveModel(BaseChatModel):
         request = self._request(release_id, messages, stop, options)
         answer = self._usable(self.engine.generate(request), request, options)
         if is_malformed(answer.message, offered_names(request.tools)):
-            raise EngineError(f"Release {release_id!r} wrote a tool call that cannot be read.")
+            raise EngineError(
+                f"Release {release_id!r} wrote a tool call that cannot be read: raise its sampling's max_tokens, or "
+                "train it on calls."
+            )
         return answer
 
     def _choose(self, run_manager: CallbackManagerForLLMRun | None, options: Mapping[str, Any]) -> _Chosen:

@@ -154,7 +154,8 @@ class LocalEngine:
             )
         except Exception as error:  # a template may raise whatever it likes about roles and tools
             raise EngineError(
-                f"The chat template of {self.base_model!r} cannot render this conversation: {error}."
+                f"The chat template of {self.base_model!r} cannot render this conversation: {error}. "
+                "Change its messages or tools to what the template knows, or the template."
             ) from error
         return text
 

@@ -52,7 +52,7 @@ def _as_text(value: Any) -> Any:
     for part in value:
         kind = part.get("type") if isinstance(part, dict) else part
         if kind != "text" or not isinstance(part.get("text"), str):
-            raise ValueError(f"a part of it is {quoted(kind)}, and this model reads text only")
+            raise ValueError(f"a part of it is {quoted(kind)}, and this model reads text only: leave it out")
     return "".join(part["text"] for part in value)
 
 
@@ -98,9 +98,9 @@ class _Message(_Part):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         if self.content is None and self.role != "assistant":
-            raise ValueError("it has no 'content'")
+            raise ValueError("it must have a 'content'")
         if self.role == "tool" and self.tool_call_id is None:
-            raise ValueError("it has no 'tool_call_id'")
+            raise ValueError("it must have a 'tool_call_id'")
         if self.role != "assistant" and self.tool_calls:
             raise ValueError("only the assistant has 'tool_calls'")
         return self
@@ -218,7 +218,7 @@ def read_asked(body: bytes) -> Asked:
     try:
         value = _json(body)
     except ValueError as error:
-        raise Refusal(400, f"The body cannot be read as JSON: {error}.", "invalid_json") from error
+        raise Refusal(400, f"The body must be JSON: {error}.", "invalid_json") from error
     if not isinstance(value, dict):
         raise Refusal(400, "The body must be a JSON object.", "invalid_json")
     for field, harmless in _ONLY.items():

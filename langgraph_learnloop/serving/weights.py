@@ -81,7 +81,8 @@ class Voices:
                 return pairs, model.merge_and_unload()
         except Exception as error:  # one sentence of the many ways in which damaged and foreign adapters fail
             raise EngineError(
-                f"The adapter of release {release_id!r} in {folder!r} does not fit {self._name!r}: {error}."
+                f"The adapter of release {release_id!r} in {folder!r} does not fit {self._name!r}: {error}. "
+                "Serve the base that it was trained on, or train it again on this one."
             ) from error
         return pairs, None if pairs is not None else model.eval()
 
@@ -120,7 +121,8 @@ def checked_adapter(release: Release) -> str:
         found = file_sha256(file)
     except OSError as error:
         raise EngineError(
-            f"The adapter of release {release.release_id!r} cannot be read: {str(file)!r}, {error.strerror}."
+            f"The adapter of release {release.release_id!r} cannot be read: {str(file)!r}, {error.strerror}. "
+            "Train it again, or take another release."
         ) from error
     if found != release.adapter_sha256:
         raise EngineError(
@@ -139,7 +141,7 @@ def fill(model: Any, folder: str, release_id: str) -> None:
     """Load an adapter's weights, every one of which must find its place."""
     loaded = model.load_adapter(folder, adapter_name=release_id)
     if strange := [*loaded.missing_keys, *loaded.unexpected_keys]:
-        raise EngineError(f"{len(strange)} weights do not match, for instance {strange[0]!r}")
+        raise ValueError(f"{len(strange)} weights do not match, for instance {strange[0]!r}")
 
 
 def _lora_config(folder: str) -> Any:

@@ -121,7 +121,9 @@ class Database:
         except DBAPIError as error:
             raise StoreError(f"The store {self.where!r} could not be used: {_way_out(error)}") from error
         except SQLAlchemyError as error:
-            raise StoreError(f"The store {self.where!r} could not be used: {error}.") from error
+            raise StoreError(
+                f"The store {self.where!r} could not be used: {error}. Check that the database is up, and try again."
+            ) from error
 
     def _upgrade(self) -> None:
         with self.engine.connect() as connection:
@@ -284,7 +286,7 @@ def _way_out(error: DBAPIError) -> str:
     code = _code(error)
     matches: Callable[[str], bool] = code.startswith
     found = next((sentence for name, sentence in _WAYS_OUT.items() if matches(name)), None)
-    return found or f"{str(error.orig).strip()}."
+    return found or f"{str(error.orig).strip()}. Check the database's own log."
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()

@@ -78,7 +78,7 @@ class Releases:
         if champion is None:
             raise NotFoundError(
                 f"The store {self._database.where!r} has no champion yet: no release was put in "
-                "service. LearnLoop.model(engine) puts the bare base model in service."
+                "service. Call loop.model(engine), which puts the bare base model in service."
             )
         return champion
 

@@ -112,7 +112,10 @@ class Rollouts:
         with self._database.reading() as connection:
             body = connection.execute(query).scalar()
         if body is None:
-            raise NotFoundError(f"There is no rollout {rollout_id!r} in the store {self._database.where!r}.")
+            raise NotFoundError(
+                f"There is no rollout {rollout_id!r} in the store {self._database.where!r}. `learnloop log` names "
+                "those that there were."
+            )
         return Rollout.model_validate_json(body)
 
     def all(self) -> tuple[Rollout, ...]:
@@ -129,7 +132,7 @@ class Rollouts:
         if champion is None:
             raise NotFoundError(
                 f"The store {self._database.where!r} has no champion yet: no release was put in "
-                "service. LearnLoop.model(engine) puts the bare base model in service."
+                "service. Call loop.model(engine), which puts the bare base model in service."
             )
         rollout = next((Rollout.model_validate_json(said) for what, said in found if what == "open"), None)
         bad = {said for what, said in found if what == "refused"}

@@ -234,7 +234,7 @@ class Runs:
     def _torn(self, list_hash: str) -> NotFoundError:
         return NotFoundError(
             f"The list of messages {list_hash!r} is not whole in the store {self._database.where!r}; "
-            "its run was stored without it, or it was erased."
+            "its run was stored without it, or it was erased. Take another run."
         )
 
     def _filled(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +262,7 @@ class Runs:
         if lost is not None:
             raise NotFoundError(
                 f"The message {lost!r} is not in the store {self._database.where!r}; "
-                "its run was stored without it, or it was erased."
+                "its run was stored without it, or it was erased. Take another run."
             )
         return bodies
 

@@ -107,7 +107,7 @@ def test_proposals_without_a_verdict_stay_pending(graph: Curation) -> None:
         (lambda p: verdict("unknown"), "'unknown' does not wait for review"),
         (lambda p: {"proposal_id": p, "action": "maybe", "by": "ann"}, "action: .*nothing was decided"),
         (lambda p: {"proposal_id": p, "action": "approve"}, "by: Field required"),
-        (lambda p: verdict(p, "edit"), "an edit needs the chosen message"),
+        (lambda p: verdict(p, "edit"), "an edit must have the chosen message"),
         (lambda p: verdict(p, "edit", chosen=call("play_musik").model_dump(mode="json")), "no tool 'play_musik'"),
         (lambda p: verdict(p, "edit", chosen={"role": "user", "content": "hi"}), "its role is 'user'"),
         (lambda p: "approve", "A verdict is not usable"),

@@ -159,7 +159,7 @@ def test_a_lone_result_of_another_key_is_not_taken_for_the_one_asked_for() -> No
 def test_a_score_that_is_none_is_refused(score: Any, wrapped: bool) -> None:
     """What is out of range would move every mean; the sentence names the evaluator."""
     returned = {"score": score} if wrapped or isinstance(score, list) else score
-    with pytest.raises(DataError, match=r"'mine/3' returned .*; a score is a bool, a number from 0 to 1, or None"):
+    with pytest.raises(DataError, match=r"'mine/3' returned .*; a score must be a bool, a number from 0 to 1, or None"):
         judged(returned)
 
 

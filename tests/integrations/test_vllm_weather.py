@@ -152,7 +152,10 @@ def test_what_fails_everywhere_is_an_error(servers: list[Server], release: Relea
     engine.load(release)
     servers[0].spoil(CHAT, refuse(500, "out of memory"), refuse(500))
     servers[1].spoil(CHAT, drop, refuse(500))
-    with pytest.raises(EngineError, match=r"did not answer. .* answered 500: out of memory. Tried again: .*hung up"):
+    with pytest.raises(
+        EngineError,
+        match=r"did not answer. .* answered 500: out of memory. See the server's log. Tried again: .*hung up",
+    ):
         engine.generate(ask(release))
     assert [server.times(CHAT) for server in servers] == [1, 1]
 
@@ -236,7 +239,7 @@ def test_a_replica_that_lost_its_adapter_for_good(servers: list[Server], base: P
         assert engine.generate(ask(release)).message.content == f"I am {name_of(release)}."
     servers[1].adapters.clear()
     servers[1].holds = False
-    with pytest.raises(EngineError, match=f"does not hold '{name_of(release)}' now. Tried again"):
+    with pytest.raises(EngineError, match=f"does not hold '{name_of(release)}' now: see its log. Tried again"):
         engine.generate(ask(release))
 
 

@@ -55,7 +55,10 @@ def make_job(
     try:
         identity = hashes(job) | {"recipe": recipe.model_dump(mode="json")}
     except OSError as error:
-        raise TrainingError(f"The job cannot be made: {error.filename!r} cannot be read ({error.strerror}).") from error
+        raise TrainingError(
+            f"The job cannot be made: {error.filename!r} cannot be read ({error.strerror}). Make it readable, or name "
+            "another base or parent."
+        ) from error
     job_id = content_hash(identity)[:16]
     return job.model_copy(update={"job_id": job_id, "output": str(Path(folder) / job_id)})
 
@@ -95,10 +98,13 @@ def merged(
             [python or sys.executable, "-m", MERGER, *words], capture_output=True, text=True, check=False
         )
     except OSError as error:
-        raise TrainingError(f"The merge could not be started with {python!r}: {error}.") from error
+        raise TrainingError(
+            f"The merge could not be started with {python!r}: {error}. Name an interpreter as train_python."
+        ) from error
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise TrainingError(lines[-1] if lines else f"The merge ended with exit code {done.returncode}.")
+        silent = f"The merge ended ({ending(done.returncode)}): see that memory and disk have room for the model."
+        raise TrainingError(lines[-1] if lines else silent)
     return target
 
 

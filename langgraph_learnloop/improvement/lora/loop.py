@@ -408,7 +408,7 @@ class _Log(TrainerCallback):
         if self._capped_at is not None:
             raise TrainingError(
                 f"The job stopped at step {self._capped_at} of {self._total}, for its {self._minutes:g} minutes are "
-                "over. It goes on from there when it is run again with more minutes."
+                "over. Run it again with more minutes, and it goes on from there."
             )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

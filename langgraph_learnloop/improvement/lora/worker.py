@@ -116,7 +116,10 @@ def _read_job(path: Path) -> Job:
     try:
         return Job.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise DataError(f"{str(path)!r} does not describe a job: {error.errors()[0]['msg']}.") from error
+        raise DataError(
+            f"{str(path)!r} does not describe a job: {error.errors()[0]['msg']}. Make it with make_job, of this "
+            "version."
+        ) from error
 
 
 def _private_stdout() -> Tell:
