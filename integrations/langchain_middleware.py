@@ -11,11 +11,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
+
+from langgraph_learnloop.errors import needing
+
+with needing("The middleware", "langchain"):
+    from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 
 
 class Loop(Protocol):

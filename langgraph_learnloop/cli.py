@@ -15,15 +15,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
-import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
+
+from langgraph_learnloop.errors import (
+    ConfigError,
+    DataError,
+    LearnLoopError,
+    MissingExtraError,
+    NotFoundError,
+    needing,
+)
+
+try:
+    with needing("The command line"):
+        import typer
+        from rich.console import Console
+        from rich.table import Table
+except MissingExtraError as error:
+    if __name__ != "__main__":
+        raise
+    sys.stderr.write(f"learnloop: {error}\n")
+    sys.exit(2)
 
 from langgraph_learnloop.cli_import import import_history
 from langgraph_learnloop.cli_init import init
 from langgraph_learnloop.config import load_config, named
-from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
 from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.jobs import still_there
 from langgraph_learnloop.loop import LearnLoop

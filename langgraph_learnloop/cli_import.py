@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-import typer
-from rich.console import Console
-
 from langgraph_learnloop.config import load_config, made, named
-from langgraph_learnloop.errors import ConfigError, EngineError
+from langgraph_learnloop.errors import ConfigError, EngineError, needing
 from langgraph_learnloop.importing import Heard, Imported
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.mirrors import History
 from langgraph_learnloop.texts import visible
+
+with needing("The command line"):
+    import typer
+    from rich.console import Console
 
 SOURCES = {"langfuse": "langgraph_learnloop.integrations.langfuse_history:LangfuseHistory"}
 """Short names of histories that come with the package."""

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
-
-from langgraph_learnloop.errors import ConfigError
+from langgraph_learnloop.errors import ConfigError, needing
 from langgraph_learnloop.files import whole_file
+
+with needing("The command line"):
+    import typer
+    from rich.console import Console
 
 TEMPLATES = Path(__file__).parent / "templates"
 """One folder a template; in a checkout it is `examples/templates`."""

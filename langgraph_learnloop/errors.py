@@ -14,6 +14,9 @@ LearnLoopError
 Every message is a sentence that says what was tried, on which id, and what to do next.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LearnLoopError(Exception):
     """Say that the loop refused something; the parent of all the errors of this package."""
@@ -53,3 +56,13 @@ class EngineError(LearnLoopError, RuntimeError):
 
 class MissingExtraError(LearnLoopError, ImportError):
     """Say that a library of an optional extra is not installed."""
+
+
+@contextmanager
+def needing(what: str, install: str = "langgraph-learnloop[loop]") -> Iterator[None]:
+    """Turn an ImportError of the block into a MissingExtraError that says what needs the library, and pip's line."""
+    try:
+        yield
+    except ImportError as error:
+        sentence = f'{what} needs {error.name!r}: pip install "{install}".'
+        raise MissingExtraError(sentence, name=error.name) from error

@@ -7,18 +7,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
-from rich.table import Table
-from rich.text import Text
-from rich.tree import Tree
-
 from langgraph_learnloop.capture.export import ExportedRun, ExportedStep
+from langgraph_learnloop.errors import needing
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Case, CaseResult, Gate, Message, Plan, Progress, Rollout, Server
 from langgraph_learnloop.releases import ReleaseDiff, Served
 from langgraph_learnloop.texts import cut, visible
+
+with needing("Drawing in the terminal"):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+    from rich.table import Table
+    from rich.text import Text
+    from rich.tree import Tree
 
 if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.planning import GatePlan

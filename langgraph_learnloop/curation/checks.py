@@ -11,8 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from langgraph_learnloop.calls import misfit, parameters
 from langgraph_learnloop.curation.texts import (
     Embed,
@@ -26,7 +24,11 @@ from langgraph_learnloop.curation.texts import (
     similarities,
     vectors,
 )
+from langgraph_learnloop.errors import needing
 from langgraph_learnloop.records import Example, Proposal
+
+with needing("Curation"):
+    import numpy as np
 
 NEARLY_THE_SAME = 0.95
 """Cosine from which two requests ask for the same tool, whatever their values are."""

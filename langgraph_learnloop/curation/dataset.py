@@ -10,15 +10,17 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
 from langgraph_learnloop.curation.split import NEAR_DUPLICATE, assign
 from langgraph_learnloop.curation.texts import Embed, normal, request, similarities, vectors
 from langgraph_learnloop.curation.variation import Values, vary
-from langgraph_learnloop.errors import DataError, StoreError
+from langgraph_learnloop.errors import DataError, StoreError, needing
 from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.records import Dataset, Example, content_hash
+
+with needing("Curation"):
+    import numpy as np
 
 _MADE_HERE = ("variation", "replay")
 

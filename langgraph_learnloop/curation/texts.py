@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from langgraph_learnloop.errors import MissingExtraError
+from langgraph_learnloop.errors import MissingExtraError, needing
 from langgraph_learnloop.records import Example, Message
+
+with needing("Comparing requests"):
+    import numpy as np
+    from numpy.typing import NDArray
 
 Embed = Callable[[list[str]], Sequence[Sequence[float]]]
 """Turns texts into vectors, e.g. the `embed_documents` of a LangChain embedding."""

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
+from langgraph_learnloop.errors import needing
 from langgraph_learnloop.evaluation import measures, words
 from langgraph_learnloop.evaluation.limits import POWER, Limits
 from langgraph_learnloop.evaluation.paired import Exam
 from langgraph_learnloop.evaluation.stats import Floats
 from langgraph_learnloop.records import CaseResult, Gate
+
+with needing("An examination"):
+    import numpy as np
 
 _QUANTILES = {0.5: "median", 0.95: "95th percentile"}
 _SLOWEST = 0.95

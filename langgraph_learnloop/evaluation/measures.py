@@ -13,10 +13,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-from scipy import special
-
+from langgraph_learnloop.errors import needing
 from langgraph_learnloop.evaluation.stats import Floats, wins_needed
+
+with needing("An examination"):
+    import numpy as np
+    from scipy import special
 
 _EXACT_PAIRS = 16
 """Up to so many differences all the flips of signs are counted."""

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
-from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.errors import DataError, needing
 from langgraph_learnloop.evaluation import measures, stats
 from langgraph_learnloop.evaluation.stats import Floats
 from langgraph_learnloop.records import Case, CaseResult, Score, Suite, content_hash
+
+with needing("An examination"):
+    import numpy as np
 
 
 @dataclass(frozen=True)

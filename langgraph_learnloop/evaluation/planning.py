@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
+from langgraph_learnloop.errors import needing
 from langgraph_learnloop.evaluation import costs, measures, stats, words
 from langgraph_learnloop.evaluation.limits import Limits
 from langgraph_learnloop.evaluation.paired import Compared, Exam, Pairs, Scores, shuffled
 from langgraph_learnloop.records import Case, CaseResult, Suite
+
+with needing("An examination"):
+    import numpy as np
 
 _SHARES: dict[Suite, float] = {"target": 0.5, "retention": 0.9, "regression": 0.9}
 """What the champion is supposed to get right where nobody knows."""

@@ -12,15 +12,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from langgraph_learnloop.errors import needing
 
-from langgraph_learnloop.errors import MissingExtraError
-
-try:
+with needing("An examination"):
+    import numpy as np
+    from numpy.typing import NDArray
     from scipy import special
-except ImportError as error:  # pragma: no cover - the test environment has it
-    raise MissingExtraError('The gates need scipy: pip install "langgraph-learnloop[loop]".') from error
 
 Floats = NDArray[np.float64]
 _TIE = 1e-9

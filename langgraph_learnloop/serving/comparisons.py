@@ -18,11 +18,13 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
-from scipy import stats
-
+from langgraph_learnloop.errors import needing
 from langgraph_learnloop.records import ShadowAnswer
 from langgraph_learnloop.serving.canary import Evidence, Floats, Limits, Move, Seen, columns_of, taken_back, walked
+
+with needing("A canary"):
+    import numpy as np
+    from scipy import stats
 
 _EVEN = 50.0
 """Percent of the requests in the shadow of which the candidate's answer is looked at."""

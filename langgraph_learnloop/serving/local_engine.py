@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
-import torch
+from langgraph_learnloop.errors import EngineError, needing
 
-from langgraph_learnloop.errors import EngineError
+with needing("A model in this process", "langgraph-learnloop[train]"):
+    import torch
+
 from langgraph_learnloop.records import EngineHealth, Generated, Generation, Message, Release
 from langgraph_learnloop.serving.batching import FairQueue
 from langgraph_learnloop.serving.prefixes import Prefixes

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 from sqlalchemy import (
     URL,
@@ -39,6 +40,8 @@ BUSY_SECONDS = 30.0
 
 _PAGE = 8192
 """Bytes of a page of SQLite: compressed messages of a kilobyte or two leave half as much of it empty as of 4096."""
+_UNQUOTES = make_url("sqlite:///%25").database == "%"
+"""Whether SQLAlchemy quotes the file's name in a URL, as 2.1 does and 2.0 does not."""
 _MAGIC = b"SQLite format 3\x00"
 _WAYS_OUT = {
     "SQLITE_FULL": "the disk is full. Free some space and try again; nothing that was stored before is lost.",
@@ -58,6 +61,7 @@ class Database:
     def __init__(self, path_or_url: str | Path) -> None:
         """Open a database and bring its tables up to date; raise StoreError with the way out."""
         self.url, self.path = _address(path_or_url)
+        self.address = _written(self.url, self.path)
         self.where = str(self.path) if self.path else self.url.render_as_string(hide_password=True)
         if self.path:
             _check_file(self.path)
@@ -167,6 +171,13 @@ def parts(values: Sequence[Value], size: int = 500) -> Iterator[Sequence[Value]]
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
+def _written(url: URL, path: Path | None) -> str:
+    """Return the URL as `_address` reads it, password and all."""
+    if path is not None and not _UNQUOTES:
+        url = url.set(database=quote(str(url.database)))
+    return url.render_as_string(hide_password=False)
+
+
 def _address(path_or_url: str | Path) -> tuple[URL, Path | None]:
     """Return the URL, and the file's path where the database is one file."""
     if isinstance(path_or_url, Path) or "://" not in path_or_url:
@@ -180,7 +191,8 @@ def _address(path_or_url: str | Path) -> tuple[URL, Path | None]:
         return url, None
     if url.database in (None, "", ":memory:"):
         raise StoreError("A store in memory would end with its process and could not be shared: name a file.")
-    return url, Path(str(url.database)).absolute()
+    name = str(url.database) if _UNQUOTES else unquote(str(url.database))
+    return url.set(database=name), Path(name).absolute()
 
 
 def _check_file(path: Path) -> None:

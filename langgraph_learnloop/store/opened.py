@@ -25,7 +25,7 @@ class Store:
     def __init__(self, database: Database, folder: Path) -> None:
         """Put the drawers on a database; `folder` takes what is too large for it."""
         self._database = database
-        self.url = database.url.render_as_string(hide_password=False)
+        self.url = database.address
         self.path = database.path
         self.folder = folder
         self.feedback = Feedbacks(database)

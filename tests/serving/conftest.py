@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from langgraph_learnloop.records import Release
-from langgraph_learnloop.serving.local_engine import LocalEngine
-from tests.improvement.tiny_base import make_base
+
+if TYPE_CHECKING:
+    from langgraph_learnloop.serving.local_engine import LocalEngine
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -28,6 +29,8 @@ class Models(NamedTuple):
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Make a base and two adapters that answer differently."""
+    from tests.improvement.tiny_base import make_base
+
     folder = tmp_path_factory.mktemp("models")
     base = str(make_base(folder / "base"))
     return Models(Release(base_model=base, made_at=NOW), *(make_release(base, folder, seed) for seed in (1, 2)))
@@ -63,6 +66,8 @@ def adapters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def engine(models: Models, adapters: str) -> Iterator[LocalEngine]:
     """Give an engine that holds all three releases."""
+    from langgraph_learnloop.serving.local_engine import LocalEngine
+
     made = LocalEngine(models.base.base_model)
     for release in models:
         made.load(release)
