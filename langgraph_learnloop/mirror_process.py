@@ -70,7 +70,7 @@ class MirrorProcess:
             self._process = self._begun()
 
     def _begun(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "langgraph_learnloop.cli", "mirror", "--holder", self._holder]
+        command = [sys.executable, "-m", "langgraph_learnloop", "mirror", "--holder", self._holder]
         # Its input ends when this process does, however it ends. A ctrl-C at the terminal is for the agent alone.
         return subprocess.Popen(
             command,

@@ -100,7 +100,7 @@ class Reader:
     def _install(self) -> None:
         """Make the commands `learnloop` and `python` of this interpreter, for the tree under test."""
         self._commands.mkdir()
-        for name, words in (("python", ""), ("learnloop", " -m langgraph_learnloop.cli")):
+        for name, words in (("python", ""), ("learnloop", " -m langgraph_learnloop")):
             command = self._commands / name
             command.write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
             command.chmod(0o755)

@@ -10,7 +10,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
@@ -99,11 +98,10 @@ def test_a_graph_is_watched_and_corrected(tmp_path: Path) -> None:
     assert 'pip install "langgraph-learnloop[loop]"' in done.stdout
 
 
-@pytest.mark.parametrize("module", ["langgraph_learnloop", "langgraph_learnloop.cli"])
-def test_the_command_line_says_what_it_needs(module: str) -> None:
+def test_the_command_line_says_what_it_needs() -> None:
     """Without typer or rich every command is one sentence and exit code 2."""
     code = "import runpy; sys.argv = ['learnloop', '--help']\n"
-    done = _alone(f"{code}runpy.run_module({module!r}, run_name='__main__')")
+    done = _alone(f"{code}runpy.run_module('langgraph_learnloop', run_name='__main__')")
     sentence = "learnloop: The command line needs 'typer': pip install \"langgraph-learnloop[loop]\".\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
 

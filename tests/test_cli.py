@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from langgraph_learnloop import cli
+from langgraph_learnloop.cli import terminal
 from langgraph_learnloop.evaluation.suites import read_suite
 from langgraph_learnloop.loop import LearnLoop
 from tests.shop import Shop
@@ -33,7 +34,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["learnloop", *words])
-    monkeypatch.setattr(cli.console, "_width", 250)
+    monkeypatch.setattr(terminal.console, "_width", 250)
     with pytest.raises(SystemExit) as end:
         cli.main()
     said = capsys.readouterr()
@@ -316,7 +317,7 @@ def test_cycle_walks_the_app(
 
 
 def _learnloop(*words: str, cwd: Path, before: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [*before, sys.executable, "-m", "langgraph_learnloop.cli", *words]
+    command = [*before, sys.executable, "-m", "langgraph_learnloop", *words]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False, **options)
 
 

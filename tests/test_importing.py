@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from langgraph_learnloop import LearnLoop, LoopConfig, cli, cli_import
-from langgraph_learnloop.cli_import import moment
+from langgraph_learnloop import LearnLoop, LoopConfig, cli
+from langgraph_learnloop.cli import terminal
+from langgraph_learnloop.cli.importing import moment
 from langgraph_learnloop.errors import ConfigError, EngineError, StoreError
 from langgraph_learnloop.importing import Heard, Imported
 from langgraph_learnloop.mirrors import ForeignRun, ForeignStep, Remark, Untold, trace_of
@@ -172,7 +173,7 @@ def test_remarks_pass_the_checks_of_feedback(tmp_path: Path) -> None:
         heard = loop.import_remarks(Elsewhere(remarks=remarks), AT)
         assert (heard.new, heard.known, heard.without_run) == (2, 0, 1)
         sentences = " ".join(heard.refused)
-        for part in ("There is no tool 'police'", "the score is 3.0", "needs a score", "It is odd."):
+        for part in ("There is no tool 'police'", "the score is 3.0", "must hold a score", "It is odd."):
             assert part in sentences
         first, last = loop.store.runs.feedback("run-1")
         assert (first.origin, first.name, first.feedback_id) == ("reviewer", "quality", "elsewhere:1")
@@ -189,7 +190,7 @@ HISTORY = Elsewhere(foreign(), Untold("x", "It is [bold]odd[/bold]\x1b[31m."), r
 
 def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["learnloop", "import", *words])
-    monkeypatch.setattr(cli_import.console, "_width", 250)
+    monkeypatch.setattr(terminal.console, "_width", 250)
     with pytest.raises(SystemExit) as end:
         cli.main()
     said = capsys.readouterr()
@@ -216,7 +217,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     [
         (["langfuse", "--since", "a while"], "--since 'a while' is no time: write how long ago, such as 30d"),
         (["langfuse", "--every", "60", "--until", "1d"], "With --every there is no --until"),
-        (["langfuse", "--since", "1d", "--until", "2d"], "--since '1d' is not before --until '2d'"),
+        (["langfuse", "--since", "1d", "--until", "2d"], "--since '1d' must be before --until '2d'"),
         (["langfuse"], "There are no keys for Langfuse: set LANGFUSE_PUBLIC_KEY"),
         (["langsmith"], "There is no history 'langsmith': name langfuse"),
         (["no_such_module:x"], "The history 'no_such_module:x' cannot be loaded"),
@@ -276,7 +277,7 @@ def test_it_goes_on_until_somebody_stops_it(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(LearnLoop, "import_runs", answer)
-    monkeypatch.setattr("langgraph_learnloop.cli_import.time.sleep", sleep)
+    monkeypatch.setattr("langgraph_learnloop.cli.importing.time.sleep", sleep)
     code, out, _ = _run(capsys, monkeypatch, "my_history:HISTORY", "--every", "60", "--store", "l.db")
     assert code == 130
     assert out.index("It is away.") < out.index("1 runs were imported") < out.index("0 runs were imported")

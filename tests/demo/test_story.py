@@ -19,7 +19,7 @@ from langgraph_learnloop.records import ToolCall
 
 
 def _demo(home: Path, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "langgraph_learnloop.cli", "demo", "--home", str(home / "demo"), *words]
+    command = [sys.executable, "-m", "langgraph_learnloop", "demo", "--home", str(home / "demo"), *words]
     env = {**os.environ, "HOME": str(home), "COLUMNS": "120", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, capture_output=True, text=True, cwd=home, env=env, timeout=timeout, check=False)
 

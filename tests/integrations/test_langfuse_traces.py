@@ -415,7 +415,7 @@ def test_the_command_tells_and_shows_the_address(tmp_path: Path, server: Langfus
     }
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "langgraph_learnloop.cli", *words, "--store", str(tmp_path / "l.db")]
+        line = [sys.executable, "-m", "langgraph_learnloop", *words, "--store", str(tmp_path / "l.db")]
         return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=keys, timeout=60)
 
     told = command("mirror", "--all", "--once")

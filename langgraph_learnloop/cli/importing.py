@@ -6,18 +6,21 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from langgraph_learnloop.config import load_config, made, named
+from langgraph_learnloop.cli.app import app
+from langgraph_learnloop.cli.options import Store
+from langgraph_learnloop.cli.terminal import say
 from langgraph_learnloop.errors import ConfigError, EngineError, needing
-from langgraph_learnloop.importing import Heard, Imported
-from langgraph_learnloop.loop import LearnLoop
-from langgraph_learnloop.mirrors import History
 from langgraph_learnloop.texts import visible
 
 with needing("The command line"):
     import typer
-    from rich.console import Console
+
+if TYPE_CHECKING:
+    from langgraph_learnloop.importing import Heard, Imported
+    from langgraph_learnloop.loop import LearnLoop
+    from langgraph_learnloop.mirrors import History
 
 SOURCES = {"langfuse": "langgraph_learnloop.integrations.langfuse_history:LangfuseHistory"}
 """Short names of histories that come with the package."""
@@ -26,16 +29,14 @@ _SHOWN = 8
 """Reasons that are shown."""
 _EVERY = 5.0
 """Seconds between two lines of progress."""
-console = Console()
 
 
+@app.command("import")
 def import_history(
     source: Annotated[str, typer.Argument(help='"langfuse", or your own history as "module:attribute".')],
     since: Annotated[str, typer.Option("--since", help="How long back, such as 30d or 12h, or a date.")] = "30d",
     until: Annotated[str | None, typer.Option("--until", help="The same, for the end (default: now).")] = None,
-    store: Annotated[
-        str, typer.Option("--store", "-s", envvar="LEARNLOOP_STORE", help="File or database URL of the store.")
-    ] = "learnloop.db",
+    store: Store = "learnloop.db",
     agent: Annotated[str | None, typer.Option("--agent", help="The agent whose runs they are.")] = None,
     remarks_only: Annotated[
         bool, typer.Option("--remarks-only", help="Only what people said of runs that are here.")
@@ -45,6 +46,9 @@ def import_history(
     ] = None,
 ) -> None:
     """Take runs, scores, corrections and comments from another place; what is here already is left alone."""
+    from langgraph_learnloop.config import load_config, made, named
+    from langgraph_learnloop.loop import LearnLoop
+
     if every is not None and until is not None:
         raise ConfigError("With --every there is no --until, for it goes on: leave one of them out.")
     between(since, until)  # a slip is said before anything is opened
@@ -59,7 +63,7 @@ def import_history(
             except EngineError as error:
                 if every is None:
                     raise
-                _say(str(error))
+                say(str(error))
             if every is None:
                 return
             time.sleep(every)
@@ -67,8 +71,8 @@ def import_history(
 
 def _take(loop: LearnLoop, history: History, begin: datetime, end: datetime, remarks_only: bool) -> None:
     if not remarks_only:
-        _say(runs_in_words(loop.import_runs(history, begin, end, _Progress()), history.name))
-    _say(remarks_in_words(loop.import_remarks(history, begin, _Progress())))
+        say(runs_in_words(loop.import_runs(history, begin, end, _Progress()), history.name))
+    say(remarks_in_words(loop.import_remarks(history, begin, _Progress())))
 
 
 def between(since: str, until: str | None) -> tuple[datetime, datetime]:
@@ -124,8 +128,4 @@ class _Progress:
     def __call__(self, so_far: Imported | Heard) -> None:
         if time.monotonic() - self._said >= _EVERY:
             self._said = time.monotonic()
-            _say(f"{so_far.new} new, {so_far.known} known so far ...")
-
-
-def _say(sentence: str) -> None:
-    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            say(f"{so_far.new} new, {so_far.known} known so far ...")

@@ -6,17 +6,19 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
+from langgraph_learnloop.cli.app import app
+from langgraph_learnloop.cli.terminal import say
 from langgraph_learnloop.errors import ConfigError, needing
 from langgraph_learnloop.files import whole_file
 
 with needing("The command line"):
     import typer
-    from rich.console import Console
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 """One folder a template; in a checkout it is `examples/templates`."""
 _LEFT = shutil.ignore_patterns("__pycache__", ".*", "*.db*", "report-*.html")
 """What running a template in place leaves there."""
+_NEXT = 'Next: loop = LearnLoop("learnloop.db"); agent = loop.watch(agent). `learnloop runs` shows what it did.'
 _SETTINGS = """# Settings of LearnLoop; `docs/settings.md` has all of them. What is commented out is the default.
 agent = "agent"             # the name that its runs are kept under
 # app = "my_agent:loop"     # your LearnLoop as "module:attribute", for `learnloop cycle` and `learnloop serve`
@@ -24,9 +26,9 @@ agent = "agent"             # the name that its runs are kept under
 # after_gate = "promote"    # "rollout": what passed gets a few percent of the threads first
 # redact = true             # mask addresses, numbers and keys before anything is stored
 """
-console = Console()
 
 
+@app.command()
 def init(
     folder: Annotated[str, typer.Argument(help="Where to begin (default: here).")] = ".",
     template: Annotated[
@@ -36,15 +38,12 @@ def init(
     """Write settings for an agent that you have, or with --template a whole agent into a new folder."""
     if template == "list":
         for name, about in known().items():
-            _say(f"{name:16}{about}")
+            say(f"{name:16}{about}")
     elif template is not None:
         copy(template, Path(folder))
-        _say(f"The template {template} is in {folder}. Next: cd {folder} && python story.py; README.md has the rest.")
+        say(f"The template {template} is in {folder}. Next: cd {folder} && python story.py; README.md has the rest.")
     else:
-        _say(f"The settings are in {settings(Path(folder))}. {_NEXT}")
-
-
-_NEXT = 'Next: loop = LearnLoop("learnloop.db"); agent = loop.watch(agent). `learnloop runs` shows what it did.'
+        say(f"The settings are in {settings(Path(folder))}. {_NEXT}")
 
 
 def known() -> dict[str, str]:
@@ -78,7 +77,3 @@ def _about(folder: Path) -> str:
     """Return the first sentence under a README's title."""
     text = (folder / "README.md").read_text(encoding="utf-8").split("\n\n", 2)[1]
     return " ".join(text.split()).partition(". ")[0].rstrip(".") + "."
-
-
-def _say(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

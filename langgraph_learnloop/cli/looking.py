@@ -1,0 +1,197 @@
+"""Look at what happened: runs, flags, releases, examinations, and the log."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from langgraph_learnloop.cli.app import app, runs_app
+from langgraph_learnloop.cli.opened import opened
+from langgraph_learnloop.cli.options import Agent, Limit, RunId, Store
+from langgraph_learnloop.cli.terminal import ID, SHORT, cell, columns, console, one_line, say, show_table, unwritable
+from langgraph_learnloop.errors import ConfigError, LearnLoopError, needing
+from langgraph_learnloop.files import whole_file
+
+with needing("The command line"):
+    import typer
+
+if TYPE_CHECKING:
+    from langgraph_learnloop.loop import LearnLoop
+    from langgraph_learnloop.records import Run
+
+_State = Annotated[str, typer.Option("--state", help="One of open, queued, curated, dismissed.")]
+
+
+@runs_app.callback(invoke_without_command=True)
+def runs(context: typer.Context, store: Store = "learnloop.db", limit: Limit = 20, agent: Agent = None) -> None:
+    """List recorded runs, newest first; `show` and `export` look into them."""
+    if context.invoked_subcommand is not None:
+        return
+    with opened(store) as loop:
+        table = columns("run", "release", "outcome", "seconds", "thread", "question", "answer")
+        for run in loop.store.runs.recent(limit, agent):
+            seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
+            known = (run.run_id[:ID], (run.release or "-")[:SHORT], run.outcome, seconds)
+            table.add_row(*map(cell, known), *map(one_line, (run.thread_id, run.question, run.answer)))
+        show_table(table, "No run is recorded yet: pass callbacks=[loop.recorder], or use loop.watch(graph).")
+
+
+@runs_app.command()
+def show(run: RunId, store: Store = "learnloop.db") -> None:
+    """Draw a run as a tree: reasoning, tool calls, results and errors. RUN is its id, or the beginning of it."""
+    from langgraph_learnloop.capture.export import exported
+    from langgraph_learnloop.show import tree
+
+    with opened(store) as loop:
+        found = loop.store.runs.resolve(run)
+        console.print(tree(exported(found, loop.store.runs)))
+        if loop.config.mirror is not None:
+            say(_shown_at(loop, found))
+
+
+def _shown_at(loop: LearnLoop, run: Run) -> str:
+    try:
+        return f"It is shown at {loop.trace_url(run)}"
+    except LearnLoopError as error:
+        return f"Where it is shown is not known: {error}"
+
+
+@runs_app.command()
+def export(
+    jsonl: Annotated[
+        str | None, typer.Option("--jsonl", help='Write JSON lines to this file; "-" is the terminal.')
+    ] = None,
+    parquet: Annotated[str | None, typer.Option("--parquet", help="Write a Parquet table to this file.")] = None,
+    store: Store = "learnloop.db",
+    agent: Agent = None,
+) -> None:
+    """Write runs with their messages for other programs, oldest first; `learnloop schema` describes a line."""
+    from langgraph_learnloop.capture.export import exported, write_jsonl, write_parquet
+
+    if (jsonl is None) == (parquet is None):
+        raise ConfigError("Say where to export to: --jsonl FILE or --parquet FILE.")
+    with opened(store) as loop:
+        found = (exported(run, loop.store.runs) for run in loop.store.runs.every(agent))
+        if jsonl == "-":
+            write_jsonl(found, sys.stdout)
+            return
+        target = Path(str(jsonl or parquet))
+        try:
+            with whole_file(target) as beside:
+                if parquet is not None:
+                    count = write_parquet(found, beside)
+                else:
+                    with beside.open("w", encoding="utf-8") as out:
+                        count = write_jsonl(found, out)
+        except OSError as error:
+            raise ConfigError(unwritable("The export", target, error)) from error
+        say(f"{count} runs are in {target}.")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of an exported run."""
+    from langgraph_learnloop.capture.export import ExportedRun
+
+    sys.stdout.write(json.dumps(ExportedRun.model_json_schema(), indent=2) + "\n")
+
+
+@app.command()
+def flagged(store: Store = "learnloop.db", limit: Limit = 20, state: _State = "open", agent: Agent = None) -> None:
+    """List runs that went wrong, worst first."""
+    from langgraph_learnloop.records import FLAG_MOVES
+
+    known_state = next((known for known in FLAG_MOVES if known == state), None)
+    if known_state is None:
+        raise ConfigError(f"There is no flag state {state!r}; the states are: {', '.join(FLAG_MOVES)}.")
+    with opened(store) as loop:
+        table = columns("run", "severity", "thread", "reasons")
+        for flag in loop.store.flags.list(known_state, agent)[:limit]:
+            known = (flag.run_id[:ID], f"{flag.severity:.2f}")
+            table.add_row(*map(cell, known), one_line(flag.thread_id), cell(" ".join(flag.reasons)))
+        show_table(table, f"No flag is {state}.")
+
+
+@app.command()
+def releases(store: Store = "learnloop.db") -> None:
+    """List releases, newest first: where each stands, what its gate said, and what its adapter takes on the disk."""
+    from langgraph_learnloop.tidying import size_of
+
+    with opened(store) as loop:
+        found, held = loop.store.releases.all(), loop.tidying.held()
+        table = columns("release", "state", "made", "parent", "dataset", "gate", "adapter")
+        for release, state in zip(found, loop.tidying.states(found), strict=True):
+            card = loop.store.scorecards.of(release.release_id)
+            verdict = "-" if card is None else "passed" if card.passed else "stopped"
+            made, ids = f"{release.made_at:%m-%d %H:%M}", (release.parent, release.dataset)
+            short_ids = ((one or "-")[:SHORT] for one in ids)
+            cells = (release.release_id, state, made, *short_ids, verdict, size_of(release, held))
+            table.add_row(*map(cell, cells))
+        show_table(table, "No release yet: loop.model(engine) makes the first.")
+
+
+@app.command()
+def diff(
+    one: Annotated[str, typer.Argument(help="A release, or the beginning of its id.")],
+    other: Annotated[
+        str | None, typer.Argument(help="The one to hold against it; alone, ONE is held against the champion.")
+    ] = None,
+    store: Store = "learnloop.db",
+) -> None:
+    """Show how two releases differ: words, weights, lessons, gates, and when each served."""
+    from langgraph_learnloop.show import release_diff
+
+    with opened(store) as loop:
+        console.print(release_diff(loop.diff(None, one) if other is None else loop.diff(one, other)))
+
+
+@app.command()
+def report(
+    release: Annotated[
+        str | None, typer.Argument(help="Its id, or the beginning of it (default: the one examined last).")
+    ] = None,
+    store: Store = "learnloop.db",
+    html: Annotated[str | None, typer.Option("--html", help="File for the page (default: report-ID.html).")] = None,
+) -> None:
+    """Show a release's latest examination here, and as one page to open or send around."""
+    from langgraph_learnloop.evaluation.page import html as page
+    from langgraph_learnloop.evaluation.report import summary
+
+    with opened(store) as loop:
+        found = loop.report(release)
+    console.print(summary(found))
+    target = Path(html or f"report-{found.candidate.release_id}.html")
+    try:
+        with whole_file(target) as beside:
+            beside.write_text(page(found), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(unwritable("The page", target, error)) from error
+    say(f"The page is in {target}.")
+
+
+@app.command()
+def remembered(
+    release: Annotated[str | None, typer.Argument(help="A release, or the beginning of its id.")] = None,
+    store: Store = "learnloop.db",
+) -> None:
+    """Say how a release (default: the one that serves) still does on every lesson that was learned before it."""
+    with opened(store) as loop:
+        table = columns("dataset", "learned by", "cases", "right then", "right now")
+        for row in loop.remembered(release):
+            shares = ("-" if share is None else f"{100 * share:.1f}%" for share in (row.then, row.now))
+            table.add_row(*map(cell, (row.dataset[:12], row.learned_by, row.cases, *shares)))
+        show_table(table, "No lesson has been shipped yet: `learnloop cycle` walks to the first.")
+
+
+@app.command()
+def log(store: Store = "learnloop.db", limit: Limit = 50) -> None:
+    """Show what was decided, by whom and why, oldest first; the chain of hashes is checked."""
+    with opened(store) as loop:
+        table = columns("at", "actor", "action", "subject", "because")
+        for entry in loop.store.decisions.all(limit):
+            cells = (f"{entry.at:%m-%d %H:%M:%S}", entry.actor, entry.action, entry.subject[:12], entry.because)
+            table.add_row(*map(cell, cells))
+        show_table(table, "Nothing was decided yet.")
+        loop.store.decisions.verify()

@@ -1,0 +1,207 @@
+"""Serve, move what serves, take it back, and make room."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from langgraph_learnloop.cli.app import app
+from langgraph_learnloop.cli.opened import loaded, opened, whoever
+from langgraph_learnloop.cli.options import App, Release, Store
+from langgraph_learnloop.cli.terminal import cell, columns, console, say, show_table
+from langgraph_learnloop.errors import ConfigError, NotFoundError, needing
+
+with needing("The command line"):
+    import typer
+
+if TYPE_CHECKING:
+    from langgraph_learnloop.loop import LearnLoop
+    from langgraph_learnloop.mirroring import Mirroring
+
+
+@app.command()
+def serve(
+    app_name: App = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; others than this machine need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    key: Annotated[str | None, typer.Option("--key", envvar="LEARNLOOP_KEY", help="What clients must send.")] = None,
+) -> None:
+    """Serve the live model by OpenAI's protocol, for agents in any process or language."""
+    from langgraph_learnloop.serving import endpoint
+
+    loop = loaded(app_name)
+    application = endpoint.application(loop.live, key=key, releases=loop.store.releases)
+
+    def ready(address: str) -> None:
+        say(f"The live model is served at {address}/v1; ctrl-C ends it.")
+
+    endpoint.serve(application, host, port, on_ready=ready)
+    loop.close()
+
+
+@app.command()
+def mirror(
+    store: Store = "learnloop.db",
+    everything: Annotated[bool, typer.Option("--all", help="Tell what was stored before, too.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Tell what waits, and end.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Tell again what was not taken.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Tell it nothing any more, and forget what waits.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 1.0,
+    holder: Annotated[str | None, typer.Option("--holder", hidden=True)] = None,
+) -> None:
+    """Tell the mirror of the settings, such as Langfuse, what is stored, until ctrl-C; any number of these may run."""
+    with opened(store) as loop:
+        mirroring = loop.mirroring(everything=everything, holder=holder)
+        if forget:
+            loop.store.outbox.forget(mirroring.mirror.name)
+            console.print(f"{mirroring.mirror.name} is told nothing any more; take it out of the settings, too.")
+            return
+        if holder is not None:  # it is beside a process that runs the agent, and ends with it
+            mirroring.start()
+            sys.stdin.read()
+            mirroring.stop()
+            return
+        name = mirroring.mirror.name
+        if retry:
+            loop.store.outbox.retry(name)
+        try:
+            _tell(mirroring, once, every)
+        finally:
+            mirroring.let_go()
+
+
+def _tell(mirroring: Mirroring, once: bool, every: float) -> None:
+    """Tell a mirror what waits, and say how far it is when that changes."""
+    told, said = 0, ""
+    while True:
+        told += mirroring.step()
+        health = mirroring.health()
+        line = f"{told} told, {health.waiting} waiting, {health.refused} not taken. {health.problem or ''}"
+        if line != said:
+            said = line
+            say(f"{mirroring.mirror.name}: {line}")
+        if once:
+            raise typer.Exit(1 if health.waiting or health.refused else 0)
+        time.sleep(every)
+
+
+@app.command()
+def rollout(
+    move: Annotated[
+        str, typer.Argument(help="show, step, watch, approve, pause, resume, back, or a share: 25")
+    ] = "show",
+    store: Store = "learnloop.db",
+    because: Annotated[str, typer.Option("--because", help="Why; it is kept in the log.")] = "",
+    every: Annotated[float, typer.Option("--every", min=1, help="Seconds between two looks of `watch`.")] = 60.0,
+) -> None:
+    """Look at the rollout under way, or move it: to the next stage, to a share of new threads, to a pause, or back."""
+    from langgraph_learnloop.show import rollout_tree
+
+    by = whoever()
+    with opened(store) as loop:
+        rolling = loop.rolling
+        if move == "step":
+            loop.roll_on()
+        elif move == "watch":
+            _watch(loop, every)
+        elif move in ("approve", "resume"):
+            getattr(rolling, move)(by)
+        elif move == "pause":
+            rolling.pause(by, because)
+        elif move == "back":
+            rolling.back(because or f"{by} took it back.", by)
+        elif move.isdecimal():
+            rolling.set_stage(int(move), by)
+        elif move != "show":
+            raise ConfigError(
+                f"There is no such move as {move!r}: show, step, watch, approve, pause, resume, back, or a share of "
+                "the new threads such as 25."
+            )
+        latest = loop.store.rollouts.all()[-1:]
+        if not latest:
+            raise NotFoundError("There was no rollout yet: loop.rollout(release_id) begins one.")
+        evidence = rolling.evidence(latest[0]) if latest[0].open else None
+        console.print(rollout_tree(latest[0], evidence, rolling.servers()))
+
+
+def _watch(loop: LearnLoop, seconds: float) -> None:
+    """Move the rollout under way as the settings allow until it has ended, and say where it went."""
+    said = None
+    while True:
+        rollout, _ = loop.roll_on()
+        if rollout.stage != said:
+            say(f"{rollout.candidate}: {rollout.stage}. {rollout.because}")
+        if not rollout.open:
+            return
+        said = rollout.stage
+        time.sleep(seconds)
+
+
+@app.command()
+def rollback(
+    store: Store = "learnloop.db",
+    because: Annotated[
+        str, typer.Option("--because", help="Why; it is kept in the log.")
+    ] = "Asked for on the command line.",
+) -> None:
+    """Give new conversations the release that served before this one."""
+    with opened(store) as loop:
+        before = loop.champion.release_id
+        now = loop.rollback(because, actor=whoever()).release_id
+        console.print(
+            f"New conversations get {now}; {before} serves only conversations that began with it. "
+            "Serving processes follow within a second.",
+            highlight=False,
+        )
+
+
+@app.command()
+def tidy(
+    store: Store = "learnloop.db",
+    gb: Annotated[float | None, typer.Option("--gb", min=0, help="What may stay (default: adapters_gb).")] = None,
+    days: Annotated[float, typer.Option("--days", min=0, help="Keep what threads of these days need.")] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove adapters that nobody needs any more, until the rest fits; what serves, or may soon, always stays."""
+    from langgraph_learnloop.tidying import GB
+
+    with opened(store) as loop:
+        done = loop.tidy(gb, dry_run, days=days, actor=whoever())
+        table = columns("folder", "release", "MB", "because")
+        for one in done:
+            named = ", ".join(one.releases) or "-"
+            table.add_row(*map(cell, (Path(one.folder).name, named, f"{one.size / 1_000_000:,.1f}", one.because)))
+        show_table(table, "Nothing was removed: what there is fits, or must stay.")
+        left = sum(held.size for held in loop.tidying.held(days)) - (sum(one.size for one in done) if dry_run else 0)
+        verb = "would take" if dry_run else "takes"
+        say(f"What stays {verb} {left / GB:.3g} GB.")
+
+
+@app.command()
+def merge(
+    release: Release,
+    folder: Annotated[str, typer.Argument(help="Where the model goes; it must not be there yet.")],
+    store: Store = "learnloop.db",
+    gguf: Annotated[
+        str | None, typer.Option("--gguf", help="Write a GGUF file, quantised so (q4_k_m, ...), with Unsloth.")
+    ] = None,
+) -> None:
+    """Write a release's base and adapter as one model into a new folder, to be served anywhere."""
+    from langgraph_learnloop.config import load_config
+    from langgraph_learnloop.improvement.lora.job import merged
+    from langgraph_learnloop.jobs import still_there
+
+    with opened(store) as loop:
+        found = loop.store.releases.resolve(release)
+    if found.adapter is None:
+        raise ConfigError(
+            f"The release {release!r} has no adapter to merge: use {found.base_model!r} as it is, or name "
+            "another release."
+        )
+    still_there(found)
+    written = merged(found.base_model, found.adapter, folder, load_config().train_python, gguf)
+    say(f"{written} holds the model.")

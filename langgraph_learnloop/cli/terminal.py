@@ -1,0 +1,74 @@
+"""What the command line writes: tables, cells and sentences, on whatever terminal there is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from langgraph_learnloop.errors import needing
+from langgraph_learnloop.texts import short, visible
+
+with needing("The command line"):
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+ID = 18
+"""Characters of a run's id that are shown: of a UUID, its time and some of its chance."""
+SHORT = 8
+"""Characters of a release's id that are shown where it is one thing among others."""
+_LONGEST = 300
+"""Characters of a cell."""
+_FOLDED = frozenset({"because", "reasons"})
+"""Columns of sentences, which are shown whole, on several lines."""
+_CUT = frozenset({"thread", "question", "answer"})
+"""Columns that give way where the terminal is narrow."""
+console = Console()
+
+
+def say(sentence: str) -> None:
+    """Write a sentence as it is: no markup, no colours, and no breaks of ours."""
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def columns(*names: str) -> Table:
+    """Return an empty table of these columns."""
+    table = Table(box=None, pad_edge=False)
+    for column in names:
+        table.add_column(column, overflow="fold", no_wrap=column not in _FOLDED | _CUT)
+    return table
+
+
+def cell(value: Any) -> Text:
+    """Show captured text as it is: no markup, no control characters."""
+    return Text("-" if value is None else short(visible(str(value).replace("\n", " ")), _LONGEST))
+
+
+def one_line(value: str | None) -> Text:
+    """Show captured text on one line, cut where the column ends."""
+    shown = cell(value)
+    shown.no_wrap, shown.overflow = True, "ellipsis"
+    return shown
+
+
+def show_table(table: Table, nothing: str) -> None:
+    """Write a table, or a sentence if it is empty."""
+    console.print(table if table.row_count else nothing, highlight=False)
+
+
+def unwritable(what: str, target: Path, error: OSError) -> str:
+    """Return why a file could not be written."""
+    why = error.strerror or error
+    return f"{what} cannot be written to {str(target)!r}: {why}. Name a file in a folder that is there."
+
+
+def refuse(sentence: str) -> NoReturn:
+    """Write a sentence to standard error, and end with exit code 2."""
+    stop(f"learnloop: {sentence}", 2)
+
+
+def stop(sentence: str, code: int) -> NoReturn:
+    """Write a sentence to standard error, and end."""
+    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
