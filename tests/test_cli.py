@@ -429,3 +429,11 @@ def test_an_export_can_be_read_without_the_store(
     assert json.loads(table[0]["messages"]) == lines[0]["messages"]
     _, streamed, _ = _run(capsys, monkeypatch, "runs", "export", "--jsonl", "-", "--store", store)
     assert streamed == (tmp_path / "runs.jsonl").read_text(encoding="utf-8")
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Help of commands with arguments is printed; old versions of typer could not."""
+    for words in (("runs", "export"), ("runs", "show"), ("evaluate",)):
+        code, out, _ = _run(capsys, monkeypatch, *words, "--help")
+        assert code == 0
+        assert "Usage" in out

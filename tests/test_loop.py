@@ -195,6 +195,7 @@ class _Measured(TinyTrainer):
 
 def test_a_search_changes_nothing(tmp_path: Path) -> None:
     """Recipes are tried on a dataset of their own, with a part kept aside; no release or dataset comes of it."""
+    pytest.importorskip("optuna", reason="a search needs Optuna")
     with (shop := Shop(tmp_path / "l.db", trainer=_Measured())).loop:
         shop.remember()
         shop.bad_day()

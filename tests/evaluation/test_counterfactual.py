@@ -96,7 +96,8 @@ def replayed(loop: LearnLoop, run: Run, release: str = "old") -> CaseResult:
 def dump(saver: BaseCheckpointSaver[Any]) -> Any:
     """Return all that a saver holds, byte for byte."""
     if isinstance(saver, InMemorySaver):
-        return repr((dict(saver.storage), dict(saver.writes), dict(saver.blobs)))
+        writes = {key: value for key, value in saver.writes.items() if value}  # to look one up made an empty one once
+        return repr((dict(saver.storage), writes, dict(saver.blobs)))
     assert isinstance(saver, SqliteSaver)
     return list(saver.conn.iterdump())
 
