@@ -200,7 +200,7 @@ class All:
         """Put evaluators together; raise ConfigError when there is none, or one twice."""
         names = [evaluator.name for evaluator in evaluators]
         if not names or len(set(names)) < len(names):
-            raise ConfigError(f"The names of All's evaluators must be different, not {names}.")
+            raise ConfigError(f"Give All one evaluator or more, of different names, and not {names}.")
         self._evaluators = evaluators
         self.name = "+".join(names)
         """The names and versions of all; part of a result's identity."""
