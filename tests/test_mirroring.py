@@ -221,7 +221,7 @@ def test_a_mirror_that_breaks_is_told_again(told: Told) -> None:
         told.mirroring.step()
         told.clock.at += 2.0
     assert sorted(told.mirror.subjects("run")) == sorted([*runs, *more[:2], more[3]])
-    assert told.mirroring.health()[2:] == (1, "The mirror 'memory' failed: TypeError: a bug")
+    assert told.mirroring.health()[2:] == (1, "The mirror 'memory' failed: TypeError: a bug. Mend its send().")
 
 
 def test_what_arrived_in_part_is_looked_for_before_it_is_set_aside(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_score_that_is_none_is_refused(score: Any, wrapped: bool) -> None:
 
 def test_a_dict_without_a_score_is_refused() -> None:
     """The sentence says what it holds instead."""
-    with pytest.raises(DataError, match="without \"score\"; it holds 'grade'"):
+    with pytest.raises(DataError, match=r"without .score. \(it holds 'grade'\)"):
         judged({"grade": 1})
 
 
@@ -204,7 +204,7 @@ def _positional(outputs: Any, /) -> bool:
 @pytest.mark.parametrize(("function", "wanted"), [(_langsmith, "run"), (_positional, "outputs")])
 def test_a_function_that_cannot_be_called_is_refused_at_once(function: Any, wanted: str) -> None:
     """Not at the first case of an examination."""
-    with pytest.raises(ConfigError, match=f"wants '{wanted}'; it gets inputs, outputs, reference_outputs"):
+    with pytest.raises(ConfigError, match=f"wants '{wanted}', and it gets inputs, outputs, reference_outputs"):
         from_callable(function, name="f", version="1")
 
 

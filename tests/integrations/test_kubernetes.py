@@ -102,4 +102,6 @@ def test_the_exit_code_comes_through(job: dict[str, Any], tmp_path: Path) -> Non
         command(job, tmp_path / "job.json"), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("does not describe a job: Field required.")
+    assert done.stderr.splitlines()[-1].endswith(
+        "does not describe a job: Field required. Make it with make_job, of this version."
+    )

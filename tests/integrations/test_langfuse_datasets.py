@@ -193,7 +193,7 @@ def test_a_case_is_the_same_in_a_file(project: Langfuse, client: Any, tmp_path: 
             "it holds a message that is not one of text",
         ),
         ([{"role": "user", "content": "a\x00"}], "x", {}, "a message holds a NUL"),
-        ("Hi", None, {}, "it has no expected output; a case of the suite 'retention' needs the right answer"),
+        ("Hi", None, {}, "it has no expected output; add the right answer"),
         ("Hi", 5, {}, "its expected output must be a text, .*not int"),
         ("Hi", "", {}, "its expected output must be a text, .*is empty"),
         ("Hi", {"answer": "x"}, {}, "its expected output must be a text, .*no key 'answer'"),

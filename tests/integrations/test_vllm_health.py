@@ -52,7 +52,7 @@ def test_a_replica_that_is_down_is_no_trouble(
     assert engine.health().loaded == ()  # it is back, and empty
     said = [record.getMessage() for record in caplog.records if record.name.endswith("vllm_engine")]
     who = f"The replica '{servers[1].url}/v1'"
-    assert said == [f"vLLM: {who} answered 503: dead.", f"vLLM: {who} is ready again."]
+    assert said == [f"vLLM: {who} answered 503: dead. See the server's log.", f"vLLM: {who} is ready again."]
 
 
 def test_trouble_is_when_nobody_is_ready(servers: list[Server], release: Release) -> None:
@@ -63,7 +63,9 @@ def test_trouble_is_when_nobody_is_ready(servers: list[Server], release: Release
     servers[1].spoil(MODELS, page)
     health = engine.health()
     assert health.trouble is not None
-    assert health.trouble.startswith(f"No replica is ready. The replica '{servers[0].url}/v1' answered 503: dead. The")
+    assert health.trouble.startswith(
+        f"No replica is ready. The replica '{servers[0].url}/v1' answered 503: dead. See the server's log. The"
+    )
     assert (health.loaded, health.waiting) == ((), None)
 
 
@@ -151,6 +153,6 @@ def test_replicas_say_how_they_are(servers: list[Server], release: Release) -> N
         None,
     )
     assert (ill.ready, ill.releases) == (False, ())
-    assert ill.error == f"The replica '{servers[1].url}/v1' answered 503: dead."
+    assert ill.error == f"The replica '{servers[1].url}/v1' answered 503: dead. See the server's log."
     servers[1].spoil("GET /health", hang)
     assert "in time" in str(engine.replicas()[1].error)
