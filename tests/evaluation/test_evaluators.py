@@ -291,5 +291,5 @@ def test_only_the_first_one_may_cost_the_verdict() -> None:
 @pytest.mark.parametrize("evaluators", [(), (ExactMatch(), ExactMatch())])
 def test_all_needs_evaluators_that_differ(evaluators: Any) -> None:
     """None at all has no target, and one twice has no names."""
-    with pytest.raises(ConfigError, match="must be different"):
+    with pytest.raises(ConfigError, match="of different names"):
         All(*evaluators)
