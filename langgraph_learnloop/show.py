@@ -22,7 +22,7 @@ from langgraph_learnloop.texts import cut, visible
 
 if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.planning import GatePlan
-    from langgraph_learnloop.serving.canary import Evidence
+    from langgraph_learnloop.serving.rollouts import Evidence
 
 _LONGEST = 600
 """Characters of a text that are shown."""
