@@ -59,7 +59,7 @@ class Guardrail(NamedTuple):
     @property
     def of_amounts(self) -> bool:
         """Return whether it compares seconds or dollars, by a ratio; the others compare shares of threads."""
-        return self.test is _ratio
+        return self.figure in ("seconds", "usd")
 
     def told(self, values: Floats) -> str:
         """Return the figures of one side in words: a share, or the median of amounts, for the tests compare ranks."""
