@@ -15,8 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from langgraph_learnloop.serving import canary as rollouts
-from langgraph_learnloop.serving.canary import Columns, Limits
+from langgraph_learnloop.serving.canary import routing_p
+from langgraph_learnloop.serving.guardrails import Columns, walked
+from langgraph_learnloop.serving.rollouts import Limits
 
 ROLLOUTS = 5_000
 QUICK = 100
@@ -137,7 +138,7 @@ def _rollout(drawn: Drawn, limits: Limits) -> Ended:
     """Draw threads until the evidence decides, or to the end."""
     for count in LOOKS:
         columns = drawn.until(count)
-        walk = rollouts.walked(columns, limits)
+        walk = walked(columns, limits)
         back = _first(walk.harm >= 1 / limits.alpha_rollback)
         onward = _promoted(drawn, columns, walk.not_worse, limits)
         if back is not None or onward is not None:
@@ -156,7 +157,7 @@ def _promoted(drawn: Drawn, columns: Columns, not_worse: Array, limits: Limits) 
     mine = np.cumsum(columns.candidate[drawn.last :])
     shown = np.maximum.accumulate(not_worse)[drawn.last :] >= 1 / limits.alpha_promote
     for i in np.flatnonzero(shown & (mine >= limits.least_threads)):
-        if rollouts.routing_p(i + 1 - mine[i], mine[i], STAGES[-1]) > limits.alpha_routing:
+        if routing_p(i + 1 - mine[i], mine[i], STAGES[-1]) > limits.alpha_routing:
             return int(drawn.last + i)
     return None
 

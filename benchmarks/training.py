@@ -80,6 +80,8 @@ def by_hand(data: str, steps: str, batch: str, output: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
+    from langgraph_learnloop.improvement.lora.adapters import bf16
+
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED_BASE)
     recipe = SAMPLE_CONFIG.recipe
     trainer = SFTTrainer(
@@ -91,7 +93,7 @@ def by_hand(data: str, steps: str, batch: str, output: str) -> None:
             learning_rate=recipe.learning_rate,
             max_length=recipe.max_length,
             use_cpu=True,
-            bf16=_bf16(),
+            bf16=bf16(),  # as our job decides it
             gradient_checkpointing=False,
             save_strategy="no",
             report_to="none",
@@ -105,13 +107,6 @@ def by_hand(data: str, steps: str, batch: str, output: str) -> None:
     )
     trainer.train()
     trainer.save_model(output)
-
-
-def _bf16() -> bool:
-    """Return what our job decides on this processor, for the sake of a like comparison."""
-    from langgraph_learnloop.improvement.lora.loop import _bf16 as decided
-
-    return decided(False)
 
 
 def overhead(dataset: Dataset, folder: Path, steps: int, rounds: int) -> dict[str, Any]:

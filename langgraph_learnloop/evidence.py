@@ -15,7 +15,7 @@ from langgraph_learnloop.records import Feedback, Rollout, Run
 from langgraph_learnloop.store.opened import Store
 
 if TYPE_CHECKING:
-    from langgraph_learnloop.serving.canary import Evidence, Limits, Seen
+    from langgraph_learnloop.serving.rollouts import Evidence, Limits, Seen
 
 Metric = Callable[[Run, Sequence[Feedback]], float | None]
 """Say how bad a run was, 0 (well) to 1; None where that cannot be said."""
@@ -118,7 +118,7 @@ class Threads:
         return now - rollout.stage_at >= timedelta(minutes=self._config.rollout_minutes)
 
     def _limits(self) -> Limits:
-        from langgraph_learnloop.serving.canary import Limits
+        from langgraph_learnloop.serving.rollouts import Limits
 
         return Limits(
             margin=self._config.rollout_margin,
@@ -196,7 +196,7 @@ def _one(
     runs: Sequence[Run], said: Mapping[str, Sequence[Feedback]], bad: float, candidate: bool, percent: float | None
 ) -> Seen:
     """Return a thread as the tests see it."""
-    from langgraph_learnloop.serving.canary import Seen
+    from langgraph_learnloop.serving.rollouts import Seen
 
     steps = [step.seconds for run in runs for step in run.steps if step.kind == "model" and step.seconds]
     costs = [run.usd for run in runs if run.usd is not None]

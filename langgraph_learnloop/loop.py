@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.planning import GatePlan
     from langgraph_learnloop.evidence import Metric
     from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Operator, Replayer, Reviewer, Trainer
-    from langgraph_learnloop.serving.canary import Evidence
     from langgraph_learnloop.serving.live_model import LiveModel
+    from langgraph_learnloop.serving.rollouts import Evidence
 
 _PROBE_TOKENS = 32
 """Tokens of a probe's answer: enough to tell releases apart."""

@@ -20,7 +20,7 @@ from langgraph_learnloop.records import Decision, Release, Rollout, RolloutMode,
 from langgraph_learnloop.store.opened import Store
 
 if TYPE_CHECKING:
-    from langgraph_learnloop.serving.canary import Evidence
+    from langgraph_learnloop.serving.rollouts import Evidence
 
 _log = logging.getLogger(__name__)
 _ALL = 100

@@ -24,7 +24,7 @@ with needing("Drawing in the terminal"):
 
 if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.planning import GatePlan
-    from langgraph_learnloop.serving.canary import Evidence
+    from langgraph_learnloop.serving.rollouts import Evidence
 
 _LONGEST = 600
 """Characters of a text that are shown."""

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from langgraph_learnloop.errors import needing
 from langgraph_learnloop.records import ShadowAnswer
-from langgraph_learnloop.serving.canary import Evidence, Floats, Limits, Move, Seen, columns_of, taken_back, walked
+from langgraph_learnloop.serving.bets import BOLDEST, CHANGES, TINY, Floats, highest, spread
+from langgraph_learnloop.serving.guardrails import GUARDRAILS, Guardrail, columns_of, taken_back, walked
+from langgraph_learnloop.serving.rollouts import Evidence, Limits, Seen, Verdict
 
 with needing("A canary"):
     import numpy as np
@@ -28,18 +30,8 @@ with needing("A canary"):
 
 _EVEN = 50.0
 """Percent of the requests in the shadow of which the candidate's answer is looked at."""
-_CHANGES = (0.01, 0.04, 0.12, 0.4)
-"""True differences that the bets are best at."""
-_BOLDEST = 0.5
-"""Share of the wealth that one thread may cost at most."""
-_WORDS = {
-    "bad": "more of its threads are bad",
-    "errors": "more of its threads ended with an error",
-    "handed_over": "more of its threads were taken over by a person",
-    "unsafe": "more of its threads were unsafe",
-    "seconds": "its model calls take longer",
-    "usd": "its threads cost more",
-}
+_LONGER = {"latency": "its model calls take longer", "cost": "its threads cost more"}
+"""What is seen of a candidate whose amounts are higher; by how many times is not what these bets ask."""
 
 
 def in_the_shadow(answers: Sequence[ShadowAnswer], limits: Limits, least: int, *, waited: bool) -> Evidence:
@@ -56,7 +48,7 @@ def in_the_shadow(answers: Sequence[ShadowAnswer], limits: Limits, least: int, *
     walk = walked(columns, limits)
     mine = sum(one.candidate for one in looked_at)
     move, because = taken_back(columns, walk, limits) or _out_of_the_shadow(first, least, waited=waited)
-    e_values = {name: float(path.max(initial=1.0)) for name, path in walk.by_test.items()}
+    e_values = {name: highest(path) for name, path in walk.by_test.items()}
     return Evidence(move, because, None, None, -1.0, 1.0, e_values, (len(first) - mine, mine), 1.0)
 
 
@@ -66,7 +58,7 @@ def _tossed(answer: ShadowAnswer) -> Seen:
     return Seen(candidate=coin, bad=0.0, error=coin and answer.error is not None, percent=_EVEN)
 
 
-def _out_of_the_shadow(answers: Sequence[ShadowAnswer], least: int, *, waited: bool) -> tuple[Move, str]:
+def _out_of_the_shadow(answers: Sequence[ShadowAnswer], least: int, *, waited: bool) -> Verdict:
     if len(answers) < least:
         return "hold", f"Hold in the shadow: it was asked by {len(answers)} of the {least} threads that this takes."
     if not waited:
@@ -88,12 +80,12 @@ def _told(answers: Sequence[ShadowAnswer]) -> str:
 
 def after_a_switch(before: Sequence[Seen], after: Sequence[Seen], limits: Limits, *, waited: bool) -> Evidence:
     """Return what the candidate's threads say beside the champion's of before the switch."""
-    tests = {name: path for name, test in _TESTS.items() if (path := test(before, after, limits)) is not None}
+    tests = {name: path for name, one in GUARDRAILS.items() if (path := _path(one, before, after, limits)) is not None}
     harm = sum(tests.values(), np.zeros(len(after))) / max(1, len(tests))
     asked = 2 / limits.alpha_rollback
     move, because = _verdict(harm, tests, before, after, limits, waited=waited)
     shares = [float(np.mean([one.bad for one in side])) if side else None for side in (before, after)]
-    e_values = {name: float(path.max(initial=1.0)) for name, path in tests.items()} | {"asked": asked}
+    e_values = {name: highest(path) for name, path in tests.items()} | {"asked": asked}
     return Evidence(move, because, shares[0], shares[1], -1.0, 1.0, e_values, (len(before), len(after)), 1.0)
 
 
@@ -105,14 +97,16 @@ def _verdict(
     limits: Limits,
     *,
     waited: bool,
-) -> tuple[Move, str]:
+) -> Verdict:
     asked = 2 / limits.alpha_rollback
     if (harm >= asked).any():
         when = int((harm >= asked).argmax())
         worst = max(tests, key=lambda name: float(tests[name][when]))
+        one = GUARDRAILS[worst]
+        mine, theirs = (one.told(_values(one, side)) for side in (after, before))
         return "rollback", (
-            f"Take the candidate back: {_WORDS[worst]} than those of the champion before the switch, "
-            f"{_figure(worst, after)} against {_figure(worst, before)}. After {when + 1:,} threads the e-value of all "
+            f"Take the candidate back: {_LONGER.get(worst, one.words)} than those of the champion before the switch, "
+            f"{mine} against {theirs}. After {when + 1:,} threads the e-value of all "
             f"guardrails together was {harm[when]:,.0f} where {asked:,.0f} is asked for."
         )
     if len(after) < limits.least_threads:
@@ -124,60 +118,23 @@ def _verdict(
     return "advance", f"Keep the candidate: {len(after):,} threads after the switch raised no alarm."
 
 
-def _figure(name: str, threads: Sequence[Seen]) -> str:
-    values = _values(name, threads)
-    if not len(values):
-        return "nothing"
-    if name == "seconds":
-        return f"{np.median(values):.2f} s"
-    return f"${np.median(values):.4f}" if name == "usd" else f"{values.mean():.1%}"
+def _values(one: Guardrail, threads: Sequence[Seen]) -> Floats:
+    """Return a guardrail's figure of each thread of which it is known."""
+    return np.array([value for thread in threads if (value := getattr(thread, one.figure)) is not None], np.float64)
 
 
-def _values(name: str, threads: Sequence[Seen]) -> Floats:
-    """Return a figure of each thread of which it is known."""
-    known = (getattr(one, "error" if name == "errors" else name) for one in threads)
-    return np.array([value for value in known if value is not None], dtype=np.float64)
-
-
-def _share(name: str, limit: str | None) -> Callable[..., Floats | None]:
-    def test(before: Sequence[Seen], after: Sequence[Seen], limits: Limits) -> Floats | None:
-        allowed = getattr(limits, limit) if limit else 0.0
-        if allowed is None or not before:
-            return None
-        most = min(1.0, _highest_share(_values(name, before), _part(limits)) + allowed)
-        return _bets(_values(name, after), most)
-
-    return test
-
-
-def _ratio(name: str, limit: str) -> Callable[..., Floats | None]:
-    def test(before: Sequence[Seen], after: Sequence[Seen], limits: Limits) -> Floats | None:
-        ratio, theirs = getattr(limits, limit), np.sort(_values(name, before))
-        if ratio is None or not len(theirs):
-            return None
-        known = np.array([getattr(one, name) is not None for one in after], dtype=bool)
-        mine = _values(name, after) / ratio
-        low, high = (np.searchsorted(theirs, mine, side=side) for side in ("left", "right"))
-        slack = math.sqrt(math.log(1 / _part(limits)) / (2 * len(theirs)))
-        path = _bets((low + high) / (2 * len(theirs)), min(1.0, 0.5 + slack))
-        return np.asarray(np.concatenate([[1.0], path])[np.cumsum(known)])
-
-    return test
-
-
-_TESTS: dict[str, Callable[[Sequence[Seen], Sequence[Seen], Limits], Floats | None]] = {
-    "bad": _share("bad", None),
-    "errors": _share("errors", "errors"),
-    "handed_over": _share("handed_over", "handed_over"),
-    "unsafe": _share("unsafe", "unsafe"),
-    "seconds": _ratio("seconds", "latency_ratio"),
-    "usd": _ratio("usd", "cost_ratio"),
-}
-
-
-def _part(limits: Limits) -> float:
-    """Return the error rate of one interval: they share half of the whole one."""
-    return limits.alpha_rollback / 2 / len(_TESTS)
+def _path(one: Guardrail, before: Sequence[Seen], after: Sequence[Seen], limits: Limits) -> Floats | None:
+    """Return a guardrail's e-value after each thread; None where nobody looks, or there is nothing to compare with."""
+    allowed, theirs, mine = one.allowed(limits), _values(one, before), _values(one, after)
+    if allowed is None or not len(theirs):
+        return None
+    alpha = limits.alpha_rollback / 2 / len(GUARDRAILS)  # the intervals share half of the error rate
+    if not one.of_amounts:
+        return _bets(mine, min(1.0, _highest_share(theirs, alpha) + allowed))
+    known = np.array([getattr(thread, one.figure) is not None for thread in after], dtype=bool)
+    low, high = (np.searchsorted(np.sort(theirs), mine / allowed, side=side) for side in ("left", "right"))
+    slack = math.sqrt(math.log(1 / alpha) / (2 * len(theirs)))
+    return spread(_bets((low + high) / (2 * len(theirs)), min(1.0, 0.5 + slack)), known)
 
 
 def _highest_share(values: Floats, alpha: float) -> float:
@@ -192,7 +149,7 @@ def _bets(values: Floats, most: float) -> Floats:
     """Return the wealth after each value of bets against "their mean is `most` at most"."""
     if most >= 1:
         return np.ones(len(values))
-    spread = max(most * (1 - most), 1e-3)
-    bets = np.minimum(np.array(_CHANGES)[:, None] / spread, _BOLDEST / max(most, 1e-3))
+    variance = max(most * (1 - most), TINY)
+    bets = np.minimum(np.array([*CHANGES])[:, None] / variance, BOLDEST / max(most, TINY))
     with np.errstate(over="ignore"):
         return np.asarray(np.cumprod(1 + bets * (values - most), axis=1).mean(axis=0))

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from langgraph_learnloop.examples import draw, read_examples
+from langgraph_learnloop.improvement.lora.adapters import load
 from langgraph_learnloop.improvement.lora.job import make_job
-from langgraph_learnloop.improvement.lora.loop import load, train
+from langgraph_learnloop.improvement.lora.loop import train
 from langgraph_learnloop.records import Example, Job, Progress, Recipe, TrainingResult
 from tests.improvement.tiny_base import write_dataset
 

@@ -11,8 +11,9 @@ import pytest
 from langgraph_learnloop.errors import DataError, TrainingError
 from langgraph_learnloop.examples import draw, read_examples
 from langgraph_learnloop.files import file_sha256
+from langgraph_learnloop.improvement.lora.adapters import load
 from langgraph_learnloop.improvement.lora.job import LocalTrainer
-from langgraph_learnloop.improvement.lora.loop import load, train
+from langgraph_learnloop.improvement.lora.loop import train
 from langgraph_learnloop.improvement.lora.rows import collate, tokenise
 from langgraph_learnloop.jobs import WEIGHTS
 from langgraph_learnloop.records import Example, Message, Progress, Recipe, ToolCall

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from langgraph_learnloop.errors import DataError, TrainingError
+from langgraph_learnloop.improvement.lora.adapters import load
 from langgraph_learnloop.improvement.lora.ewc import Consolidation, as_parent, divergence, fisher
-from langgraph_learnloop.improvement.lora.loop import load
 from langgraph_learnloop.improvement.lora.rate import find_rate, steepest
 from langgraph_learnloop.improvement.lora.rows import IGNORE, collate, in_order, packed, rows_of, tokenise
 from langgraph_learnloop.jobs import WEIGHTS

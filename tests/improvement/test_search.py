@@ -9,7 +9,8 @@ import pytest
 
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.examples import draw, read_examples
-from langgraph_learnloop.improvement.lora.loop import load, train
+from langgraph_learnloop.improvement.lora.adapters import load
+from langgraph_learnloop.improvement.lora.loop import train
 from langgraph_learnloop.improvement.lora.search import search, validated
 from langgraph_learnloop.records import Recipe, TrainingResult, Trial
 from tests.improvement.jobs import RECIPE, job_of

@@ -12,7 +12,10 @@ from scipy.stats import betabinom
 
 from langgraph_learnloop.errors import ConfigError, DataError
 from langgraph_learnloop.serving import canary
-from langgraph_learnloop.serving.canary import Columns, Evidence, Limits, Seen, evidence
+from langgraph_learnloop.serving.bets import CHANGES, wealth
+from langgraph_learnloop.serving.canary import difference, evidence, routing_p
+from langgraph_learnloop.serving.guardrails import Columns, walked, weights
+from langgraph_learnloop.serving.rollouts import Evidence, Limits, Seen
 
 LIMITS = Limits()
 
@@ -60,7 +63,7 @@ def test_bets_against_an_equal_candidate_do_not_pay(share: float, bad: float) ->
     ends = []
     for _ in range(4_000):
         drawn = columns(rng, 60, share=share, champion=bad, candidate=bad)
-        ends.append(canary._wealth(drawn.bad, drawn.candidate, drawn.share, 0.0)[-1])
+        ends.append(wealth(drawn.bad, drawn.candidate, drawn.share, 0.0)[-1])
     assert abs(np.mean(ends) - 1) < 4 * np.std(ends) / np.sqrt(len(ends))
 
 
@@ -71,15 +74,15 @@ def test_bets_against_the_margin_do_not_pay_at_the_margin(share: float) -> None:
     ends = []
     for _ in range(4_000):
         drawn = columns(rng, 60, share=share, champion=0.1, candidate=0.15)
-        ends.append(canary._wealth(drawn.bad, drawn.candidate, drawn.share, 0.05, against="worse")[-1])
+        ends.append(wealth(drawn.bad, drawn.candidate, drawn.share, 0.05, against="worse")[-1])
     assert abs(np.mean(ends) - 1) < 4 * np.std(ends) / np.sqrt(len(ends))
 
 
 def test_one_thread_at_a_time_multiplies_as_the_formula_says() -> None:
     """After one bad thread of the candidate, each bet has gained its size by the distance from the guess."""
-    path = canary._wealth(np.ones(1), np.ones(1, dtype=bool), np.full(1, 0.5), 0.0)
-    gains = {size: min(size / 0.09, 0.5 / 0.45) for size in canary._CHANGES}
-    assert path[0] == pytest.approx(sum(part * (1 + gains[size] * 0.45) for size, part in canary._CHANGES.items()))
+    path = wealth(np.ones(1), np.ones(1, dtype=bool), np.full(1, 0.5), 0.0)
+    gains = {size: min(size / 0.09, 0.5 / 0.45) for size in CHANGES}
+    assert path[0] == pytest.approx(sum(part * (1 + gains[size] * 0.45) for size, part in CHANGES.items()))
 
 
 def test_no_bet_loses_everything() -> None:
@@ -88,14 +91,14 @@ def test_no_bet_loses_everything() -> None:
         for mine in (True, False):
             for bad in (0.0, 1.0):
                 arms, values = np.full(50, mine), np.full(50, bad)
-                path = canary._wealth(values, arms, np.full(50, 0.01), 0.05, against=against)
+                path = wealth(values, arms, np.full(50, 0.01), 0.05, against=against)
                 assert (path > 0).all()
 
 
 def test_an_equal_release_is_seldom_taken_back() -> None:
     """Looking after every thread of all four stages, at most one equal release in twenty."""
     share = np.repeat([0.01, 0.05, 0.25, 0.5], [1_000, 400, 200, 1_400])
-    rate = ever(lambda rng: canary.walked(columns(rng, 3_000, share=share), LIMITS).harm, 20)
+    rate = ever(lambda rng: walked(columns(rng, 3_000, share=share), LIMITS).harm, 20)
     assert rate <= 0.05
 
 
@@ -106,12 +109,12 @@ def test_a_restless_day_and_a_change_of_percent_are_not_harm() -> None:
     rng = np.random.default_rng(2)
     drawn = columns(rng, 2_000, share=share, champion=night, candidate=night)
     pooled = drawn.bad[drawn.candidate].mean() - drawn.bad[~drawn.candidate].mean()
-    low, high = canary.difference(drawn, LIMITS)
+    low, high = difference(drawn, LIMITS)
     assert pooled > 0.15
     assert low < 0 < high < pooled
     assert (
         ever(
-            lambda rng: canary.walked(columns(rng, 2_000, share=share, champion=night, candidate=night), LIMITS).harm,
+            lambda rng: walked(columns(rng, 2_000, share=share, champion=night, candidate=night), LIMITS).harm,
             20,
         )
         <= 0.05
@@ -120,31 +123,31 @@ def test_a_restless_day_and_a_change_of_percent_are_not_harm() -> None:
 
 def test_a_release_worse_by_the_margin_is_seldom_called_not_worse() -> None:
     """At exactly the margin, at most one in a hundred, up to the noise of four hundred rollouts."""
-    rate = ever(lambda rng: canary.walked(columns(rng, 2_000, candidate=0.15), LIMITS).not_worse, 100)
+    rate = ever(lambda rng: walked(columns(rng, 2_000, candidate=0.15), LIMITS).not_worse, 100)
     assert rate <= 0.025
 
 
 def test_harm_and_its_absence_are_found() -> None:
     """Twenty points are caught, and an equal release is shown to be so, within four thousand threads."""
-    assert ever(lambda rng: canary.walked(columns(rng, 2_000, candidate=0.3), LIMITS).harm, 20, 50) == 1.0
-    assert ever(lambda rng: canary.walked(columns(rng, 4_000), LIMITS).not_worse, 100, 50) >= 0.9
+    assert ever(lambda rng: walked(columns(rng, 2_000, candidate=0.3), LIMITS).harm, 20, 50) == 1.0
+    assert ever(lambda rng: walked(columns(rng, 4_000), LIMITS).not_worse, 100, 50) >= 0.9
 
 
 def test_a_broken_candidate_is_caught_at_one_percent_after_a_few_of_its_threads() -> None:
     """Where every thread of it is bad, ten are enough, whatever the champion's hundredfold."""
     rng = np.random.default_rng(5)
     drawn = columns(rng, 3_000, share=0.01, candidate=1.0)
-    when = int((canary.walked(drawn, LIMITS).harm >= 20).argmax())
+    when = int((walked(drawn, LIMITS).harm >= 20).argmax())
     assert 0 < drawn.candidate[: when + 1].sum() <= 10
 
 
 def test_the_interval_holds_the_true_difference_at_every_look() -> None:
     """It misses the truth in at most one rollout of twenty, and gets narrower with more threads."""
     rng = np.random.default_rng(6)
-    found = [canary.difference(columns(rng, 600, candidate=0.2), LIMITS) for _ in range(100)]
+    found = [difference(columns(rng, 600, candidate=0.2), LIMITS) for _ in range(100)]
     assert sum(low <= 0.1 <= high for low, high in found) >= 95
-    wide = canary.difference(columns(rng, 300), LIMITS)
-    narrow = canary.difference(columns(rng, 20_000), LIMITS)
+    wide = difference(columns(rng, 300), LIMITS)
+    narrow = difference(columns(rng, 20_000), LIMITS)
     assert narrow[1] - narrow[0] < 0.05 < wide[1] - wide[0]
 
 
@@ -153,7 +156,7 @@ def test_the_interval_agrees_with_the_tests() -> None:
     rng = np.random.default_rng(8)
     for candidate in (0.05, 0.1, 0.15, 0.2):
         drawn = columns(rng, 1_500, candidate=candidate)
-        walk, (low, high) = canary.walked(drawn, LIMITS), canary.difference(drawn, LIMITS)
+        walk, (low, high) = walked(drawn, LIMITS), difference(drawn, LIMITS)
         assert (low > -0.001) >= (walk.by_test["bad"].max() >= 40)
         assert (high < LIMITS.margin + 0.001) >= (walk.not_worse.max() >= 100)
 
@@ -226,7 +229,7 @@ def test_a_guardrail_can_be_left_out() -> None:
     found = asked(threads, replace(LIMITS, unsafe=None))
     assert (asked(threads).move, found.move) == ("rollback", "advance")
     assert "unsafe" not in found.e_values
-    assert sum(canary._weights(["bad", "errors"]).values()) == pytest.approx(1.0)
+    assert sum(weights(["bad", "errors"]).values()) == pytest.approx(1.0)
 
 
 def test_where_no_unsafe_thread_is_allowed_the_first_one_decides() -> None:
@@ -245,7 +248,7 @@ def test_as_slow_as_allowed_is_no_harm(ratio: float) -> None:
     def path(rng: np.random.Generator) -> Any:
         drawn = columns(rng, 1_000)
         seconds = rng.lognormal(0, 1, 1_000) * np.where(drawn.candidate, ratio, 1.0)
-        return canary.walked(drawn._replace(seconds=seconds), LIMITS).by_test["latency"]
+        return walked(drawn._replace(seconds=seconds), LIMITS).by_test["latency"]
 
     assert ever(path, 20, 200) <= 0.05
 
@@ -277,7 +280,7 @@ def test_the_routing_check_is_the_mixture_of_beta_binomials() -> None:
     for concentration in canary._CONCENTRATIONS:
         mixed = betabinom(500, concentration * 0.25, concentration * 0.75).pmf(160)
         odds += mixed / (betabinom(500, 0.25e9, 0.75e9).pmf(160)) / 2
-    assert canary.routing_p(340, 160, 0.25) == pytest.approx(1 / odds, rel=1e-3)
+    assert routing_p(340, 160, 0.25) == pytest.approx(1 / odds, rel=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5])
@@ -286,7 +289,7 @@ def test_a_right_routing_is_seldom_called_wrong(share: float) -> None:
 
     def odds(rng: np.random.Generator) -> Any:
         candidate = np.cumsum(rng.random(3_000) < share)
-        return 1 / canary.routing_p(np.arange(1, 3_001) - candidate, candidate, share)
+        return 1 / routing_p(np.arange(1, 3_001) - candidate, candidate, share)
 
     assert ever(odds, 20) <= 0.05
 
@@ -309,8 +312,8 @@ def test_thousands_of_threads_beyond_doubt_make_no_warning() -> None:
     rng = np.random.default_rng(9)
     drawn = columns(rng, 40_000, candidate=0.9)
     with np.errstate(over="raise", divide="raise", invalid="raise"):
-        assert canary.routing_p(0, 100_000, 0.01) == 0.0
-        walk = canary.walked(drawn, LIMITS)
+        assert routing_p(0, 100_000, 0.01) == 0.0
+        walk = walked(drawn, LIMITS)
     assert np.isinf(walk.harm[-1])
     assert walk.not_worse[-1] < 1e-300
 

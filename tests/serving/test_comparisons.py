@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from langgraph_learnloop.records import ShadowAnswer
-from langgraph_learnloop.serving.canary import Limits, Seen
 from langgraph_learnloop.serving.comparisons import after_a_switch, in_the_shadow
+from langgraph_learnloop.serving.rollouts import Limits, Seen
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

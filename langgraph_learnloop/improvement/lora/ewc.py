@@ -12,12 +12,40 @@ from typing import Any
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
-from langgraph_learnloop.improvement.lora.rows import IGNORE, Row, collate
+from langgraph_learnloop.errors import TrainingError
+from langgraph_learnloop.improvement.lora.adapters import TRAINED, copied, trained
+from langgraph_learnloop.improvement.lora.rows import IGNORE, Row, collate, length, tokenise
+from langgraph_learnloop.improvement.lora.trainers import Penalty
+from langgraph_learnloop.records import Example, Job
 
 PARENT = "parent"
 """Name of the frozen copy of the adapter that a job goes on from."""
 _SAMPLED = 64
 """Examples that the Fisher information is estimated on."""
+
+
+def penalty_for(job: Job, model: Any, tokenizer: Any, examples: Sequence[Example], pad: int) -> Penalty | None:
+    """Return what the recipe adds to the loss for forgetting; None if nothing."""
+    recipe = job.recipe
+    if not recipe.ewc and not recipe.kl:
+        return None
+    replayed = [example for example in examples if example.origin == "replay"]
+    if not replayed:
+        raise TrainingError(
+            "The recipe's ewc or kl holds on to replayed examples, and there are none: set replay above 0, "
+            "or both of them to 0."
+        )
+    if recipe.kl and job.parent_adapter is not None:
+        model.load_adapter(job.parent_adapter, adapter_name=PARENT, is_trainable=False)
+        model.set_adapter(TRAINED)
+    known = [row for row in tokenise(replayed, tokenizer) if length(row) <= recipe.max_length]
+    hold = Consolidation(model, known, recipe.ewc, pad) if recipe.ewc else None
+
+    def penalty(now: Any, batch: Any, old: torch.Tensor | None) -> torch.Tensor:
+        cost = hold(now) if hold is not None else torch.zeros(())
+        return cost + recipe.kl * divergence(now, batch, old) if recipe.kl and old is not None else cost
+
+    return penalty
 
 
 class Consolidation:
@@ -31,20 +59,20 @@ class Consolidation:
     def __init__(self, model: Any, rows: Sequence[Row], weight: float, pad: int) -> None:
         """Estimate what matters to the rows; the model is left as it was."""
         self._weight = weight
-        self._start = {name: value.detach().clone() for name, value in _trained(model).items()}
+        self._start = copied(model)
         self._fisher = fisher(model, rows[:_SAMPLED], pad)
 
     def __call__(self, model: Any) -> torch.Tensor:
         """Return the penalty for where the weights are now."""
         moved = (
-            (self._fisher[name] * (value - self._start[name]) ** 2).sum() for name, value in _trained(model).items()
+            (self._fisher[name] * (value - self._start[name]) ** 2).sum() for name, value in trained(model).items()
         )
         return self._weight / 2 * torch.stack(list(moved)).sum()
 
 
 def fisher(model: Any, rows: Sequence[Row], pad: int) -> Mapping[str, torch.Tensor]:
     """Return the diagonal of the empirical Fisher information of each trained weight, shaped like it."""
-    weights = _trained(model)
+    weights = trained(model)
     found = {name: torch.zeros_like(value) for name, value in weights.items()}
     for row in rows:
         batch = {key: value.to(model.device) for key, value in collate([row], pad).items() if key != "old"}
@@ -92,7 +120,3 @@ def as_parent(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_adapter(active)
-
-
-def _trained(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in model.named_parameters() if value.requires_grad}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from langgraph_learnloop.improvement.lora.adapters import copied, put_back, trained
 from langgraph_learnloop.improvement.lora.rows import Row, batches, collate
 from langgraph_learnloop.records import Recipe
 
@@ -26,9 +27,8 @@ _LOST = 1.5
 
 def find_rate(recipe: Recipe, rows: Sequence[Row], model: Any, pad: int) -> float:
     """Return the rate at which the smoothed loss falls fastest on the way to its lowest point; the model stays."""
-    weights = [value for value in model.parameters() if value.requires_grad]
-    before = [value.detach().clone() for value in weights]
-    optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
+    before = copied(model)
+    optimizer = torch.optim.AdamW(list(trained(model).values()), weight_decay=0.0)
     rates: list[float] = [recipe.learning_rate * _SPAN ** (2 * at / (_TRIED - 1) - 1) for at in range(_TRIED)]
     losses: list[float] = []
     model.train()
@@ -44,9 +44,7 @@ def find_rate(recipe: Recipe, rows: Sequence[Row], model: Any, pad: int) -> floa
         loss.backward()
         optimizer.step()
     model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for value, old in zip(weights, before, strict=True):
-            value.copy_(old)
+    put_back(model, before)
     return rates[steepest(losses)]
 
 

@@ -6,6 +6,7 @@ made of whatever TRL has when this module is.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,16 +17,21 @@ import torch
 from torch.nn.functional import cross_entropy
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
+from langgraph_learnloop.improvement.lora.adapters import bf16
+from langgraph_learnloop.improvement.lora.job import workplace
 from langgraph_learnloop.improvement.lora.rows import IGNORE, Row, collate, length, packed
-from langgraph_learnloop.records import Recipe
+from langgraph_learnloop.records import Job, Recipe
 
 Penalty = Callable[[Any, Mapping[str, torch.Tensor], torch.Tensor | None], torch.Tensor]
 """Given the model, a batch and which of its tokens are replayed, returns what is added to the loss."""
 
 _SHORT = 256
 """Tokens up to which plain attention beats PyTorch's fused one on a CPU (at 40 tokens a step takes 3/4 of the time)."""
-SETTINGS = {"sft": SFTConfig, "dpo": DPOConfig, "kto": KTOConfig}
-"""The settings that each method's trainer takes."""
+_SETTINGS = {"sft": SFTConfig, "dpo": DPOConfig, "kto": KTOConfig}
+_LOGS = 40
+"""Lines of progress in a whole job."""
+_CHECKPOINTS = 10
+"""Checkpoints of a whole job; the newest two are kept while it runs."""
 
 
 def trainer_for(
@@ -43,6 +49,47 @@ def trainer_for(
         model.get_base_model().set_attn_implementation("eager")
     lanes = () if penalty is not None or recipe.packing else (_TwoLanes,)  # a penalty is for the whole step
     return partial(_with(_made(*lanes, *mixins, CpuLoss), penalty), data_collator=collator)
+
+
+def settings_for(job: Job, part: int) -> Any:
+    """Return the trainer's settings; a step reads the recipe's batch, `part` examples at a time."""
+    recipe = job.recipe
+    gpu = torch.cuda.is_available()
+    log_steps = max(1, recipe.steps // _LOGS)
+    own: dict[str, dict[str, Any]] = {
+        "sft": {"packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}},
+        "dpo": {"beta": recipe.beta},
+        "kto": {"beta": recipe.beta},
+    }
+    return _SETTINGS[recipe.method](
+        output_dir=str(workplace(job)),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=part,
+        gradient_accumulation_steps=recipe.batch // part,
+        learning_rate=recipe.learning_rate * (1 if job.parent_adapter is None else recipe.continued_rate),
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": math.ceil(recipe.steps * 0.7), "decay_type": "linear"},
+        warmup_steps=math.ceil(recipe.steps * 0.05),
+        weight_decay=0.0,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        use_cpu=not gpu,
+        bf16=bf16(),
+        gradient_checkpointing=gpu,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        max_length=None,
+        logging_steps=log_steps,
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        save_strategy="steps",
+        # Whole lines of the log, so that a job that was resumed tells the same losses.
+        save_steps=log_steps * max(1, math.ceil(recipe.steps / log_steps / _CHECKPOINTS)),
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        **own[recipe.method],
+    )
 
 
 def _made(*bases: type) -> type:

@@ -25,6 +25,7 @@ from langgraph_learnloop.examples import draw, read_examples, read_splits
 from langgraph_learnloop.records import Job, Plan, Progress
 
 UNSLOTH = "langgraph_learnloop.integrations.unsloth_trainer"
+ADAPTERS = "langgraph_learnloop.improvement.lora.adapters"
 LOOP = "langgraph_learnloop.improvement.lora.loop"
 
 Tell = Callable[[Progress | Plan], None]
@@ -87,8 +88,7 @@ def _loaded(job: Job, engine: str) -> tuple[Any, Any, Any]:
     if engine == "unsloth":  # before trl, transformers and peft, which it patches when it is imported
         model, tokenizer = importlib.import_module(UNSLOTH).load(job)
         return _heavy(LOOP), model, tokenizer
-    loop = _heavy(LOOP)
-    return loop, *loop.load(job)
+    return _heavy(LOOP), *_heavy(ADAPTERS).load(job)
 
 
 def choose_engine(wanted: str) -> tuple[str, str]:
