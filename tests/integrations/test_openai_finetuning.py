@@ -21,7 +21,8 @@ import pytest
 
 from langgraph_learnloop.errors import ConfigError, DataError, MissingExtraError, TrainingError
 from langgraph_learnloop.examples import draw
-from langgraph_learnloop.integrations.openai_finetuning import OpenAITrainer, preference_row, supervised_row
+from langgraph_learnloop.integrations.openai_finetuning import OpenAITrainer
+from langgraph_learnloop.integrations.openai_rows import preference_row, supervised_row
 from langgraph_learnloop.records import Example, Job, Message, Progress, Recipe, ToolCall, TrainingResult
 
 openai = pytest.importorskip("openai", reason="the openai extra is not installed")
@@ -616,7 +617,7 @@ def test_a_failed_job_has_the_providers_reason(provider: Provider, tmp_path: Pat
     """The error holds what the provider said; run again, a new job is created."""
     provider.way = ("validating_files", "failed")
     provider.error = {"code": "invalid_training_file", "message": "Line 3 is unsafe.", "param": "training_file"}
-    with pytest.raises(TrainingError, match=r"'0123456789abcdef' failed .*\(ftjob-1\): Line 3 is unsafe\.$"):
+    with pytest.raises(TrainingError, match=r"'0123456789abcdef' failed .*\(ftjob-1\): Line 3 is unsafe\. Mend that"):
         trainer_at(provider).train(job_in(tmp_path), silent)
     assert provider.files == {}
     provider.way = WAY
