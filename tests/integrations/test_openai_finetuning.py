@@ -307,6 +307,14 @@ def test_a_hosted_model_is_trained_once(provider: Provider, tmp_path: Path) -> N
     assert [path.name for path in Path(job.output).iterdir()] == ["result.json"]
 
 
+def test_a_dataset_that_goes_while_the_provider_trains(provider: Provider, tmp_path: Path) -> None:
+    """What was read is hashed before it is sent: the model that was paid for is returned."""
+    job = job_in(tmp_path)
+    sha256 = hashlib.sha256(Path(job.dataset).read_bytes()).hexdigest()
+    result = trainer_at(provider).train(job, lambda _: Path(job.dataset).unlink(missing_ok=True))
+    assert result.hashes == {"dataset": sha256}
+
+
 def test_what_is_asked_of_the_provider(provider: Provider, tmp_path: Path) -> None:
     """Epochs follow from the recipe's steps; seed, suffix and the job's id go along; the file goes when it is over."""
     seen: list[dict[str, bytes]] = []
