@@ -124,11 +124,11 @@ class RayReplay:
 
     def _task(self, ray: Any) -> Any:
         """Say what a batch asks of Ray; raise ConfigError when Ray does not take that."""
-        env = {} if self._runtime_env is None else {"runtime_env": dict(self._runtime_env)}
+        env = None if self._runtime_env is None else dict(self._runtime_env)
         try:
             # Processes are kept from batch to batch (max_calls), so that a model is loaded once; Ray itself would try
             # a batch again without a word.
-            return ray.remote(max_calls=0, max_retries=0, **self._wanted, **env)(_examine)
+            return ray.remote(max_calls=0, max_retries=0, runtime_env=env, **self._wanted)(_examine)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"Ray takes no such request: {error} Mend RayReplay's arguments.") from error
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.files import file_sha256
-from langgraph_learnloop.integrations.vllm_errors import one_line
 from langgraph_learnloop.jobs import CONFIG, WEIGHTS
 from langgraph_learnloop.records import Release
+from langgraph_learnloop.texts import one_line
 
 _LARGEST_HEADER = 100_000_000
 """Bytes; no safetensors file has a longer one."""

@@ -7,10 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from langgraph_learnloop.errors import EngineError
-from langgraph_learnloop.texts import short, visible
-
-_LONGEST_REASON = 300
-"""Characters of what a server says."""
+from langgraph_learnloop.texts import one_line
 
 
 class ReplicaError(EngineError):
@@ -66,11 +63,6 @@ def heard(url: str) -> Iterator[None]:
 def _message(error: Any) -> str:
     body = error.body
     return str((body.get("message") or body.get("detail") if isinstance(body, dict) else None) or error)
-
-
-def one_line(said: object) -> str:
-    """Return what somebody says on one line, without its full stop."""
-    return short(visible(" ".join(str(said).split()).rstrip(".")), _LONGEST_REASON)
 
 
 def _way_out(status: int, said: str) -> str:

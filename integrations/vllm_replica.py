@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from langgraph_learnloop.errors import EngineError, MissingExtraError
 from langgraph_learnloop.integrations.vllm_adapter import check_adapter
 from langgraph_learnloop.integrations.vllm_answer import Parse, Said, listed_in
-from langgraph_learnloop.integrations.vllm_errors import ReplicaError, heard, one_line
+from langgraph_learnloop.integrations.vllm_errors import ReplicaError, heard
 from langgraph_learnloop.records import Generated, Generation, Message, Release
+from langgraph_learnloop.texts import one_line
 
 PREFIX = "learnloop-"
 """What the names of adapters on the servers begin with; the release's id follows."""

@@ -6,6 +6,8 @@ import unicodedata
 
 _LONGEST_QUOTE = 80
 """Characters of a value in a sentence."""
+_LONGEST_REASON = 300
+"""Characters of what somebody else says, in a sentence."""
 
 
 def visible(text: str) -> str:
@@ -27,6 +29,11 @@ def short(text: str, longest: int) -> str:
 def quoted(value: object) -> str:
     """Return a value as code, shortened, for a sentence that must say which one."""
     return short(repr(value), _LONGEST_QUOTE)
+
+
+def one_line(said: object) -> str:
+    """Return what somebody else says, for a sentence: shortened, on one line and without its full stop."""
+    return short(visible(" ".join(str(said).split()).rstrip(".")), _LONGEST_REASON)
 
 
 def _is_harmless(character: str) -> bool:

@@ -21,7 +21,8 @@ import pytest
 
 from langgraph_learnloop.errors import ConfigError, DataError, MissingExtraError, TrainingError
 from langgraph_learnloop.examples import draw
-from langgraph_learnloop.integrations.openai_finetuning import OpenAITrainer, preference_row, supervised_row
+from langgraph_learnloop.integrations.openai_finetuning import OpenAITrainer
+from langgraph_learnloop.integrations.openai_rows import preference_row, supervised_row
 from langgraph_learnloop.records import Example, Job, Message, Progress, Recipe, ToolCall, TrainingResult
 
 openai = pytest.importorskip("openai", reason="the openai extra is not installed")
@@ -304,6 +305,14 @@ def test_a_hosted_model_is_trained_once(provider: Provider, tmp_path: Path) -> N
     assert trainer_at(provider).train(job, silent) == result
     assert len(provider.asked) == before
     assert [path.name for path in Path(job.output).iterdir()] == ["result.json"]
+
+
+def test_a_dataset_that_goes_while_the_provider_trains(provider: Provider, tmp_path: Path) -> None:
+    """What was read is hashed before it is sent: the model that was paid for is returned."""
+    job = job_in(tmp_path)
+    sha256 = hashlib.sha256(Path(job.dataset).read_bytes()).hexdigest()
+    result = trainer_at(provider).train(job, lambda _: Path(job.dataset).unlink(missing_ok=True))
+    assert result.hashes == {"dataset": sha256}
 
 
 def test_what_is_asked_of_the_provider(provider: Provider, tmp_path: Path) -> None:
