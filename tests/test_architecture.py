@@ -44,6 +44,16 @@ def test_the_callback_loads_nothing_heavy() -> None:
     assert _fresh(code).strip() == "[]"
 
 
+def test_help_imports_no_more_than_it_writes_with() -> None:
+    """`learnloop --help` is there at once: it needs typer, and nothing of what the commands need."""
+    code = (
+        "import sys; from langgraph_learnloop.cli import app; app(['--help'], standalone_mode=False);"
+        "print({m.partition('.')[0] for m in sys.modules} & {'pydantic', 'sqlalchemy', 'langchain_core', 'langgraph',"
+        " 'numpy', 'orjson'})"
+    )
+    assert _fresh(code).splitlines()[-1] == "set()"
+
+
 def test_public_names_are_sorted_and_load() -> None:
     """Every public name is in order and is what it says."""
     import langgraph_learnloop
