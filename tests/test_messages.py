@@ -69,7 +69,7 @@ def test_a_conversation_is_read_with_its_places() -> None:
         HI,
         HELLO,
     )
-    with pytest.raises(DataError, match=r"'input\[1\]' is a str, not an object with role, content"):
+    with pytest.raises(DataError, match=r"'input\[1\]' is a str; it must be an object with role, content"):
         conversation([{"role": "user", "content": "Hi"}, "Hello!"], "input")
 
 

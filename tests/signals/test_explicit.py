@@ -63,7 +63,7 @@ def test_no_score_is_not_zero() -> None:
 
 def test_feedback_that_says_nothing_is_refused() -> None:
     """Without score, text, category or correction there is no feedback."""
-    with pytest.raises(DataError, match="needs a score"):
+    with pytest.raises(DataError, match="must hold a score"):
         make()
 
 
@@ -109,13 +109,13 @@ def test_each_form_of_a_correction_becomes_a_message(correction: Any, expected: 
         ({"tool": "book", "args": {"people": 1, "note": 5}}, "it must be of type string or null"),
         ({"tool": "book", "args": {"people": 1, "zz": 5}}, "no argument 'zz'; its arguments are: day, note, people"),
         ({"tool": "book", "args": {"people": 1, "where": {}}}, r"'where' of 'book' cannot be \{\}"),
-        ({"name": "book"}, "no key 'name'; it has 'tool' and 'args'"),
+        ({"name": "book"}, "no key 'name'; use 'tool' and 'args'"),
         ({"tool": "book", "args": [1]}, "must be a mapping, not list"),
         ({"tool": None}, "tool's name must be text"),
         ({"tool": "book", "args": {"people": 1, "note": float("nan")}}, "no number below"),
         ({"tool": "book", "args": {"people": 10**400}}, "no number below"),
         ({"tool": "book", "args": {"note": {1, 2}}}, "holds a set"),
-        ({"tool": "book", "args": {"note": "\ud800"}}, "not valid Unicode"),
+        ({"tool": "book", "args": {"note": "\ud800"}}, "must be valid Unicode"),
         ({"tool": "book", "args": {5: 1}}, "argument name 5"),
         ({"tool": "book", "args": {"note": "x" * 30_000}}, "20,000 are allowed"),
         ([], "says nothing"),
