@@ -48,13 +48,13 @@ TESTS = {
     "curation/split.py": "tests/curation/test_split.py",
     "records/feedback.py": "tests/test_records.py",
     "records/rollouts.py": "tests/test_records.py",
-    "rolling.py": "tests/test_rolling.py tests/test_rollout_modes.py",
+    "rolling.py": "tests/test_rolling_moves.py",
     "capture/writer.py": "tests/capture/test_writer.py",
     "capture/spool.py": "tests/capture/test_spool.py tests/capture/test_writer.py",
-    "calls.py": "tests/signals/test_explicit.py",
+    "calls.py": "tests/test_calls.py tests/signals/test_explicit.py",
 }
 """The test files that hold a module to its word, quickest first."""
-SLOW = "not keeps_its_error_rate"
+SLOW = "not keeps_its_error_rate and not survives_a_kill and not interpreter_that_ends and not is_light and not living_process"
 """Tests left out: they simulate thousands of trials, or wait for a process to end."""
 LOADED = "numpy scipy.special scipy.stats pydantic hypothesis pytest sqlalchemy alembic.config orjson zstandard jsonschema "
 LOADED += "langchain_core.messages langchain_core.runnables langgraph.graph langgraph.checkpoint.memory sklearn.metrics"
@@ -124,7 +124,7 @@ def _other(parent: ast.AST, value: Any) -> Iterator[Any]:
     if isinstance(value, bool):
         yield not value
     elif not isinstance(value, str):
-        yield value + 1
+        yield value + 1 if isinstance(value, int) else 2 * value + 1
     elif isinstance(parent, ast.Call) and ast.unparse(parent.func) == "re.compile":
         for found in _REGEX_PART.finditer(value):
             new = {"?": "", "*": "+"}.get(found[0]) if found[0] in "?*" else str(int(found[0]) + 1)
@@ -279,8 +279,7 @@ def _put_in_place(name: str, code: CodeType, tree: ast.Module, one: Mutant) -> N
     here = vars(sys.modules[name])
     before = dict(here)
     exec(compile(ast.Module(values[start:], []), name, "exec"), here)  # noqa: S102
-    for module in list(sys.modules.values()):
-        there = getattr(module, "__dict__", {})
+    for there in [vars(module) for key, module in sys.modules.items() if key.startswith((PACKAGE, "tests"))]:
         there.update({key: here[key] for key in before if key in there and there[key] is before[key]})
 
 
