@@ -278,6 +278,9 @@ class Spool:
             if self._commit(batch):
                 return False
             path.unlink(missing_ok=True)
+        except FileNotFoundError:  # nothing is left to be tried again
+            self._dropped["files of spilled runs that somebody removed"] += 1
+            _log.error("The runs that were spilled into %s are lost: somebody removed the file", path)
         except OSError as error:
             self._back_off(
                 StoreError(f"The spilled runs in {str(path)!r} cannot be read now: {error}. Make the file readable.")
