@@ -1,6 +1,6 @@
 """Change one place of a module at a time, and count the changes that the module's own tests do not notice.
 
-    python scripts/mutants.py [--seed 1] [--sample 60] [MODULE ...]
+    python scripts/mutants.py [--seed 1] [--sample 30] [MODULE ...]
 
 Of each module some changes are drawn by the seed. Each is tried in a forked child of a pytest that has imported and
 collected everything, by putting its code in place: that takes as long as the tests, where mutmut and cosmic-ray begin
@@ -56,8 +56,10 @@ TESTS = {
 """The test files that hold a module to its word, quickest first."""
 SLOW = "keeps_its_error_rate never_ships has_power any_weather rarely covers bets slower dearer bootstrap sign_flip"
 SLOW += " survives_a_kill interpreter_that_ends is_light living_process 32_threads"
-"""Tests left out by words in their names: they simulate thousands of trials, test another module, or start processes."""
-LOADED = "numpy scipy.special scipy.stats pydantic hypothesis pytest sqlalchemy alembic.config orjson zstandard jsonschema "
+"""Tests left out by words in their names: they simulate many trials, test another module, or start processes."""
+LOADED = (
+    "numpy scipy.special scipy.stats pydantic hypothesis pytest sqlalchemy alembic.config orjson zstandard jsonschema "
+)
 LOADED += "langchain_core.messages langchain_core.runnables langgraph.graph langgraph.checkpoint.memory sklearn.metrics"
 UNBORN = 77
 
@@ -138,6 +140,7 @@ class Profile:
     """Find one example that fails, the same in each run, and do not make it smaller."""
 
     def pytest_configure(self) -> None:
+        """Set how examples are looked for."""
         phases = (Phase.explicit, Phase.generate)
         settings.register_profile("mutants", deadline=None, database=None, derandomize=True, phases=phases)
         settings.load_profile("mutants")
@@ -150,6 +153,7 @@ class Quick(Profile):
         self.module, self.tree, self.drawn, self.answers = module, tree, drawn, answers
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run what was collected once as it is, and then with each mutant in place."""
         begun = time.monotonic()
         status = in_child(lambda: _run(session), 300, quiet=False)
         limit = 5 + 4 * (time.monotonic() - begun)
@@ -167,9 +171,11 @@ class Loader(SourceFileLoader):
     code: CodeType
 
     def get_code(self, fullname: str) -> CodeType:
+        """Return the code."""
         return self.code
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return the module's place, if it is the one."""
         return importlib.util.spec_from_loader(name, self) if name == self.name else None
 
 
@@ -252,7 +258,12 @@ def _run(session: pytest.Session) -> int:
 
 def _pytest(module: str, plugin: Profile) -> int:
     asked = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--capture=no"]
-    return int(pytest.main([*asked, "-m", "not slow", "-k", f"not ({' or '.join(SLOW.split())})", *TESTS[module].split()], plugins=[plugin]))
+    return int(
+        pytest.main(
+            [*asked, "-m", "not slow", "-k", f"not ({' or '.join(SLOW.split())})", *TESTS[module].split()],
+            plugins=[plugin],
+        )
+    )
 
 
 def _name(module: str) -> str:
@@ -318,22 +329,29 @@ def _shown(one: Mutant) -> str:
     return f"{one.kind}: {before[from_ : from_ + 60]} -> {after[from_ : from_ + 60]}"
 
 
+def _unnumbered(survivor: str) -> str:
+    return re.sub(r"^([\w/.]+):\d+:", r"\1:", survivor)
+
+
 def main() -> int:
     """Mutate the modules and print the table; return 1 where too many survive."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--sample", type=int, default=60)
+    parser.add_argument("--sample", type=int, default=30)
     parser.add_argument("modules", nargs="*")
     asked = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     for name in LOADED.split():
         importlib.import_module(name)
+    pairs = (line.rsplit(" -- ", 1) for line in KNOWN.read_text(encoding="utf-8").splitlines() if " -- " in line)
+    reasons = {_unnumbered(one): reason for one, reason in pairs}
     rows = []
     for module in asked.modules or TESTS:
         ran, survived = examine(module, asked.seed, asked.sample)
         rows.append((module, ran, len(survived)))
-        print("\n".join(survived), flush=True)
+        for one in survived:
+            print(one, f"\n    {reasons.get(_unnumbered(one), 'NO REASON is known')}", flush=True)
     print(f"{'module':24}{'mutants':>8}{'killed':>8}{'survived':>9}{'share':>7}   (seed {asked.seed})")
     for module, ran, lived in rows:
         print(f"{module:24}{ran:8}{ran - lived:8}{lived:9}{lived / max(ran, 1):7.1%}")

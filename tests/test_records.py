@@ -177,6 +177,14 @@ def test_a_share_is_of_a_hundred(percent: int) -> None:
         rollout(percent=percent)
 
 
+def test_a_flag_begins_open() -> None:
+    """What nobody sets: it is to be looked at, and of no conversation."""
+    one = Flag(run_id="r", agent="a", reasons=("x",), severity=0.5, at=NOW)
+    assert (one.state, one.thread_id) == ("open", None)
+    assert [rollout(mode=mode).mode for mode in ("stages", "blue_green", "ab")] == ["stages", "blue_green", "ab"]
+    assert Rollout.model_validate(rollout(mode="blue_green").model_dump()).mode == "blue_green"
+
+
 @pytest.mark.parametrize("severity", [-0.01, 1.01])
 def test_a_severity_is_from_0_to_1(severity: float) -> None:
     """Nothing is worse than the worst."""

@@ -44,7 +44,9 @@ def make(store: Store, log: list[Decision], monkeypatch: pytest.MonkeyPatch) -> 
     """Return a maker of `Rolling` with settings, and with a move that the evidence speaks for."""
 
     def made(move: str | None = None, **settings: Any) -> Rolling:
-        config = LoopConfig(**{"autonomy": "automatic", "rollout_shadow": 0, "rollout_stages": (20, 50, 100), **settings})
+        config = LoopConfig(
+            **{"autonomy": "automatic", "rollout_shadow": 0, "rollout_stages": (20, 50, 100), **settings}
+        )
         hours = iter(range(1_000))
         one = Rolling(store, config, "agent", lambda: NOW + timedelta(hours=next(hours)), log.append)
         monkeypatch.setattr(one, "evidence", lambda rollout: evidence(move) if move else None)
@@ -264,6 +266,7 @@ def test_who_is_behind_in_words() -> None:
         "2 of the processes that serve do not serve new yet: a (serves old), b (no memory)."
     )
     assert behind_in_words((late,) * 3, "new").endswith("a (serves old), a (serves old), a (serves old).")
+    assert behind_in_words((late,) * 4, "new").endswith("a (serves old), a (serves old), a (serves old) and 1 more.")
     assert behind_in_words((late,) * 5, "new").endswith("a (serves old), a (serves old), a (serves old) and 2 more.")
 
 

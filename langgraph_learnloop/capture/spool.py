@@ -15,10 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
-import orjson
 from pydantic import ValidationError
 
+from langgraph_learnloop.capture.messages import encode
 from langgraph_learnloop.errors import StoreError
+from langgraph_learnloop.messages import loads
 from langgraph_learnloop.ports import RunSink
 from langgraph_learnloop.records import Interned, Recorded, Run
 
@@ -343,17 +344,8 @@ def _locked(path: Path) -> Iterator[bool]:
 
 def _line(recorded: Recorded) -> bytes:
     bodies, lists, blobs = recorded.interned
-    return (
-        orjson.dumps(
-            {
-                "run": recorded.run.model_dump(mode="json"),
-                "bodies": _texts(bodies.items()),
-                "lists": dict(lists),
-                "blobs": _texts(blobs.items()),
-            }
-        )
-        + b"\n"
-    )
+    said = {"run": recorded.run.model_dump(mode="json"), "lists": dict(lists)}
+    return encode({**said, "bodies": _texts(bodies.items()), "blobs": _texts(blobs.items())}) + b"\n"
 
 
 def _texts(items: Iterable[tuple[str, bytes]]) -> dict[str, str]:
@@ -365,7 +357,7 @@ def _read(path: Path, dropped: Counter[str]) -> Iterator[Recorded]:
     with path.open("rb") as stream:
         for line in stream:
             try:
-                said = orjson.loads(line)
+                said = loads(line)
                 yield Recorded(
                     Run.model_validate(said["run"]),
                     Interned(

@@ -17,7 +17,7 @@ import pytest
 from langgraph_learnloop.capture import spool as module
 from langgraph_learnloop.capture.spool import Entry, Spool, _locked, _SpillFile
 from langgraph_learnloop.errors import StoreError
-from langgraph_learnloop.records import Interned, Recorded, Run
+from langgraph_learnloop.records import Interned, Recorded, Run, Step, ToolCall
 
 Make = Callable[..., Spool]
 
@@ -184,7 +184,7 @@ def test_a_store_that_hangs_holds_nobody_up(sink: Any, tmp_path: Path, monkeypat
 
 
 def test_a_file_belongs_to_who_writes_it(tmp_path: Path) -> None:
-    """Nobody else gets it before it is closed; who gets it keeps others away meanwhile; one that is gone is nobody's."""
+    """Nobody else gets it before it is closed; who gets it keeps others away meanwhile; one that is gone has none."""
     file = _SpillFile(tmp_path / "deep" / "spill")
     file.add(entry("1").recorded)
     with _locked(file.path) as mine:
@@ -237,6 +237,22 @@ def test_a_spilled_run_comes_back_whole(tmp_path: Path) -> None:
     file.close()
     assert list(module._read(file.path, Counter())) == [one]
     assert Entry.of(one, lambda: None).size == 10 + len(b"image")
+
+
+def test_numbers_beyond_64_bits_are_spilled_too(tmp_path: Path) -> None:
+    """A tool's argument of any size costs no run on its way over the disk, and comes back to the last digit."""
+    step = Step(
+        step_id="s", parent_id=None, kind="model", name="m", started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        tool_calls=(ToolCall(name="f", args={"big": 10**30, "least": -(2**63) - 1}),),
+    )  # fmt: skip
+    one = entry("1").recorded
+    one = Recorded(one.run.model_copy(update={"steps": (step,)}), one.interned)
+    file = _SpillFile(tmp_path)
+    file.add(one)
+    file.close()
+    (read,) = module._read(file.path, Counter())
+    assert read == one
+    assert repr(read.run.steps[0].tool_calls[0].args["big"]) == repr(10**30)
 
 
 @pytest.mark.parametrize("when", ["before it is read", "while it is stored"])

@@ -150,7 +150,9 @@ def test_both_shares_are_met(seed: int) -> None:
     assert assign(distinct(20)) == assign(distinct(20), seed=0, heldout=0.25, validation=0.0)
 
 
-@pytest.mark.parametrize(("count", "heldout", "held"), [(1, 0.9, 0), (2, 0.9, 1), (3, 1.0, 2), (4, 0.0, 0), (6, 1.0, 5)])
+@pytest.mark.parametrize(
+    ("count", "heldout", "held"), [(1, 0.9, 0), (2, 0.9, 1), (3, 1.0, 2), (4, 0.0, 0), (6, 1.0, 5)]
+)
 def test_one_group_stays_for_training(count: int, heldout: float, held: int) -> None:
     """However large the share, a category is never held out whole; and nothing is where nothing is asked for."""
     assert len(members(assign(distinct(count), heldout=heldout), "heldout")) == held
@@ -201,7 +203,9 @@ def test_a_group_of_several_sides_goes_to_the_first(given: list[Split | None], s
     joined = [
         e.model_copy(update={"group": "g", "split": one}) for e, one in zip(distinct(len(given)), given, strict=True)
     ]
-    assert {e.split for e in assign([*joined, *distinct(9, "other")]) if e.run_id in {j.run_id for j in joined}} == {side}
+    assert {e.split for e in assign([*joined, *distinct(9, "other")]) if e.run_id in {j.run_id for j in joined}} == {
+        side
+    }
 
 
 @pytest.mark.parametrize(
@@ -224,8 +228,12 @@ def test_requests_that_say_the_same_are_a_group() -> None:
     """But for case and marks; those of marks alone are told apart, and those that say nothing at all are one each."""
     texts = ["Play Abba!", "play abba", "?!", "...", "?!"]
     out = assign([example(text, call("lamp"), run_id=str(n)) for n, text in enumerate(texts)])
-    assert (out[0].group == out[1].group) and (out[2].group == out[4].group)
+    assert out[0].group == out[1].group
+    assert out[2].group == out[4].group
     assert len({e.group for e in out}) == 3
+    assert (
+        len({e.group for e in assign([example(text, call("lamp"), run_id=str(n)) for n, text in enumerate("aa")])}) == 1
+    )
     same = example("one", call("lamp", x=1), run_id="a")
     assert len({e.group for e in assign([same, same.model_copy(update={"run_id": "b"})])}) == 1
 

@@ -69,7 +69,8 @@ def test_no_case_says_nothing_of_right_and_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "champion", "missing"), [(100, 95, 0), (100, 96, 125), (7, 4, 12), (10, 10, 15), (0, 0, 5), (5, 0, 0), (4, 0, 5)]
+    ("n", "champion", "missing"),
+    [(100, 95, 0), (100, 96, 125), (7, 4, 12), (10, 10, 15), (0, 0, 5), (5, 0, 0), (4, 0, 5)],
 )
 def test_how_many_cases_leave_room_to_win(n: int, champion: int, missing: int) -> None:
     """Five must be left to win; where fewer are, so many cases as would leave five."""

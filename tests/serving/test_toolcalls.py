@@ -294,7 +294,8 @@ def test_thought_and_words_are_told_apart_however_they_are_torn(size: int):
 
 
 @pytest.mark.parametrize(
-    ("text", "at"), [("", 0), ("ab", 2), ("a<", 1), ("a<tool_cal", 1), ("[TOOL", 0), ("[TOOL ", 6), ("<<", 1), ("x<|p[", 4)]
+    ("text", "at"),
+    [("", 0), ("ab", 2), ("a<", 1), ("a<tool_cal", 1), ("[TOOL", 0), ("[TOOL ", 6), ("<<", 1), ("x<|p[", 4)],
 )
 def test_where_a_mark_may_have_begun(text: str, at: int):
     """The earliest place from which the text goes on as a mark does."""
