@@ -318,7 +318,6 @@ class _SpillFile:
         if self._stream.closed:
             return
         with contextlib.suppress(OSError):
-            self._stream.flush()
             os.fsync(self._stream.fileno())
         with contextlib.suppress(OSError):
             self._stream.close()

@@ -283,6 +283,55 @@ def test_a_file_that_somebody_removes_holds_nobody_up(make: Make, sink: Any, tmp
         assert (set(sink.runs), dropped) == ({"0", "1", "2", "3", "4", "new"}, {})
 
 
+def test_flush_does_not_wait_for_the_pause(make: Make, sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks has it tried at once, however long the pause that a refusal began; nothing is counted as held."""
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 1_000.0)
+    monkeypatch.setattr(module, "_LONGEST_PAUSE", 1_000.0)
+    sink.failure = StoreError("gone")
+    spool = make()
+    spool.add(entry("1", 50))
+    assert not spool.flush(time.monotonic() + 30)
+    sink.failure = None
+    assert flush(spool, 30)
+    assert (spool._bytes, spool.waiting, list(sink.runs)) == (0, 0, ["1"])
+    spool.close(5)
+
+
+def test_a_file_that_cannot_be_read_now_is_read_later(
+    make: Make, sink: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk refuses is told and tried again, and no run of it is given up."""
+    sink.failure = StoreError("gone")
+    spool = make()
+    for number in range(5):
+        spool.add(entry(str(number)))
+    faults, real = [PermissionError("not now")], module._read
+
+    def read(path: Path, dropped: Counter[str]) -> Any:
+        if faults:
+            raise faults.pop()
+        return real(path, dropped)
+
+    monkeypatch.setattr(module, "_read", read)
+    sink.failure = None
+    assert flush(spool)
+    assert not faults
+    assert len(sink.runs) == 5
+    assert spool.failed_writes > 0
+    spool.close(5)
+
+
+def test_a_spill_file_is_on_the_disk_when_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system is asked to write it out, so that a power cut after that costs no run."""
+    asked: list[int] = []
+    monkeypatch.setattr(module.os, "fsync", asked.append)
+    file = _SpillFile(tmp_path)
+    file.add(entry("1").recorded)
+    number = file._stream.fileno()
+    file.close()
+    assert asked == [number]
+
+
 def test_flush_waits_as_long_as_it_may(sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second before the deadline it is still waited; at the deadline it is not."""
     gate, real_add = threading.Event(), sink.add_runs

@@ -227,7 +227,7 @@ def test_what_makes_a_group(one: dict[str, str], other: dict[str, str], together
 def test_requests_that_say_the_same_are_a_group() -> None:
     """But for case and marks; those of marks alone are told apart, and those that say nothing at all are one each."""
     texts = ["Play Abba!", "play abba", "?!", "...", "?!"]
-    out = assign([example(text, call("lamp"), run_id=str(n)) for n, text in enumerate(texts)])
+    out = assign([example(text, call("lamp", x=n), run_id=str(n)) for n, text in enumerate(texts)])
     assert out[0].group == out[1].group
     assert out[2].group == out[4].group
     assert len({e.group for e in out}) == 3

@@ -117,6 +117,7 @@ def test_the_power_of_scores() -> None:
     found = s.detectable(ALPHA)
     assert found is not None
     assert s.cases_better(found, ALPHA) <= s.n < s.cases_better(found - 2e-4, ALPHA)
+    assert Scores("m", (0.1, 0.9) * 2, (0.9, 0.1) * 2).detectable(ALPHA) is None
     needed = max(stats.wins_needed(ALPHA), measures.bet_cases(0.0, 1.0, -1.0, ALPHA))
     assert Scores("m", (0.1,) * needed, (0.1,) * needed).wins_missing(ALPHA) == 0
     assert Scores("m", (0.1,) * (needed - 1), (0.1,) * (needed - 1)).wins_missing(ALPHA) == needed
