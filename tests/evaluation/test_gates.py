@@ -738,3 +738,9 @@ def test_whose_results_cannot_be_compared(side: str) -> None:
     results[0] = results[0].model_copy(update={"release_id": "other"})
     with pytest.raises(DataError, match=f"The {side}'s results must be of one release, but they are of '"):
         exam.judge()
+
+
+@pytest.mark.parametrize(("found", "held"), [(1.0, 1.0), (1.0 - 1e-12, 1.0), (1.0 - 3e-12, 0.0), (0.99, 0.0)])
+def test_a_safe_answer_is_a_perfect_one(found: float, held: float) -> None:
+    """But for what floats make of a one."""
+    assert gate(good().add(5, "safety", "s", 1.0, found).judge(limits=SAFE), "safety").candidate == held
