@@ -98,6 +98,8 @@ def mutants(node: ast.AST, line: int = 1, quick: bool = True) -> Iterator[Mutant
             if not isinstance(child, ast.AST) or _is_prose(child):
                 continue
             where = getattr(child, "lineno", line)
+            if isinstance(node, ast.Module):  # other statements are not run again
+                inner = isinstance(child, ast.Assign | ast.AnnAssign)
             for kind, new in _changes(node, field, child):
                 yield Mutant(where, kind, node, field, index, new, inner)
             yield from mutants(child, where, inner)

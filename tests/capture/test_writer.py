@@ -1,5 +1,6 @@
 """The writer in bad weather: a full queue, a store that refuses, an interpreter that ends."""
 
+import inspect
 import logging
 import os
 import signal
@@ -286,6 +287,16 @@ def test_events_after_close_are_counted(say: Any, writer: Writer, sink: Any) -> 
     assert _threads(sink.runs) == ["1"]
     assert writer.flush()
     assert writer.health().dropped["events after the recorder was closed"] == 4
+
+
+def test_what_nobody_sets(say: Any, writer: Writer) -> None:
+    """Ten thousand events may wait; flush takes ten seconds and closing five at most; the threads say whose they are."""
+    assert inspect.signature(Writer).parameters["queue_size"].default == 10_000
+    assert inspect.signature(writer.flush).parameters["timeout"].default == 10.0
+    assert inspect.signature(writer.close).parameters["timeout"].default == 5.0
+    say("1")
+    assert writer.flush()
+    assert {"learnloop-writer", "learnloop-store"} <= {thread.name for thread in threading.enumerate()}
 
 
 def _sampled(sink: Any, rate: float, **more: Any) -> Writer:
