@@ -290,7 +290,7 @@ def test_events_after_close_are_counted(say: Any, writer: Writer, sink: Any) -> 
 
 
 def test_what_nobody_sets(say: Any, writer: Writer) -> None:
-    """Ten thousand events may wait; flush takes ten seconds and closing five at most; the threads say whose they are."""
+    """Ten thousand events may wait; flush takes ten seconds at most and closing five; threads say whose they are."""
     assert inspect.signature(Writer).parameters["queue_size"].default == 10_000
     assert inspect.signature(writer.flush).parameters["timeout"].default == 10.0
     assert inspect.signature(writer.close).parameters["timeout"].default == 5.0
