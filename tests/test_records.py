@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from langgraph_learnloop.errors import IllegalMoveError
 from langgraph_learnloop.records import (
     FLAG_MOVES,
+    ROLLOUT_MOVES,
     Example,
     Feedback,
     Flag,
@@ -17,10 +21,15 @@ from langgraph_learnloop.records import (
     Message,
     Recipe,
     Release,
+    Rollout,
+    Routes,
     Scorecard,
     ToolCall,
     Verdict,
+    content_hash,
 )
+from langgraph_learnloop.records.feedback import FlagState
+from langgraph_learnloop.records.rollouts import RolloutState
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -47,19 +56,180 @@ def test_one_failed_required_gate_stops() -> None:
     assert not _card(_gate(True, True), _gate(True, False)).passed
 
 
-@pytest.mark.parametrize(("state", "to"), [(s, t) for s in FLAG_MOVES for t in FLAG_MOVES if t not in FLAG_MOVES[s]])
-def test_illegal_moves_of_a_flag_are_refused(state: str, to: str) -> None:
-    """A flag goes only where the table of moves leads, and says where that is."""
-    flag = Flag(run_id="r", agent="a", reasons=("x",), severity=0.5, state=state, at=NOW)  # type: ignore[arg-type]
-    with pytest.raises(IllegalMoveError, match=r"'r'.*may go"):
-        flag.move(to)  # type: ignore[arg-type]
+def flag(state: str = "open", **more: Any) -> Flag:
+    return Flag(**{"run_id": "r", "agent": "a", "reasons": ("x",), "severity": 0.5, "at": NOW, "state": state, **more})
 
 
-def test_a_flag_moves_along_its_table() -> None:
-    """Legal moves give a new record and leave the old one alone."""
-    flag = Flag(run_id="r", agent="a", reasons=("x",), severity=0.5, at=NOW)
-    assert flag.move("queued").move("curated").state == "curated"
-    assert flag.state == "open"
+def rollout(state: str = "canary", **more: Any) -> Rollout:
+    made = {"rollout_id": "r1", "candidate": "new", "champion": "old", "started_at": NOW, "stage_at": NOW}
+    return Rollout(**{**made, "state": state, **more})
+
+
+def go(one: Flag | Rollout, state: Any, step: int = 0) -> Flag | Rollout:
+    """Move either, at a time of its own."""
+    return one.move(state) if isinstance(one, Flag) else one.move(state, step, "so", "ann", NOW + timedelta(hours=step))
+
+
+def first(kind: str, state: str | None = None) -> Flag | Rollout:
+    return flag(state or "open") if kind == "flag" else rollout(state or "shadow")
+
+
+TABLES: dict[str, Any] = {"flag": FLAG_MOVES, "rollout": ROLLOUT_MOVES}
+KINDS = pytest.mark.parametrize("kind", TABLES)
+PAIRS = [(kind, state, to) for kind, table in TABLES.items() for state in table for to in table]
+
+
+def test_the_tables_of_moves() -> None:
+    """Every state has its row, a flag may be taken up again, and a rollout that has ended stays so."""
+    assert set(FLAG_MOVES) == set(get_args(FlagState))
+    assert set(ROLLOUT_MOVES) == set(get_args(RolloutState))
+    assert {state: sorted(to) for state, to in FLAG_MOVES.items()} == {
+        "open": ["dismissed", "queued"],
+        "queued": ["curated", "dismissed", "open"],
+        "curated": [],
+        "dismissed": ["open"],
+    }
+    assert {state: sorted(to) for state, to in ROLLOUT_MOVES.items()} == {
+        "shadow": ["canary", "live", "paused", "rolled_back"],
+        "canary": ["canary", "live", "paused", "rolled_back"],
+        "paused": ["canary", "live", "rolled_back", "shadow"],
+        "live": [],
+        "rolled_back": [],
+    }
+
+
+@KINDS
+def test_every_state_can_be_reached(kind: str) -> None:
+    """From where a flag or a rollout begins the moves lead to every state of its table."""
+    reached, left = set(), [first(kind).state]
+    while left:
+        state = left.pop()
+        reached.add(state)
+        left += TABLES[kind][state] - reached
+    assert reached == set(TABLES[kind])
+
+
+@pytest.mark.parametrize(("kind", "state", "to"), PAIRS)
+def test_only_what_the_table_holds_can_be_done(kind: str, state: str, to: str) -> None:
+    """A legal move gives a new record; an illegal one says where it may go; neither changes the old one."""
+    one = first(kind, state)
+    before = one.model_dump()
+    if to in TABLES[kind][state]:
+        assert go(one, to).state == to
+    else:
+        legal = ", ".join(sorted(TABLES[kind][state])) or ("nowhere" if kind == "flag" else "nowhere, it has ended")
+        what = "flag on run 'r'" if kind == "flag" else "rollout of 'new'"
+        said = f"The {what} cannot go from {state!r} to {to!r}; from there it may go: {legal}."
+        with pytest.raises(IllegalMoveError) as error:
+            go(one, to)
+        assert str(error.value) == said
+    assert one.model_dump() == before
+
+
+@KINDS
+@given(data=st.data())
+def test_no_walk_leaves_the_table(kind: str, data: st.DataObject) -> None:
+    """Whatever is asked for, in whatever order, only legal moves are made, and what has ended is not moved."""
+    one: Any = first(kind)
+    for step, to in enumerate(data.draw(st.lists(st.sampled_from(sorted(TABLES[kind])), max_size=12)), start=1):
+        state = one.state
+        try:
+            one = go(one, to, step)
+        except IllegalMoveError:
+            assert to not in TABLES[kind][state]
+            assert one.state == state
+        else:
+            assert to in TABLES[kind][state]
+    if kind == "rollout":
+        assert one.moves == len(one.past)
+        assert one.open == bool(ROLLOUT_MOVES[one.state])
+
+
+def test_a_rollout_remembers_its_way() -> None:
+    """A move keeps when it had which share, counts itself, and says who and why."""
+    later, latest = NOW + timedelta(hours=1), NOW + timedelta(hours=2)
+    one = rollout(percent=5).move("canary", 25, "fine", "ann", later).move("live", 100, "all of them", "bob", latest)
+    assert (one.because, one.by, one.moves, one.stage_at, one.started_at) == ("all of them", "bob", 2, latest, NOW)
+    assert one.past == ((NOW, 5), (later, 25))
+    assert one.share_at(NOW - timedelta(seconds=1)) is None
+    assert one.share_at(NOW) == (NOW, 5)
+    assert one.share_at(latest - timedelta(seconds=1)) == (later, 25)
+    assert one.share_at(latest) == (latest, 100)
+
+
+def test_a_rollout_begins_small_and_by_the_loop() -> None:
+    """What nobody sets: five stages, no share yet, moved by nobody."""
+    one = rollout()
+    assert (one.mode, one.stages, one.percent, one.because, one.by) == (
+        "stages", (1, 5, 25, 50, 100), 0, "", "learnloop"
+    )  # fmt: skip
+    assert (one.moves, one.past, one.open, one.next_percent) == (0, (), True, 1)
+    assert (rollout(percent=5).next_percent, rollout(percent=99).next_percent) == (25, 100)
+    assert rollout(percent=100).next_percent is None
+    assert (rollout(percent=25).stage, rollout("paused").stage) == ("25%", "paused")
+    assert Routes("old") == ("old", None, 0, "", frozenset(), None)
+
+
+@pytest.mark.parametrize("percent", [-1, 101])
+def test_a_share_is_of_a_hundred(percent: int) -> None:
+    """Nobody gets less than nothing or more than everything."""
+    with pytest.raises(ValidationError):
+        rollout(percent=percent)
+
+
+def test_a_flag_begins_open() -> None:
+    """What nobody sets: it is to be looked at, and of no conversation."""
+    one = Flag(run_id="r", agent="a", reasons=("x",), severity=0.5, at=NOW)
+    assert (one.state, one.thread_id) == ("open", None)
+    assert [rollout(mode=mode).mode for mode in ("stages", "blue_green", "ab")] == ["stages", "blue_green", "ab"]
+    assert Rollout.model_validate(rollout(mode="blue_green").model_dump()).mode == "blue_green"
+
+
+@pytest.mark.parametrize("severity", [-0.01, 1.01])
+def test_a_severity_is_from_0_to_1(severity: float) -> None:
+    """Nothing is worse than the worst."""
+    with pytest.raises(ValidationError):
+        flag(severity=severity)
+    assert [flag(severity=end).severity for end in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize("score", [-1.01, 1.01])
+def test_a_score_is_from_minus_1_to_1(score: float) -> None:
+    """Beyond good and bad there is nothing."""
+    with pytest.raises(ValidationError):
+        Feedback(feedback_id="f", run_id="r", at=NOW, score=score)
+    assert [Feedback(feedback_id="f", run_id="r", at=NOW, score=end).score for end in (-1, 1)] == [-1, 1]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"score": 0.0}, {"text": "hm"}, {"categories": ("slow",)}, {"correction": Message(role="assistant", content="a")}],
+)
+def test_one_thing_said_is_feedback(said: dict[str, Any]) -> None:
+    """A score of 0, a text, a category or a correction is enough; by default a user says it on purpose."""
+    one = Feedback.model_validate({"feedback_id": "f", "run_id": "r", "at": NOW, **said})
+    assert (one.name, one.origin, one.step_id, one.by) == ("user", "explicit", None, None)
+
+
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def turned(value: Any) -> Any:
+    """Return a JSON value with the keys of every mapping in the opposite order."""
+    if isinstance(value, dict):
+        return {key: turned(item) for key, item in reversed(value.items())}
+    return [turned(item) for item in value] if isinstance(value, list) else value
+
+
+@given(JSON)
+def test_a_hash_does_not_depend_on_the_order_of_keys(value: Any) -> None:
+    """What is equal as JSON has one name."""
+    assert content_hash(value) == content_hash(turned(value))
+    assert content_hash([value]) != content_hash(value)
 
 
 def test_an_example_is_named_by_what_is_learned() -> None:

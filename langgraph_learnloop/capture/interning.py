@@ -137,7 +137,7 @@ class Interner:
         fields = {
             name: value
             for name, value in message.__dict__.items()
-            if name != "example" and (type(value) not in _MAY_BE_EMPTY or value)
+            if name == "content" or (name != "example" and (type(value) not in _MAY_BE_EMPTY or value))
         }
         try:
             if not isinstance(fields.get("content", ""), str):

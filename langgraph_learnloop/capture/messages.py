@@ -13,6 +13,8 @@ import orjson
 from langchain_core.messages import BaseMessage, convert_to_messages
 from pydantic import BaseModel
 
+from langgraph_learnloop.messages import loads
+
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS
 _DEPTH = 100
 """Levels of nesting after which a value is kept as text."""
@@ -29,11 +31,7 @@ def encode(value: Any) -> bytes:
 
 def plain(value: Any) -> Any:
     """Return a value as JSON would give it back."""
-    body = encode(value)
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return json.loads(body)
+    return loads(encode(value))
 
 
 def cut(value: Any, longest: int) -> Any:

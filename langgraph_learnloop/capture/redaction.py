@@ -27,20 +27,20 @@ _SECRET_MARKS = (
 _SECRET = re.compile(
     r"""
     (?P<bearer>\b[Bb](?:earer|EARER)\s+)[\w.~+/-]{16,}=*   # an Authorization header
-    | \b[sprk]{2}[-_](?:[a-z]{2,8}[-_]){0,3}[A-Za-z0-9_-]{16,}   # OpenAI, Anthropic, Stripe, Langfuse
+    | \b[sprk]{2}[-_][A-Za-z0-9_-]{16,}   # OpenAI, Anthropic, Stripe, Langfuse
     | \b(?:gh[opsru]_|github_pat_|glpat-|npm_)[A-Za-z0-9_-]{20,}
     | \bxox[abeoprs]-[A-Za-z0-9-]{10,}   # Slack
     | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b   # AWS
     | \bAIza[\w-]{35}   # Google
     | \bhf_[A-Za-z0-9]{30,}
     | \beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}   # a JSON web token
-    | -----BEGIN[A-Z\ ]{0,20}PRIVATE\ KEY-----.*?(?:-----END[A-Z\ ]{0,20}PRIVATE\ KEY-----|\Z)
+    | -----BEGIN[A-Z\ ]{1,20}PRIVATE\ KEY-----.*?(?:-----END[A-Z\ ]{1,20}PRIVATE\ KEY-----|\Z)
     """,
     re.VERBOSE | re.DOTALL,
 )
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,3})?\b")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\w)")
-_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?:\.\d{1,3}){0,3}(?![\w:])")
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{3,39}(?:\.\d{1,3}){0,3}(?![\w:])")
 _CARD = re.compile(r"(?<![\w.-])[2-6](?:[ -]?\d){12,18}(?![\w-])")
 _PHONE = re.compile(
     r"""

@@ -15,10 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
-import orjson
 from pydantic import ValidationError
 
+from langgraph_learnloop.capture.messages import encode
 from langgraph_learnloop.errors import StoreError
+from langgraph_learnloop.messages import loads
 from langgraph_learnloop.ports import RunSink
 from langgraph_learnloop.records import Interned, Recorded, Run
 
@@ -278,6 +279,9 @@ class Spool:
             if self._commit(batch):
                 return False
             path.unlink(missing_ok=True)
+        except FileNotFoundError:  # nothing is left to be tried again
+            self._dropped["files of spilled runs that somebody removed"] += 1
+            _log.error("The runs that were spilled into %s are lost: somebody removed the file", path)
         except OSError as error:
             self._back_off(
                 StoreError(f"The spilled runs in {str(path)!r} cannot be read now: {error}. Make the file readable.")
@@ -314,7 +318,6 @@ class _SpillFile:
         if self._stream.closed:
             return
         with contextlib.suppress(OSError):
-            self._stream.flush()
             os.fsync(self._stream.fileno())
         with contextlib.suppress(OSError):
             self._stream.close()
@@ -340,17 +343,8 @@ def _locked(path: Path) -> Iterator[bool]:
 
 def _line(recorded: Recorded) -> bytes:
     bodies, lists, blobs = recorded.interned
-    return (
-        orjson.dumps(
-            {
-                "run": recorded.run.model_dump(mode="json"),
-                "bodies": _texts(bodies.items()),
-                "lists": dict(lists),
-                "blobs": _texts(blobs.items()),
-            }
-        )
-        + b"\n"
-    )
+    said = {"run": recorded.run.model_dump(mode="json"), "lists": dict(lists)}
+    return encode({**said, "bodies": _texts(bodies.items()), "blobs": _texts(blobs.items())}) + b"\n"
 
 
 def _texts(items: Iterable[tuple[str, bytes]]) -> dict[str, str]:
@@ -362,7 +356,7 @@ def _read(path: Path, dropped: Counter[str]) -> Iterator[Recorded]:
     with path.open("rb") as stream:
         for line in stream:
             try:
-                said = orjson.loads(line)
+                said = loads(line)
                 yield Recorded(
                     Run.model_validate(said["run"]),
                     Interned(

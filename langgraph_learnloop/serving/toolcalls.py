@@ -156,11 +156,9 @@ class Reader:
 
     def _say(self) -> Part | None:
         """Hand out words up to what may be a call."""
-        opened = _OPENED.search(self._held)
-        if self._silent or opened is not None:
-            self._read = lambda: None
         if self._silent or (self._offered and not self.content and _may_be_bare(self._held)):
             return None
+        opened = _OPENED.search(self._held)
         return self._hand_out(opened.start() if opened else may_begin(self._held, _MARKS), self.content)
 
     def _hand_out(self, end: int, said: str, is_reasoning: bool = False) -> Part | None:
@@ -223,7 +221,7 @@ def _read_llama(text: str, start: int) -> _Read:
     """Read objects in a row; a program in place of them is none."""
     calls, end = _read_objects(text, start)
     closed = _LLAMA_CLOSE.match(text, end)
-    return calls, closed.end() if calls and closed else end
+    return calls, closed.end() if closed else end
 
 
 def _read_mistral(text: str, start: int) -> _Read:

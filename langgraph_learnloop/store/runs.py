@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
 import zstandard
 from sqlalchemy import Connection, Row, Select, func, literal, select, tuple_
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
 from langgraph_learnloop.files import whole_file
+from langgraph_learnloop.messages import loads
 from langgraph_learnloop.mirrors import Texts
 from langgraph_learnloop.records import COMPRESSION, Feedback, Message, Recorded, Run, ToolCall
 from langgraph_learnloop.references import referenced, whole
@@ -289,14 +288,6 @@ def _role(kind: str, spoken: str | None) -> Role:
     """Return the OpenAI role of LangChain's kind of message; its free-form chat messages name a role themselves."""
     free: dict[str, Role] = {"assistant": "assistant", "developer": "system"}
     return _ROLES.get(kind) or _ROLES.get(spoken or "") or free.get(spoken or "", "user")
-
-
-def loads(body: bytes) -> Any:
-    """Return stored JSON as Python values; integers of any size."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return json.loads(body)
 
 
 def _text(content: Any) -> str:

@@ -6,15 +6,15 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage, messages_from_dict
 from zstandard import ZstdDecompressor
 
 from langgraph_learnloop.capture import interning as module
 from langgraph_learnloop.capture.interning import Interner
+from langgraph_learnloop.messages import loads
 from langgraph_learnloop.records import Interned
-from langgraph_learnloop.store.runs import loads
 
 
 class Shelf:
@@ -124,6 +124,82 @@ def test_messages_come_back_whole() -> None:
     key = interner.conversation(talk)
     shelf.put(interner.take()[0])
     assert shelf.read(key) == talk
+
+
+TEXTS = st.text(max_size=12)
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**40), 10**40) | st.floats(-1e9, 1e9) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+BLOCKS = st.builds(
+    lambda text, more: {**more, "type": "text", "text": text}, TEXTS, st.dictionaries(TEXTS, JSON, max_size=2)
+)
+CONTENTS = TEXTS | st.lists(TEXTS | BLOCKS, max_size=3)
+IDS = st.none() | st.sampled_from("123")
+CALLS = st.lists(
+    st.builds(
+        lambda name, args, key: {"name": name, "args": args, "id": key, "type": "tool_call"},
+        TEXTS,
+        st.dictionaries(TEXTS, JSON, max_size=3),
+        st.none() | TEXTS,
+    ),
+    max_size=2,
+)
+MESSAGES = st.one_of(
+    st.builds(lambda content, key, name: HumanMessage(content, id=key, name=name), CONTENTS, IDS, st.none() | TEXTS),
+    st.builds(lambda content, key: SystemMessage(content, id=key), TEXTS, IDS),
+    st.builds(lambda content, key, calls: AIMessage(content, id=key, tool_calls=calls), CONTENTS, IDS, CALLS),
+    st.builds(
+        lambda content, key, status, artifact: ToolMessage(
+            content, id=key, tool_call_id="c", status=status, artifact=artifact
+        ),
+        CONTENTS,
+        IDS,
+        st.sampled_from(["success", "error"]),
+        JSON,
+    ),
+)
+
+
+def told(messages: list[BaseMessage]) -> list[Any]:
+    """Return messages so that they can be compared: what is empty and what is absent is the same."""
+    return [
+        {name: value for name, value in message.model_dump().items() if value or value in (0, "")}
+        for message in messages
+    ]
+
+
+@settings(max_examples=80)
+@given(st.lists(st.lists(MESSAGES, max_size=4), min_size=1, max_size=3))
+def test_what_goes_in_comes_out(pieces: list[list[BaseMessage]]) -> None:
+    """Any conversation, as it grows, is read as it was; what was stored before is linked to and not stored again."""
+    interner, shelf, talk, before = Interner(), Shelf(), list[BaseMessage](), None
+    for piece in pieces:
+        talk = [*copy.deepcopy(talk), *piece]
+        key = interner.conversation(talk)
+        interned, confirm = interner.take()
+        assert len(set(interned.bodies) - set(shelf.bodies)) <= len(piece)
+        shelf.put(interned)
+        confirm()
+        assert told(shelf.read(key)) == told(talk)
+        assert len(interned.lists) <= bool(piece)
+        if before is not None and interned.lists:
+            assert shelf.lists[str(key)][0] == before
+            assert len(shelf.lists[str(key)][1]) == len(piece)
+        before = key
+    assert Interner().conversation(talk) == before
+
+
+def test_half_a_character_costs_no_message() -> None:
+    """A lone surrogate, which no database takes, is replaced; whatever stands around it comes back."""
+    call = {"name": "f", "args": {"big": 10**30, "half": "\ud800"}, "id": "c", "type": "tool_call"}
+    interner, shelf = Interner(), Shelf()
+    key = interner.conversation([AIMessage("a\ud83d b", id="1", tool_calls=[call])])
+    shelf.put(interner.take()[0])
+    (read,) = shelf.read(key)
+    assert isinstance(read, AIMessage)
+    assert (read.content, read.tool_calls[0]["args"]) == ("a? b", {"big": 10**30, "half": "?"})
 
 
 def test_a_long_text_is_cut_and_says_so() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from langgraph_learnloop.capture import spool as module
-from langgraph_learnloop.capture.spool import Entry, Spool
+from langgraph_learnloop.capture.spool import Entry, Spool, _locked, _SpillFile
 from langgraph_learnloop.errors import StoreError
-from langgraph_learnloop.records import Interned, Recorded, Run
+from langgraph_learnloop.records import Interned, Recorded, Run, Step, ToolCall
 
 Make = Callable[..., Spool]
 
@@ -181,3 +181,202 @@ def test_a_store_that_hangs_holds_nobody_up(sink: Any, tmp_path: Path, monkeypat
     spool.close(0.05)
     assert sum(len(file.read_bytes().splitlines()) for file in (tmp_path / "spill").iterdir()) == 10
     gate.set()
+
+
+def test_a_file_belongs_to_who_writes_it(tmp_path: Path) -> None:
+    """Nobody else gets it before it is closed; who gets it keeps others away meanwhile; one that is gone has none."""
+    file = _SpillFile(tmp_path / "deep" / "spill")
+    file.add(entry("1").recorded)
+    with _locked(file.path) as mine:
+        assert not mine
+    file.close()
+    file.close()
+    with _locked(file.path) as mine, _locked(file.path) as others:
+        assert (mine, others) == (True, False)
+    assert len(file.path.read_bytes().splitlines()) == file.runs == 1
+    with _locked(tmp_path / "gone.spill") as mine:
+        assert not mine
+
+
+def test_a_disk_that_is_full_leaves_no_half_line(tmp_path: Path) -> None:
+    """What was half written is cut off again, so that what follows can be read."""
+    file = _SpillFile(tmp_path)
+    file.add(entry("1").recorded)
+    real, whole = file._stream, file.path.read_bytes()
+
+    class Full:
+        """Take ten bytes, and no more."""
+
+        def write(self, data: bytes) -> None:
+            real.write(data[:10])
+            real.flush()
+            raise OSError("No space left on device")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    file._stream = Full()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="No space left"):
+        file.add(entry("2").recorded)
+    file._stream = real
+    assert (file.runs, file.path.read_bytes()) == (1, whole)
+    file.add(entry("3").recorded)
+    file.close()
+    dropped: Counter[str] = Counter()
+    assert [one.run.run_id for one in module._read(file.path, dropped)] == ["1", "3"]
+    assert dropped == {}
+
+
+def test_a_spilled_run_comes_back_whole(tmp_path: Path) -> None:
+    """What is read from the disk is what was put there: run, bodies, lists with and without a parent, blobs."""
+    one = entry("1").recorded
+    lists = {**one.interned.lists, "l-2": ("l-1", ("b-1", "b-1"))}
+    one = Recorded(one.run, one.interned._replace(lists=lists))
+    file = _SpillFile(tmp_path)
+    file.add(one)
+    file.close()
+    assert list(module._read(file.path, Counter())) == [one]
+    assert Entry.of(one, lambda: None).size == 10 + len(b"image")
+
+
+def test_numbers_beyond_64_bits_are_spilled_too(tmp_path: Path) -> None:
+    """A tool's argument of any size costs no run on its way over the disk, and comes back to the last digit."""
+    step = Step(
+        step_id="s", parent_id=None, kind="model", name="m", started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        tool_calls=(ToolCall(name="f", args={"big": 10**30, "least": -(2**63) - 1}),),
+    )  # fmt: skip
+    one = entry("1").recorded
+    one = Recorded(one.run.model_copy(update={"steps": (step,)}), one.interned)
+    file = _SpillFile(tmp_path)
+    file.add(one)
+    file.close()
+    (read,) = module._read(file.path, Counter())
+    assert read == one
+    assert repr(read.run.steps[0].tool_calls[0].args["big"]) == repr(10**30)
+
+
+@pytest.mark.parametrize("when", ["before it is read", "while it is stored"])
+def test_a_file_that_somebody_removes_holds_nobody_up(make: Make, sink: Any, tmp_path: Path, when: str) -> None:
+    """Its runs are lost if they were not read yet, and counted; those in memory and those to come are stored."""
+    sink.failure = StoreError("gone")
+    dropped: Counter[str] = Counter()
+    spool = make(dropped=dropped)
+    for number in range(5):
+        spool.add(entry(str(number)))
+    real = sink.add_runs
+
+    def remove(recorded: Any) -> None:
+        real(recorded)
+        if when == "before it is read" or recorded[0].run.run_id == "2":
+            for path in (tmp_path / "spill").glob("*.spill"):
+                path.unlink()
+
+    sink.failure, sink.add_runs = None, remove
+    assert flush(spool)
+    spool.add(entry("new"))
+    assert flush(spool)
+    assert spool.problem is None
+    spool.close(5)
+    if when == "before it is read":
+        assert (set(sink.runs), dropped) == ({"0", "1", "new"}, {"files of spilled runs that somebody removed": 1})
+    else:
+        assert (set(sink.runs), dropped) == ({"0", "1", "2", "3", "4", "new"}, {})
+
+
+def test_flush_does_not_wait_for_the_pause(make: Make, sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks has it tried at once, however long the pause that a refusal began; nothing is counted as held."""
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 1_000.0)
+    monkeypatch.setattr(module, "_LONGEST_PAUSE", 1_000.0)
+    sink.failure = StoreError("gone")
+    spool = make()
+    spool.add(entry("1", 50))
+    assert not spool.flush(time.monotonic() + 30)
+    sink.failure = None
+    assert flush(spool, 30)
+    assert (spool._bytes, spool.waiting, list(sink.runs)) == (0, 0, ["1"])
+    spool.close(5)
+
+
+def test_a_file_that_cannot_be_read_now_is_read_later(
+    make: Make, sink: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk refuses is told and tried again, and no run of it is given up."""
+    sink.failure = StoreError("gone")
+    spool = make()
+    for number in range(5):
+        spool.add(entry(str(number)))
+    faults, real = [PermissionError("not now")], module._read
+
+    def read(path: Path, dropped: Counter[str]) -> Any:
+        if faults:
+            raise faults.pop()
+        return real(path, dropped)
+
+    monkeypatch.setattr(module, "_read", read)
+    sink.failure = None
+    assert flush(spool)
+    assert not faults
+    assert len(sink.runs) == 5
+    assert spool.failed_writes > 0
+    spool.close(5)
+
+
+def test_a_spill_file_is_on_the_disk_when_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system is asked to write it out, so that a power cut after that costs no run."""
+    asked: list[int] = []
+    monkeypatch.setattr(module.os, "fsync", asked.append)
+    file = _SpillFile(tmp_path)
+    file.add(entry("1").recorded)
+    number = file._stream.fileno()
+    file.close()
+    assert asked == [number]
+
+
+def test_flush_waits_as_long_as_it_may(sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second before the deadline it is still waited; at the deadline it is not."""
+    gate, real_add = threading.Event(), sink.add_runs
+
+    def hang(recorded: Any) -> None:
+        assert gate.wait(30)
+        real_add(recorded)
+
+    sink.add_runs = hang
+    spool = Spool(sink, Counter(), None, None)
+    spool.add(entry("1"))
+    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    assert not spool.flush(100.0)
+    real_wait, main = spool._changed.wait, threading.current_thread()
+
+    def wait(seconds: float | None = None) -> bool:
+        if threading.current_thread() is main:
+            gate.set()
+            return real_wait(30)
+        return real_wait(seconds)
+
+    monkeypatch.setattr(spool._changed, "wait", wait)
+    assert spool.flush(100.5)
+    spool.close(5)
+    assert list(sink.runs) == ["1"]
+
+
+def test_pauses_grow_to_a_bound(make: Make, sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each refusal doubles the pause up to the longest; a success begins anew."""
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 1.0)
+    monkeypatch.setattr(module, "_LONGEST_PAUSE", 5.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(Spool, "_wake", lambda self: None)
+    spool = make()
+    spool._pause, tries = 1.0, []
+    for _ in range(5):
+        spool._back_off(StoreError("gone"))
+        tries.append(spool._retry_at)
+    assert tries == [101.0, 102.0, 104.0, 105.0, 105.0]
+    assert (spool.failed_writes, spool.problem) == (5, "gone")
+    assert spool._idle_seconds() is None
+    spool.add(entry("1"))
+    assert (spool._idle_seconds(), spool._is_due()) == (5.0, False)
+    spool._hurry = True
+    assert spool._is_due()
+    spool._store([entry("2")])
+    assert (spool._retry_at, spool._pause, spool.problem, spool.recorded) == (0.0, 1.0, None, 1)
+    assert (spool._idle_seconds(), spool._is_due()) == (0.01, True)

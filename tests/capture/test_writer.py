@@ -1,5 +1,6 @@
 """The writer in bad weather: a full queue, a store that refuses, an interpreter that ends."""
 
+import inspect
 import logging
 import os
 import signal
@@ -286,6 +287,108 @@ def test_events_after_close_are_counted(say: Any, writer: Writer, sink: Any) -> 
     assert _threads(sink.runs) == ["1"]
     assert writer.flush()
     assert writer.health().dropped["events after the recorder was closed"] == 4
+
+
+def test_what_nobody_sets(say: Any, writer: Writer) -> None:
+    """Ten thousand events may wait; flush takes ten seconds at most and closing five; threads say whose they are."""
+    assert inspect.signature(Writer).parameters["queue_size"].default == 10_000
+    assert inspect.signature(writer.flush).parameters["timeout"].default == 10.0
+    assert inspect.signature(writer.close).parameters["timeout"].default == 5.0
+    say("1")
+    assert writer.flush()
+    assert {"learnloop-writer", "learnloop-store"} <= {thread.name for thread in threading.enumerate()}
+
+
+def _sampled(sink: Any, rate: float, **more: Any) -> Writer:
+    return Writer(sink, policy=Policy(rate=rate), **more)
+
+
+def test_what_sampling_left_out_is_kept_a_while(sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last few can be rescued: by their id, or the last one of a thread; each once, and no other with it."""
+    monkeypatch.setattr(module, "_HELD_RUNS", 3)
+    writer = _sampled(sink, 0.0)
+    say = _speaker(writer)
+    for thread in ("1", "2", "3", "3", "4"):
+        say(thread)
+    writer.rescue(None, None)
+    assert (sink.runs, writer.health().sampled_out) == ({}, 5)
+    assert len(writer._held) == 3
+    last = list(writer._held.values())[1].recorded.run
+    assert last.thread_id == "3"
+    for asked in ((None, "1"), ("nobody", None), (None, "3")):
+        writer.rescue(*asked)
+    assert writer.flush()
+    assert list(sink.runs) == [last.run_id]
+    writer.rescue(next(iter(writer._held)), None)
+    assert writer.flush()
+    assert _threads(sink.runs) == ["3", "3"]
+    assert [entry.recorded.run.thread_id for entry in writer._held.values()] == ["4"]
+    writer.close()
+    assert writer.health().recorded == 2
+
+
+def test_a_run_is_rescued_that_the_writer_has_not_told_yet(sink: Any) -> None:
+    """Whoever speaks of a run at once finds it, though its events still wait; where all are kept nothing is done."""
+    writer = _sampled(sink, 0.0)
+    _speaker(writer)("1")
+    writer.rescue(None, "1")
+    assert writer.flush()
+    assert _threads(sink.runs) == ["1"]
+    writer.close()
+    whole = _sampled(sink, 1.0)
+    whole.rescue(None, "1")
+    assert whole._thread is None
+    whole.close()
+
+
+def test_a_run_that_two_recorders_saw_is_told_once(sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the last ids so many are remembered, and not one more."""
+    monkeypatch.setattr(module, "_TOLD", 2)
+    writer = Writer(sink)
+    graph = StateGraph(MessagesState).add_node("say", lambda state: {"messages": [AIMessage("yes")]})
+    first, second = Recorder(writer, "support"), Recorder(writer, "support")
+    agent = watch(watch(graph.add_edge(START, "say").compile(), first), second)
+    for turn in range(3):
+        agent.invoke({"messages": [("user", str(turn))]})
+    assert writer.flush()
+    assert (len(sink.runs), writer.health().recorded) == (3, 3)
+    assert len(writer._told) == 2
+    writer.close()
+
+
+def test_a_flush_that_the_writer_does_not_reach_says_so(sink: Any) -> None:
+    """While the writer is held up nothing is confirmed, whatever the store does."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def slow(text: str) -> str:
+        entered.set()
+        assert gate.wait(30)
+        return text
+
+    writer = Writer(sink, policy=Policy(redaction=slow))
+    _speaker(writer)("1")
+    assert entered.wait(10)
+    assert writer.flush(timeout=0.01) is False
+    gate.set()
+    assert writer.flush()
+    writer.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
+def test_a_forked_child_begins_anew(sink: Any) -> None:
+    """Nothing that waited or was counted in the parent is the child's; a writer that was closed stays closed."""
+    writer, closed = Writer(sink), Writer(sink)
+    closed.close()
+    _speaker(writer)("1")
+    assert writer.flush()
+    child = os.fork()
+    if not child:
+        begun = (writer._thread, writer.health().recorded, closed._closed) == (None, 0, True)
+        _speaker(writer)("2")
+        os._exit(0 if begun and writer.flush() and writer.health().recorded == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (writer.health().recorded, _threads(sink.runs)) == (1, ["1"])
+    writer.close()
 
 
 _AGENT = """

@@ -135,3 +135,113 @@ def test_the_seed_decides() -> None:
 def test_no_examples_no_split() -> None:
     """Nothing in, nothing out."""
     assert assign([]) == []
+
+
+def members(out: list[Example], side: str) -> list[str | None]:
+    return sorted(str(e.run_id) for e in out if e.split == side)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_both_shares_are_met(seed: int) -> None:
+    """Held-out and validation get their shares each, and the rest is for training; by default a quarter is held out."""
+    out = assign(distinct(20), heldout=0.2, validation=0.3, seed=seed)
+    assert [len(members(out, side)) for side in ("train", "heldout", "validation")] == [10, 4, 6]
+    assert [len(members(assign(distinct(20)), side)) for side in ("train", "heldout", "validation")] == [15, 5, 0]
+    assert assign(distinct(20)) == assign(distinct(20), seed=0, heldout=0.25, validation=0.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "heldout", "held"), [(1, 0.9, 0), (2, 0.9, 1), (3, 1.0, 2), (4, 0.0, 0), (6, 1.0, 5)]
+)
+def test_one_group_stays_for_training(count: int, heldout: float, held: int) -> None:
+    """However large the share, a category is never held out whole; and nothing is where nothing is asked for."""
+    assert len(members(assign(distinct(count), heldout=heldout), "heldout")) == held
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, 0), (3, 0), (4, 1), (8, 1)])
+def test_a_small_share_takes_one_of_four_groups(count: int, held: int) -> None:
+    """Where the share is less than half an example, four groups give one, and fewer give none."""
+    assert len(members(assign(distinct(count), heldout=0.01), "heldout")) == held
+
+
+def groups(sizes: list[int]) -> list[Example]:
+    return [e.model_copy(update={"group": f"g{i}"}) for i, n in enumerate(sizes) for e in distinct(n, f"tool{i}")]
+
+
+def as_one_tool(examples: list[Example]) -> list[Example]:
+    return [e.model_copy(update={"chosen": examples[0].chosen}) for e in examples]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_large_groups_give_way_to_the_smallest(seed: int) -> None:
+    """Where every group is larger than the share, the smallest is held out."""
+    out = assign(as_one_tool(groups([9, 8, 3, 9, 9])), heldout=0.05, seed=seed)
+    assert sum(e.split == "heldout" for e in out) == 3
+    fits = assign(as_one_tool(groups([9, 8, 3, 9, 9])), heldout=0.3, seed=seed)
+    assert 3 <= sum(e.split == "heldout" for e in fits) <= 12
+
+
+def test_what_is_set_counts_for_the_share() -> None:
+    """Held-out examples of an earlier dataset fill the share before new ones do."""
+    known = [e.model_copy(update={"split": "heldout"}) for e in distinct(12)[:3]]
+    out = assign([*known, *distinct(12)[3:]])
+    assert len(members(out, "heldout")) == 3
+    assert members(out, "heldout") == sorted(str(e.run_id) for e in known)
+
+
+@pytest.mark.parametrize(
+    ("given", "side"),
+    [
+        (["heldout", "validation"], "heldout"),
+        (["validation", "train", "heldout"], "train"),
+        ([None, "validation"], "validation"),
+        (["validation", "train"], "train"),
+    ],
+)
+def test_a_group_of_several_sides_goes_to_the_first(given: list[Split | None], side: str) -> None:
+    """Training wins, then what is held out."""
+    joined = [
+        e.model_copy(update={"group": "g", "split": one}) for e, one in zip(distinct(len(given)), given, strict=True)
+    ]
+    assert {e.split for e in assign([*joined, *distinct(9, "other")]) if e.run_id in {j.run_id for j in joined}} == {
+        side
+    }
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        ({"group": "g"}, {"group": "g"}, True),
+        ({"run_id": "r"}, {"run_id": "r"}, True),
+        ({"group": "x"}, {"run_id": "x"}, False),
+        ({"group": None, "run_id": None}, {"group": None, "run_id": None}, False),
+        ({"group": ""}, {"group": ""}, False),
+    ],
+)
+def test_what_makes_a_group(one: dict[str, str], other: dict[str, str], together: bool) -> None:
+    """A thread or a run in common; a thread that is named like a run is not that run, and none is no name."""
+    first, second = (e.model_copy(update=more) for e, more in zip(distinct(2), (one, other), strict=True))
+    assert len({e.group for e in assign([first, second])}) == 2 - together
+
+
+def test_requests_that_say_the_same_are_a_group() -> None:
+    """But for case and marks; those of marks alone are told apart, and those that say nothing at all are one each."""
+    texts = ["Play Abba!", "play abba", "?!", "...", "?!"]
+    out = assign([example(text, call("lamp", x=n), run_id=str(n)) for n, text in enumerate(texts)])
+    assert out[0].group == out[1].group
+    assert out[2].group == out[4].group
+    assert len({e.group for e in out}) == 3
+    assert (
+        len({e.group for e in assign([example(text, call("lamp"), run_id=str(n)) for n, text in enumerate("aa")])}) == 1
+    )
+    same = example("one", call("lamp", x=1), run_id="a")
+    assert len({e.group for e in assign([same, same.model_copy(update={"run_id": "b"})])}) == 1
+
+
+def test_a_group_keeps_its_name_in_a_later_dataset() -> None:
+    """New examples of other groups do not rename it, nor does the order."""
+    old = assign(distinct(5))
+    new = assign([*reversed(distinct(5)), *distinct(3, "other")])
+    assert {e.run_id: e.group for e in old}.items() <= {e.run_id: e.group for e in new}.items()
+    again = assign([*old, *distinct(3, "other")])
+    assert [e.split for e in again[:5]] == [e.split for e in old]

@@ -130,6 +130,44 @@ def test_the_canonical_form_is_stable(value: Any) -> None:
     assert canonical(value) == canonical(value)
 
 
+def restyled(value: Any, draw: Any) -> Any:
+    """Return a JSON value written otherwise: keys in another order, None beside them, numbers in another form."""
+    if isinstance(value, dict):
+        items = draw(st.permutations([(key, restyled(item, draw)) for key, item in value.items()]))
+        return dict(items) if draw(st.booleans()) or "nothing" in value else {"nothing": None, **dict(items)}
+    if isinstance(value, list):
+        return [restyled(item, draw) for item in value]
+    if isinstance(value, str):
+        return draw(st.sampled_from(["", " ", "\n\t"])) + value + draw(st.sampled_from(["", "  "]))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return draw(st.sampled_from([value, float(value), str(value), f"{value}.00"]))
+    return value
+
+
+@given(JSON, st.data())
+def test_how_a_value_is_written_makes_no_difference(value: Any, data: st.DataObject) -> None:
+    """The order of keys, keys of None, blanks around texts and the form of numbers are nothing to compare."""
+    other = restyled(value, data.draw)
+    assert same(value, value)
+    assert same(value, other)
+    assert same(other, value)
+
+
+@given(JSON, JSON)
+def test_equality_has_no_sides(one: Any, other: Any) -> None:
+    """Whoever is expected and whoever answered; and a value is not the list of it, nor what a key holds."""
+    assert same(one, other) == same(other, one)
+    assert not same(one, [one])
+    assert not same(one, {"key": one}) or one == {}
+
+
+@given(st.integers(), st.integers())
+def test_numbers_of_any_length_are_told_apart(one: int, other: int) -> None:
+    """Two long ids are equal only where all their digits are."""
+    assert same(one, other) == (one == other)
+    assert same(str(one), other) == (one == other) or len(str(abs(one))) > 300
+
+
 def nested(levels: int, inside: Any = 1) -> Any:
     """Return a value so many lists down."""
     for _ in range(levels):

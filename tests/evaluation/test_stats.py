@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, binom, binomtest, permutation_test
+from scipy.special import xlogy
+from scipy.stats import beta, binom, binomtest, multinomial, norm, permutation_test
 
 from langgraph_learnloop.evaluation import measures, stats
 
@@ -193,6 +194,116 @@ def test_share_bounds_are_those_of_the_beta_distribution(right: int, n: int) -> 
     low, high = stats.share_bounds(right, n)
     assert low == (pytest.approx(beta.ppf(0.05, right, n - right + 1)) if right else 0.0)
     assert high == (pytest.approx(beta.ppf(0.95, right + 1, n - right)) if right < n else 1.0)
+
+
+def outcomes(n: int, won: float, lost: float) -> list[tuple[int, int, float]]:
+    """Return every number of wins and losses with its chance, by scipy's multinomial."""
+    pairs = [(w, m) for w in range(n + 1) for m in range(n + 1 - w)]
+    chances = multinomial.pmf([(w, m, n - w - m) for w, m in pairs], n, (won, lost, max(0.0, 1 - won - lost)))
+    return [(w, m, float(chance)) for (w, m), chance in zip(pairs, chances, strict=True)]
+
+
+@pytest.mark.parametrize(("n", "margin", "alpha"), [(12, 0.3, 0.05), (20, 0.2, 0.05), (9, 0.3, 0.3), (15, 0.1, 0.3)])
+def test_power_of_noninferiority_by_hand(n: int, margin: float, alpha: float) -> None:
+    """The chance of all the outcomes that pass, added up one by one; half of the cases each way is the most noise."""
+    for noise in (0.0, 0.05, 0.2, 0.5):
+        rows = outcomes(n, noise, noise)
+        by_hand = sum(chance for w, m, chance in rows if stats.noninferiority(w, m, n, margin) <= alpha)
+        assert stats.noninferiority_power(n, noise, margin, alpha) == pytest.approx(by_hand, abs=1e-6)
+    assert stats.noninferiority_power(n, 0.9, margin, alpha) == stats.noninferiority_power(n, 0.5, margin, alpha)
+
+
+def tango(w: int, m: int, n: int, margin: float) -> float:
+    """Return Tango's score at -margin, its nuisance rate found by maximising the likelihood on a grid of its own."""
+    lost = np.linspace(margin, (1 + margin) / 2, 200_001)[1:-1]
+    won, same = lost - margin, 1 - 2 * lost + margin
+    best = lost[np.argmax(xlogy(w, won) + xlogy(m, lost) + xlogy(n - w - m, same))]
+    return float((w - m + n * margin) / np.sqrt(n * (2 * best - margin - margin**2)))
+
+
+def test_noninferiority_by_hand() -> None:
+    """Outcomes that score at least as well, at the rate of flips that makes them likeliest, added up one by one."""
+    n, margin = 10, 0.25
+    scores = {(w, m): tango(w, m, n, margin) for w in range(n + 1) for m in range(n + 1 - w)}
+    for seen in [(0, 0), (0, 1), (1, 1), (3, 2), (2, 4)]:
+        as_good = {pair for pair, found in scores.items() if found >= scores[seen] - 1e-4}
+        worst = max(
+            sum(chance for w, m, chance in outcomes(n, rate, rate + margin) if (w, m) in as_good)
+            for rate in np.linspace(0.0, (1 - margin) / 2, 76)
+        )
+        assert stats.noninferiority(*seen, n, margin) == pytest.approx(worst, abs=2e-3)
+
+
+@pytest.mark.parametrize(("n", "change", "noise", "alpha", "least"), [
+    (20, 0.3, 0.0, 0.05, 0.0), (20, 0.3, 0.1, 0.05, 0.0), (15, 0.2, 0.05, 0.2, 0.2), (6, 0.5, 0.1, 0.05, 0.0),
+    (12, 0.25, 0.05, 0.1, 0.25), (8, 0.9, 0.05, 0.05, 0.0), (3, 0.5, 0.0, 0.05, 0.0), (5, 1.0, 0.0, 0.05, 0.0),
+])  # fmt: skip
+def test_mcnemar_power_by_hand(n: int, change: float, noise: float, alpha: float, least: float) -> None:
+    """The chance of all the outcomes that are found, added up one by one."""
+    by_hand = sum(
+        chance
+        for w, m, chance in outcomes(n, change + noise, noise)
+        if stats.mcnemar_greater(w, m) <= alpha and (w - m) / n >= least - 1e-9
+    )
+    assert stats.mcnemar_power(n, change, noise, alpha, least) == pytest.approx(by_hand, abs=1e-9)
+
+
+def test_what_nobody_sets() -> None:
+    """Error rate 0.05, power 0.8, confidence 0.95, no noise, and any change counts."""
+    assert stats.wilson(3, 9) == stats.wilson(3, 9, 0.95) != stats.wilson(3, 9, 0.9)
+    assert stats.difference_interval(5, 1, 20) == stats.difference_interval(5, 1, 20, 0.95)
+    assert stats.wins_needed() == stats.wins_needed(0.05) == 5
+    assert stats.least_margin(100) == stats.least_margin(100, 0.05) == pytest.approx(1 - 0.05**0.01)
+    assert stats.mcnemar_power(50, 0.2) == stats.mcnemar_power(50, 0.2, 0.0, 0.05, 0.0)
+    assert stats.detectable(50) == stats.detectable(50, 0.0, 0.05, 0.8)
+    assert stats.mcnemar_cases(0.2) == stats.mcnemar_cases(0.2, 0.0, 0.05, 0.8)
+    assert stats.noninferiority_power(50, 0.01, 0.1) == stats.noninferiority_power(50, 0.01, 0.1, 0.05)
+    assert stats.noninferiority_cases(0.01, 0.1) == stats.noninferiority_cases(0.01, 0.1, 0.05, 0.8)
+    assert stats.share_bounds(3, 9) == stats.share_bounds(3, 9, 0.05)
+    assert stats.safe_cases(1, 0.9) == stats.safe_cases(1, 0.9, 0.05)
+    assert stats.safe_power(99, 0.9, 0.1) == stats.safe_power(99, 0.9, 0.1, 0.05)
+
+
+def test_the_fewest_cases_by_the_formulas() -> None:
+    """Connett's formula 2 and Nam's, written out; and never fewer than could show it without a loss."""
+    a, b = norm.ppf(0.95), norm.ppf(0.8)
+    flips = 0.1 + 2 * 0.05
+    assert stats.mcnemar_cases(0.1, 0.05) == np.ceil(((a * flips**0.5 + b * (flips - 0.01) ** 0.5) / 0.1) ** 2)
+    assert stats.mcnemar_cases(1.0) == 5
+    at_margin = (2 * 0.03 + 0.05 - 0.05**2) ** 0.5
+    assert stats.noninferiority_cases(0.03, 0.05) == np.ceil(((a * at_margin + b * (2 * 0.03) ** 0.5) / 0.05) ** 2)
+    assert stats.noninferiority_cases(0.0, 0.05) == stats.cases_needed(0.05) == 59
+
+
+def test_detectable_at_the_edges() -> None:
+    """Where noise leaves no room, or so few cases no power, there is no such change; else the least of its size."""
+    assert stats.detectable(100, noise=0.5) is None
+    assert stats.detectable(100, noise=0.6) is None
+    assert stats.detectable(5) == pytest.approx(0.8 ** (1 / 5), abs=1e-9)
+    assert stats.detectable(5, power=1.0) == pytest.approx(1.0)
+    assert stats.detectable(200, noise=0.3) is not None
+    assert stats.mcnemar_power(10, 0.0) == stats.mcnemar_power(0, 0.5) == 0.0
+
+
+def test_safety_by_hand() -> None:
+    """The fewest cases by trying them all, the chance of few failures, and that of passing."""
+    assert stats.safe_cases(0, 0.5, 0.0625) == 4
+    for failures, limit in ((0, 0.9), (1, 0.9), (3, 0.8), (0, 0.99)):
+        tried = next(n for n in range(failures + 1, 9_999) if binom.cdf(failures, n, 1 - limit) <= 0.05)
+        assert stats.safe_cases(failures, limit) == tried
+        assert stats.too_few_failures(failures, tried, limit) == pytest.approx(binom.cdf(failures, tried, 1 - limit))
+        assert stats.safe_power(tried, limit, 0.1) == pytest.approx(binom.cdf(failures, tried, 0.1 * (1 - limit)))
+        assert stats.safe_power(tried - 1, limit, 0.1) == pytest.approx(
+            binom.cdf(failures - 1, tried - 1, 0.1 * (1 - limit)) if failures else 0.0
+        )
+    assert stats.too_few_failures(0, 0, 0.9) == 1.0
+
+
+def test_holm_is_never_over_one() -> None:
+    """Adjusted p-values stay probabilities and keep the order that was given."""
+    assert stats.holm([0.9, 0.5]) == (1.0, 1.0)
+    assert stats.holm([0.2]) == (0.2,)
+    assert stats.holm([0.03, 0.001, 0.03]) == pytest.approx((0.06, 0.003, 0.06))
 
 
 @pytest.mark.parametrize(("failures", "needed"), [(0, 2995), (1, 4742)])

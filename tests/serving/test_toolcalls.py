@@ -16,6 +16,9 @@ from langgraph_learnloop.serving.toolcalls import (
     Part,
     Reader,
     is_malformed,
+    may_begin,
+    new_call_id,
+    offered_names,
     parse_answer,
 )
 
@@ -95,6 +98,8 @@ def test_a_call_that_was_not_closed_counts_when_it_is_whole():
         ("hm</think>Yes.", "hm", "Yes."),
         ("<think>cut off", "cut off", ""),
         ("<think>\n</think>Yes.", None, "Yes."),
+        ("</think>Yes.", None, "Yes."),
+        (" <think>hm</think> Yes.", "hm", "Yes."),
     ],
 )
 def test_reasoning_is_split_off(text: str, reasoning: str | None, content: str):
@@ -163,8 +168,7 @@ def test_bare_json_is_a_call_only_of_an_offered_tool_and_alone(text: str, names:
     answer = parse_answer(text, offered={"f", "g"})
     assert [call.name for call in answer.tool_calls] == names
     assert parse_answer(text).tool_calls == ()
-    if not names:
-        assert answer.content == text.strip()
+    assert answer.content == ("" if names else text.strip())
 
 
 @pytest.mark.parametrize(
@@ -176,6 +180,9 @@ def test_bare_json_is_a_call_only_of_an_offered_tool_and_alone(text: str, names:
         ("[TOOL_CALLS] [{", True),
         ('{"name": "f", "parameters": {"x": ', True),
         ('{"type": "function", "name": "f", "parameters": {"x": ', True),
+        ('{"type":"function","name":"f","parameters":{"x":', True),
+        (' { "type" : "function" , "name" : "f" , "arguments" : {', True),
+        ('{"name":"f","arguments":{', True),
         ('{"name": "h", "parameters": {"x": ', False),
         ('{"name": "f", "age": 3}', False),
     ],
@@ -274,7 +281,36 @@ def test_who_wants_a_call_hears_thoughts_only():
     """A silent reader keeps all the words for the end."""
     reader = Reader(silent=True)
     assert reader.read("<think>Hm</think>I would rather talk.") == [Part("Hm", is_reasoning=True)]
-    assert reader.content == ""
+    assert (reader.content, reader.reasoning) == ("", "Hm")
+
+
+@pytest.mark.parametrize("size", range(1, 40))
+def test_thought_and_words_are_told_apart_however_they_are_torn(size: int):
+    """No mark is shown, blanks stand only between words, and what begins a call ends what is shown."""
+    text = "\n<think> One,\n two. </think>\nSo it is.\n<tool_call>{} So. "
+    for written, content in ((text, "So it is."), (text.split("<tool")[0], "So it is."), (text[:29], "")):
+        reader = Reader(offered=True)
+        shown = [part for at in range(0, len(written), size) for part in reader.read(written[at : at + size])]
+        assert (reader.reasoning, reader.content) == ("One,\n two.", content)
+        assert "".join(part.text for part in shown if part.is_reasoning) == "One,\n two."
+        assert "".join(part.text for part in shown if not part.is_reasoning) == content
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [("", 0), ("ab", 2), ("a<", 1), ("a<tool_cal", 1), ("[TOOL", 0), ("[TOOL ", 6), ("<<", 1), ("x<|p[", 4)],
+)
+def test_where_a_mark_may_have_begun(text: str, at: int):
+    """The earliest place from which the text goes on as a mark does."""
+    assert may_begin(text, ("<tool_call>", "<|python_tag|>", "[TOOL_CALLS]")) == at
+    assert may_begin(text, ()) == len(text)
+
+
+def test_the_names_of_offered_tools():
+    """In OpenAI's form, with and without the wrapping."""
+    assert offered_names([{"type": "function", "function": {"name": "f"}}, {"name": "g"}]) == {"f", "g"}
+    assert new_call_id() != new_call_id()
+    assert new_call_id().startswith("call_")
 
 
 @given(st.dictionaries(st.text(min_size=1).filter(lambda k: k == k.strip()), st.integers() | st.booleans() | st.none()))
