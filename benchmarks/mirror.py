@@ -21,7 +21,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from capture import PAYLOAD, TURNS, Scripted, look_up, prepare, rng, words
+from capture_agent import PAYLOAD, TURNS, Scripted, look_up, prepare, rng, words
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langfuse_server import Running, running

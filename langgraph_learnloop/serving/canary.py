@@ -9,17 +9,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from langgraph_learnloop.errors import ConfigError, MissingExtraError
-
-try:
-    import numpy as np
-    from scipy import special
-except ImportError as error:  # pragma: no cover - the test environment has it
-    raise MissingExtraError('A canary needs scipy: pip install "langgraph-learnloop[loop]".') from error
-
+from langgraph_learnloop.errors import ConfigError, needing
 from langgraph_learnloop.serving.bets import Floats, highest, in_words, wealth
 from langgraph_learnloop.serving.guardrails import Columns, columns_of, taken_back, walked
 from langgraph_learnloop.serving.rollouts import Evidence, Limits, Seen, Verdict
+
+with needing("A canary"):
+    import numpy as np
+    from scipy import special
 
 _CONCENTRATIONS = (20.0, 1000.0)
 """How near to the promised percent a wrong routing is looked for: far away, and close by."""

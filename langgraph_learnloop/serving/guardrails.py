@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.errors import DataError, needing
 from langgraph_learnloop.serving.bets import Bools, Floats, in_words, limit_wealth, rank_wealth, spread, wealth
 from langgraph_learnloop.serving.rollouts import Limits, Seen, Verdict
+
+with needing("A canary"):
+    import numpy as np
 
 
 class Columns(NamedTuple):
