@@ -17,6 +17,7 @@ from langgraph_learnloop import cli
 from langgraph_learnloop.cli import terminal
 from langgraph_learnloop.evaluation.suites import read_suite
 from langgraph_learnloop.loop import LearnLoop
+from langgraph_learnloop.records import FLAG_MOVES
 from tests.shop import Shop
 
 
@@ -437,3 +438,12 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], monkeypatch:
         code, out, _ = _run(capsys, monkeypatch, *words, "--help")
         assert code == 0
         assert "Usage" in out
+
+
+def test_the_help_of_flagged_names_every_state(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The help is written without loading the nouns, so what it says of them is held here."""
+    code, out, _ = _run(capsys, monkeypatch, "flagged", "--help")
+    assert code == 0
+    assert f"One of {', '.join(FLAG_MOVES)}." in " ".join(out.split())
