@@ -325,7 +325,7 @@ class _SpillFile:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Yield whether nobody else holds a file, and hold it meanwhile."""
+    """Yield whether a file is there and nobody else holds it, and hold it meanwhile."""
     if fcntl is None:
         yield False
         return
@@ -336,7 +336,7 @@ def _locked(path: Path) -> Iterator[bool]:
             except OSError:
                 yield False
                 return
-            yield True
+            yield path.exists()  # who held it until now may have brought it in, and removed it
     except FileNotFoundError:
         yield False
 

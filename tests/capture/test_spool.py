@@ -380,3 +380,20 @@ def test_pauses_grow_to_a_bound(make: Make, sink: Any, monkeypatch: pytest.Monke
     spool._store([entry("2")])
     assert (spool._retry_at, spool._pause, spool.problem, spool.recorded) == (0.0, 1.0, None, 1)
     assert (spool._idle_seconds(), spool._is_due()) == (0.01, True)
+
+
+def test_a_file_that_its_last_holder_brought_in_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening of a file and its lock, who held it may have stored its runs and removed it: none is lost."""
+    if module.fcntl is None:
+        pytest.skip("files are not locked here")
+    path = tmp_path / "left.spill"
+    path.write_bytes(b"{}\n")
+    lock = module.fcntl.flock
+
+    def too_late(stream: Any, how: int) -> None:
+        path.unlink()
+        lock(stream, how)
+
+    monkeypatch.setattr(module.fcntl, "flock", too_late)
+    with _locked(path) as mine:
+        assert not mine
