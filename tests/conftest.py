@@ -15,6 +15,12 @@ settings.register_profile("house", deadline=None)  # the machine may be busy: no
 settings.load_profile("house")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with slow tests first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LEARNLOOP_STORE", "LEARNLOOP_AGENT", "LEARNLOOP_APP"):
