@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_learnloop.capture.attach import watch
 from langgraph_learnloop.capture.policy import Policy
 from langgraph_learnloop.config import LoopConfig, made, named
 from langgraph_learnloop.errors import ConfigError, NotFoundError
+from langgraph_learnloop.examples import problems, read_examples
 from langgraph_learnloop.exams import Exams, Watched
 from langgraph_learnloop.lessons import Lessons
+from langgraph_learnloop.ports import Planner
 from langgraph_learnloop.recording import Recording, ignore
 from langgraph_learnloop.records import (
     Case,
@@ -50,46 +53,36 @@ _log = logging.getLogger(__name__)
 Graph = TypeVar("Graph", bound="CompiledStateGraph[Any, Any, Any, Any]")
 
 
-class Parts(NamedTuple):
-    """What somebody brings of their own; None is the default, made when it is needed."""
-
-    trainer: Trainer | None
-    """Makes adapters."""
-    reviewer: Reviewer | None
-    """Decides on corrections."""
-    evaluator: Evaluator | None
-    """Judges answers."""
-    replayer: Replayer | None
-    """Asks the cases of an examination."""
-    operator: Operator | None
-    """Is told what is decided of releases."""
-    rollout_metric: Metric | None
-    """Says what makes a thread of a rollout a bad one."""
-
-
 class Learning(Recording):
     """Learn from what was recorded: curate it, and make candidates of it."""
 
     def __init__(
         self,
-        store: str | Path,
-        agent: str | None,
-        config: LoopConfig | None,
-        policy: Policy | None,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
-        parts: Parts,
+        store: str | Path = "learnloop.db",
+        agent: str | None = None,
+        *,
+        config: LoopConfig | None = None,
+        policy: Policy | None = None,
+        trainer: Trainer | None = None,
+        reviewer: Reviewer | None = None,
+        evaluator: Evaluator | None = None,
+        replayer: Replayer | None = None,
+        operator: Operator | None = None,
+        rollout_metric: Metric | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         """Open the store, making it if need be; raise StoreError or ConfigError with the way out."""
         super().__init__(store, agent, config, policy, now)
         self._new_id = new_id
-        self._parts = parts
-        self._operator = parts.operator or _operator(self.config.operator)
+        self._trainer = trainer
+        self._reviewer = reviewer
+        self._operator = operator or _operator(self.config.operator)
         self._follower: Follower | None = None
         self.lessons = Lessons(self.store, self.config, self.agent, now)
-        self.exams = Exams(self.store, self.config, self.policy, self.lessons, lambda: self.evaluator, parts.replayer)
-        self.rolling = Rolling(self.store, self.config, self.agent, now, self._tell, parts.rollout_metric)
-        self.tidying = Tidying(self.store, self.rolling.servers, now, self._log_tidy)
+        self.exams = Exams(self.store, self.config, self.policy, self.lessons, evaluator, replayer)
+        self.rolling = Rolling(self.store, self.config, self.agent, now, self._tell, rollout_metric)
+        self.tidying = Tidying(self.store, self.rolling.servers, now, self._decide)
 
     def watch(
         self,
@@ -105,9 +98,8 @@ class Learning(Recording):
         act on nothing outside of the graph, so that a replay may run them. `context` is the runtime context that nodes
         get in a replay.
         """
-        self.showing.begin()
-        self.exams.watched = Watched(graph, stop_before, pure, context)
-        self.exams.__dict__.pop("here", None)
+        self._begin_mirror()
+        self.exams.watch(Watched(graph, stop_before, pure, context))
         return watch(graph, self.recorder)
 
     def remember(self, examples: Sequence[Example]) -> Dataset:
@@ -129,7 +121,7 @@ class Learning(Recording):
         self.flush()
         waiting = self.lessons.start(thread)
         if waiting:
-            waiting = self.review((reviewer or self._parts.reviewer or ApproveChecked()).review(waiting), thread)
+            waiting = self.review((reviewer or self._reviewer or ApproveChecked()).review(waiting), thread)
         return None if waiting else self.lessons.dataset(thread, self.recipe.replay)
 
     def pending(self, cycle_id: str | None = None) -> tuple[Proposal, ...]:
@@ -183,15 +175,15 @@ class Learning(Recording):
         self.store.releases.add(candidate)
         given = ", ".join(name for name, value in {**words, **other}.items() if value is not None)
         why = because or f"The champion {candidate.parent!r} with other {given}."
-        self._decide("draft", candidate.release_id, why, actor=actor)
+        self._decide("draft", candidate.release_id, why, actor)
         return candidate
 
     def plan(self, dataset: Dataset, recipe: Recipe | None = None) -> Plan:
         """Say what training would take, after trying a few steps; TrainingError or DataError say why it cannot be."""
         trainer = self.trainer
-        if not hasattr(trainer, "plan"):
+        if not isinstance(trainer, Planner):
             raise ConfigError(f"{type(trainer).__name__} does not plan its jobs: train without a plan.")
-        plan: Plan = trainer.plan(self._job(dataset, recipe))
+        plan = trainer.plan(self._job(dataset, recipe))
         return plan.model_copy(update={"problems": self._problems(dataset, recipe)})
 
     def search(
@@ -233,14 +225,12 @@ class Learning(Recording):
         """Return whoever trains."""
         from langgraph_learnloop.improvement.lora.job import LocalTrainer
 
-        return self._parts.trainer or LocalTrainer(self.config.train_python)
+        return self._trainer or LocalTrainer(self.config.train_python)
 
-    @cached_property
+    @property
     def evaluator(self) -> Evaluator:
         """Return whoever judges answers."""
-        from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
-
-        return self._parts.evaluator or ToolCallMatch()
+        return self.exams.evaluator
 
     @property
     def champion(self) -> Release:
@@ -288,37 +278,29 @@ class Learning(Recording):
         self, champion: Release, dataset: Dataset, job: Job, result: TrainingResult, cycle_id: str | None
     ) -> Release:
         """Return the release of a finished job, stored and logged."""
-        candidate = Release(
-            base_model=result.model or champion.base_model,
-            adapter=result.adapter,
-            adapter_sha256=result.adapter_sha256,
-            instructions=champion.instructions,
-            shots=champion.shots,
-            knowledge=champion.knowledge,
-            sampling=champion.sampling,
-            dataset=dataset.version,
-            parent=champion.release_id,
-            recipe=job.recipe,
-            made_at=self._now(),
-        )
+        learned = {
+            "base_model": result.model or champion.base_model,
+            "adapter": result.adapter,
+            "adapter_sha256": result.adapter_sha256,
+            "dataset": dataset.version,
+            "parent": champion.release_id,
+            "recipe": job.recipe,
+            "made_at": self._now(),
+        }
+        candidate = champion.model_copy(update=learned)
         with suppress(NotFoundError):
             return self.store.releases.get(candidate.release_id)  # made by a walk that was interrupted
         self.store.releases.add(candidate)
         why = f"{result.examples} examples, {result.steps} steps, {result.seconds:.0f} s with {result.engine}."
-        self._decide("train", candidate.release_id, why, cycle_id)
+        self._decide("train", candidate.release_id, why, cycle_id=cycle_id)
         return candidate
 
     def _problems(self, dataset: Dataset, recipe: Recipe | None = None) -> tuple[str, ...]:
-        from langgraph_learnloop.examples import problems, read_examples
-
         examples = read_examples(dataset.path)
         return problems(examples, recipe or self.config.recipe, self.config.least_corrections)
 
-    def _log_tidy(self, action: str, subject: str, because: str, actor: str) -> None:
-        self._decide(action, subject, because, actor=actor)
-
     def _decide(
-        self, action: str, subject: str, because: str, cycle_id: str | None = None, actor: str = "learnloop"
+        self, action: str, subject: str, because: str, actor: str = "learnloop", *, cycle_id: str | None = None
     ) -> None:
         self._tell(
             self.store.decisions.append(
@@ -326,8 +308,10 @@ class Learning(Recording):
             )
         )
 
-    def _tell(self, decision: Decision) -> None:
-        """Follow what was decided, then tell the operator."""
+    def _tell(self, decision: Decision | None) -> None:
+        """Follow what was decided, then tell the operator; None is what changed nothing."""
+        if decision is None:
+            return
         self.follow()
         if self._operator is None:
             return

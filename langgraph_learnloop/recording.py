@@ -1,4 +1,4 @@
-"""The loop's first half: an agent is recorded, and people are heard.
+"""The loop's first half: an agent is recorded, people are heard, and both are shown elsewhere too.
 
 All of it needs nothing but the base install, and none of it is in the agent's way.
 """
@@ -16,11 +16,11 @@ from langgraph_learnloop.capture.attach import Everywhere
 from langgraph_learnloop.capture.policy import Policy, policy_of
 from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.capture.writer import Health, Writer
-from langgraph_learnloop.config import LoopConfig, load_config
+from langgraph_learnloop.config import LoopConfig, load_config, made, named
 from langgraph_learnloop.errors import ConfigError, NotFoundError
 from langgraph_learnloop.hearing import Hearing
+from langgraph_learnloop.mirrors import Mirror, Witness
 from langgraph_learnloop.records import Case, Feedback, Flag, FlagState, Run, Scorecard
-from langgraph_learnloop.showing import Showing
 from langgraph_learnloop.store.opened import open_store
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from langgraph_learnloop.evaluation.replaying import Replaying
     from langgraph_learnloop.importing import Heard, Imported, Importing
+    from langgraph_learnloop.mirror_process import MirrorProcess
     from langgraph_learnloop.mirroring import Mirroring
-    from langgraph_learnloop.mirrors import History, Mirror
+    from langgraph_learnloop.mirrors import History
 
 
 def ignore(progress: object) -> None:
@@ -65,7 +66,8 @@ class Recording:
         self.recorder = Recorder(self._writer, self.agent)
         self._everywhere: Everywhere | None = None
         self._on_demand: Recorder | None = None
-        self.showing = Showing(self.store, self.config, self.agent, self._asked, lambda: self._recorders)
+        self._mirrorings: list[Mirroring] = []
+        self._mirror_process: MirrorProcess | None = None
 
     def recordable(
         self, tools: Sequence[BaseTool | Callable[..., Any]], *, pure: Collection[str] = ()
@@ -86,7 +88,7 @@ class Recording:
 
     def capture_all(self) -> Everywhere:
         """Record every LangGraph and LangChain run of this process; call `off()` on what is returned to stop."""
-        self.showing.begin()
+        self._begin_mirror()
         if self._everywhere is None:
             self._everywhere = Everywhere(self.recorder)
         self._everywhere.on()
@@ -193,17 +195,55 @@ class Recording:
         Nothing waits for that, and nothing is lost while the other place is away. A thread of this process tells it;
         with the setting `mirror` in place of this, a process of its own does, which takes nothing from the agent's.
         """
-        return self.showing.add(mirror, everything)
+        mirroring = self.mirroring(mirror, everything=everything)
+        self._mirrorings.append(mirroring)
+        self._ask_about_traces(mirror)
+        mirroring.start()
+        return mirroring
 
     def mirroring(
         self, mirror: Mirror | None = None, *, everything: bool = False, holder: str | None = None
     ) -> Mirroring:
         """Return what tells a mirror (default: that of the settings) what is stored; `step` does it once, here."""
-        return self.showing.mirroring(mirror, everything=everything, holder=holder)
+        from langgraph_learnloop.mirroring import Mirroring
+
+        told = mirror or self._configured_mirror
+        return Mirroring(self.store, told, self.agent, self._asked, everything=everything, holder=holder)
 
     def trace_url(self, run: Run | str) -> str:
         """Return the address at which a mirror shows a run; raise ConfigError when there is no mirror."""
-        return self.showing.mirror.where(self.store.runs.resolve(run) if isinstance(run, str) else run)
+        mirror = self._mirrorings[0].mirror if self._mirrorings else self._configured_mirror
+        return mirror.where(self.store.runs.resolve(run) if isinstance(run, str) else run)
+
+    def _begin_mirror(self) -> None:
+        """Begin to tell the mirror of the settings, if there is one: in processes that run the agent."""
+        if self.config.mirror is None or self._mirror_process is not None:
+            return
+        from langgraph_learnloop.mirror_process import MirrorProcess
+
+        mirror = self._configured_mirror
+        self._ask_about_traces(mirror)
+        self._mirror_process = MirrorProcess(self.store, mirror, self.config.mirror, self.agent)
+
+    def _stop_mirrors(self) -> None:
+        """Let them be told what is left, for a moment, and end."""
+        for mirroring in self._mirrorings:
+            mirroring.stop()
+        if self._mirror_process is not None:
+            self._mirror_process.stop()
+
+    def _ask_about_traces(self, mirror: Mirror) -> None:
+        """Have the recorders ask a mirror which runs another tracer keeps a trace of, if it knows."""
+        if isinstance(mirror, Witness):
+            for recorder in self._recorders:
+                recorder.witness = mirror
+
+    @cached_property
+    def _configured_mirror(self) -> Mirror:
+        if self.config.mirror is None:
+            raise ConfigError("There is no mirror: call loop.mirror(...), or name one as `mirror` in learnloop.toml.")
+        found: Mirror = made(named(self.config.mirror, "The mirror"), "send")
+        return found
 
     def _asked(self, card: Scorecard) -> tuple[Case, ...]:
         """Return what an examination asked, for mirrors; nothing is examined in this half."""
@@ -226,11 +266,11 @@ class Recording:
     def _run(self, run_id: str | None, thread_id: str | None) -> Run:
         if (run_id is None) == (thread_id is None):
             raise ConfigError("Feedback needs a run id or a thread id, and not both: pass run= or thread=.")
-        find: Callable[[], Run] = (
-            (lambda: self.store.runs.run(run_id)) if run_id is not None
-            else (lambda: self.store.runs.last_of_thread(str(thread_id)))
-        )  # fmt: skip
-        if thread_id is None:
+
+        def find() -> Run:
+            return self.store.runs.last_of_thread(str(thread_id)) if run_id is None else self.store.runs.run(run_id)
+
+        if run_id is not None:
             with suppress(NotFoundError):
                 return find()
         self._writer.rescue(run_id, thread_id)

@@ -46,10 +46,9 @@ class Rolling:
         self._moved = moved
         self._threads = Threads(store, config, agent, metric)
 
-    def check(self, release: Release, card: Scorecard | None) -> None:
-        """Raise IllegalMoveError for a release that did not pass its gates, or while another is on its way."""
+    def check(self, release: Release, card: Scorecard | None) -> Scorecard:
+        """Return the card of a release that passed its gates; raise IllegalMoveError otherwise, or during a rollout."""
         champion, there = self._store.releases.champion(), self._store.rollouts.open()
-        said = None
         if card is None:
             said = "it was never examined. Call loop.evaluate(release)."
         elif not card.passed:
@@ -60,8 +59,9 @@ class Rolling:
             said = (
                 f"the rollout of {there.candidate!r} is still open ({there.state}, {there.percent}%). End that first."
             )
-        if said is not None:
-            raise IllegalMoveError(f"Release {release.release_id!r} cannot be put in service: {said}")
+        else:
+            return card
+        raise IllegalMoveError(f"Release {release.release_id!r} cannot be put in service: {said}")
 
     def start(
         self,

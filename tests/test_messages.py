@@ -17,8 +17,9 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from langgraph_learnloop.cases import each_once, make_case
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.messages import check, conversation, each_once, from_langchain, make_case, question
+from langgraph_learnloop.messages import check, conversation, from_langchain, question
 from langgraph_learnloop.records import Message, ToolCall
 
 HI = Message(role="user", content="Hi")

@@ -211,5 +211,5 @@ def test_what_proves_a_release_is_kept_with_its_examination(shop: Shop) -> None:
     assert {probe.answer.content for probe in probes} == {RETURNS}
     assert all(shop.loop.engine.generate(probe.request).message.alike(probe.answer) for probe in probes)
     bare = shop.loop.champion
-    shop.loop._keep_probes(bare)
+    shop.loop.exams.keep_probes(bare, shop.loop.engine)
     assert shop.loop.store.releases.probes(bare.release_id) == ()
