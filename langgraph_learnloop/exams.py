@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 from langgraph_learnloop.capture.policy import Policy
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import ConfigError, EngineError, NotFoundError
+from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
+from langgraph_learnloop.evaluation.findings import Report, margins
+from langgraph_learnloop.evaluation.limits import Limits
+from langgraph_learnloop.evaluation.suites import as_regression, read_suite, refuse_leaks
 from langgraph_learnloop.lessons import Lessons
 from langgraph_learnloop.records import (
     Case,
@@ -33,8 +37,6 @@ from langgraph_learnloop.serving.swap import same
 from langgraph_learnloop.store.opened import Store
 
 if TYPE_CHECKING:
-    from langgraph_learnloop.evaluation.findings import Report
-    from langgraph_learnloop.evaluation.limits import Limits
     from langgraph_learnloop.evaluation.planning import GatePlan
     from langgraph_learnloop.evaluation.replay import GraphReplay
     from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Replayer
@@ -81,8 +83,9 @@ class Exams:
         self._config = config
         self._policy = policy
         self._lessons = lessons
-        self._given_evaluator = evaluator
-        self._replayer = replayer
+        self.evaluator = evaluator or ToolCallMatch()
+        """Whoever judges answers."""
+        self._elsewhere = replayer
         self.watched: Watched | None = None
         """The agent; None before it is watched."""
 
@@ -97,8 +100,6 @@ class Exams:
         What an earlier lesson repaired is no target any more but a regression suite, for good. Raise DataError when a
         training example leaked into the cases.
         """
-        from langgraph_learnloop.evaluation.suites import as_regression, read_suite, refuse_leaks
-
         its_own = {case.case_id: case for case in self._lessons.cases(dataset)}
         lessons = self._lessons.shipped(dataset)
         repaired = {case.case_id: case for one in lessons for case in as_regression(one.new, one.version)}
@@ -127,16 +128,16 @@ class Exams:
         order = shuffled(cases)
         if afresh:
             self._store.scorecards.forget_results(release.release_id, self.evaluator.name)
-        known = self._known(release)
+        known = self._known(release.release_id)
         self._check(release, [case for case in order if case.case_id in known], known)
-        return self.replays.run(release.release_id, order, self._store.scorecards, on_progress, enough)
+        return self.replayer.run(release.release_id, order, self._store.scorecards, on_progress, enough)
 
     def plan(self, dataset: Dataset, champion: Release | None) -> tuple[GatePlan, ...]:
         """Return what each gate could show on a dataset's cases, by what is known of the champion."""
         from langgraph_learnloop.evaluation.planning import plan
 
         evaluator, cases = self.evaluator, self.cases(dataset)
-        known = self._known(champion) if champion else {}
+        known = self._known(champion.release_id) if champion else {}
         results = [known[case.case_id] for case in cases if case.case_id in known]
         target, guard = evaluator.target, evaluator.guard
         return plan(cases, self.limits, target=target, guard=guard, champion=results or None)
@@ -205,11 +206,11 @@ class Exams:
 
     def probe(self, release: Release) -> list[tuple[Message | None, Message | None]]:
         """Return what a release answered to a few cases when it was examined, and what it answers now."""
-        known, card = self._known(release), self._store.scorecards.of(release.release_id)
+        known, card = self._known(release.release_id), self._store.scorecards.of(release.release_id)
         examined = card.dataset if card is not None and card.dataset else release.dataset  # a draft learned from none
         cases = self._lessons.cases_one_by_one(self._store.datasets.get(str(examined)))
         probes = islice((case for case in cases if case.case_id in known), PROBES)
-        now = self.replays.run(release.release_id, list(probes))
+        now = self.replayer.run(release.release_id, list(probes))
         return [(_first(known[result.case_id]), _first(result)) for result in now]
 
     def replay(self, run_id: str, release: Release, step_id: str | None = None) -> tuple[Case, CaseResult]:
@@ -221,20 +222,18 @@ class Exams:
 
         run = self._store.runs.resolve(run_id)
         case = case_of(run, self._store.runs, step_id)
-        (result,) = self._replays(SameTrajectory(self._mask)).run(release.release_id, [case])
+        (result,) = self._replay_by(SameTrajectory(self._mask)).run(release.release_id, [case])
         return case, result
 
     def credit(self, candidate: Release, champion: Release, cases: Sequence[Case]) -> tuple[NodeCredit, ...]:
         """Return which nodes mend the cases when the candidate answers in them alone."""
         from langgraph_learnloop.evaluation.ablation import credit
 
-        replay = partial(self._replays, judge_diverged=True)
+        replay = partial(self._replay_by, judge_diverged=True)
         return credit(replay, self.evaluator, candidate.release_id, champion.release_id, cases, self._store.runs)
 
     def report(self, release_id: str | None) -> Report:
         """Return all there is to show of a release's latest examination; NotFoundError when there was none."""
-        from langgraph_learnloop.evaluation.findings import Report, margins
-
         candidate = self._store.releases.resolve(release_id or self._examined_last())
         card = self._store.scorecards.of(candidate.release_id)
         if card is None:
@@ -270,32 +269,23 @@ class Exams:
     @property
     def limits(self) -> Limits:
         """Return what the gates ask for."""
-        from langgraph_learnloop.evaluation.limits import Limits
-
         return Limits(**{limit.name: getattr(self._config, limit.name) for limit in fields(Limits)})
 
-    @cached_property
-    def evaluator(self) -> Evaluator:
-        """Return whoever judges answers."""
-        from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
-
-        return self._given_evaluator or ToolCallMatch()
-
     @property
-    def replays(self) -> Replayer:
+    def replayer(self) -> Replayer:
         """Return whoever asks the watched agent."""
-        return self._replayer or self.here
+        return self._elsewhere or self.here
 
     @cached_property
     def here(self) -> GraphReplay:
         """Return whoever asks it in this process."""
-        return self._replays(self.evaluator)
+        return self._replay_by(self.evaluator)
 
     @property
     def _mask(self) -> Callable[[Any], Any] | None:
         return self._policy.fit if self._policy.redaction is not None else None
 
-    def _replays(self, evaluator: Evaluator, *, judge_diverged: bool = False) -> GraphReplay:
+    def _replay_by(self, evaluator: Evaluator, *, judge_diverged: bool = False) -> GraphReplay:
         from langgraph_learnloop.evaluation.replay import GraphReplay
 
         if self.watched is None:
@@ -314,13 +304,13 @@ class Exams:
             judge_diverged=judge_diverged,
         )
 
-    def _known(self, release: Release) -> dict[str, CaseResult]:
+    def _known(self, release_id: str) -> dict[str, CaseResult]:
         """Return what a release did on the cases that it was asked, by their ids."""
-        return self._store.scorecards.results(release.release_id, self.evaluator.name)
+        return self._store.scorecards.results(release_id, self.evaluator.name)
 
     def _telling(self, release: Release) -> list[Case]:
         """Return a few held-out cases of a release's dataset, first those that the champion answered otherwise."""
-        mine, theirs = self._known(release), self._known(self._store.releases.get(self._store.releases.champion()))
+        mine, theirs = self._known(release.release_id), self._known(self._store.releases.champion())
         card = self._store.scorecards.of(release.release_id)
         cases = self._lessons.cases(self._store.datasets.get(card.dataset)) if card and card.dataset else ()
         both = [case for case in cases if case.case_id in mine and case.case_id in theirs]
@@ -331,7 +321,7 @@ class Exams:
         """Throw away what is known of a release if it answers otherwise now: then the agent around it has changed."""
         if release.sampling.temperature > 0 or not known:
             return
-        again = self.replays.run(release.release_id, known[:ASKED_AGAIN])
+        again = self.replayer.run(release.release_id, known[:ASKED_AGAIN])
         if not all(_alike(result, results[result.case_id]) for result in again if result.error is None):
             self._store.scorecards.forget_results(release.release_id, self.evaluator.name)
 

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,11 +14,16 @@ from langgraph_learnloop.capture.attach import watch
 from langgraph_learnloop.capture.policy import Policy
 from langgraph_learnloop.config import LoopConfig, made, named
 from langgraph_learnloop.errors import ConfigError, NotFoundError
+from langgraph_learnloop.evidence import Metric
 from langgraph_learnloop.examples import problems, read_examples
 from langgraph_learnloop.exams import Exams, Watched
+from langgraph_learnloop.importing import ignore
+from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job
+from langgraph_learnloop.improvement.lora.search import search
+from langgraph_learnloop.improvement.replay import replay_ratio
 from langgraph_learnloop.lessons import Lessons
-from langgraph_learnloop.ports import Planner
-from langgraph_learnloop.recording import Recording, ignore
+from langgraph_learnloop.ports import Evaluator, OnProgress, Operator, Planner, Replayer, Reviewer, Trainer
+from langgraph_learnloop.recording import Recording
 from langgraph_learnloop.records import (
     Case,
     Dataset,
@@ -39,14 +43,12 @@ from langgraph_learnloop.records import (
 )
 from langgraph_learnloop.releases import drafted
 from langgraph_learnloop.rolling import Rolling
+from langgraph_learnloop.serving.follower import Follower
 from langgraph_learnloop.tidying import Tidied, Tidying
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
-    from langgraph_learnloop.evidence import Metric
-    from langgraph_learnloop.ports import Evaluator, OnProgress, Operator, Replayer, Reviewer, Trainer
-    from langgraph_learnloop.serving.follower import Follower
 
 _log = logging.getLogger(__name__)
 
@@ -75,9 +77,12 @@ class Learning(Recording):
         """Open the store, making it if need be; raise StoreError or ConfigError with the way out."""
         super().__init__(store, agent, config, policy, now)
         self._new_id = new_id
-        self._trainer = trainer
+        self.trainer: Trainer = trainer or LocalTrainer(self.config.train_python)
+        """Whoever trains."""
         self._reviewer = reviewer
-        self._operator = operator or _operator(self.config.operator)
+        if operator is None and self.config.operator is not None:
+            operator = made(named(self.config.operator, "The operator"), "tell")
+        self._operator = operator
         self._follower: Follower | None = None
         self.lessons = Lessons(self.store, self.config, self.agent, now)
         self.exams = Exams(self.store, self.config, self.policy, self.lessons, evaluator, replayer)
@@ -198,8 +203,6 @@ class Learning(Recording):
 
         A tenth of the training examples is kept aside to measure them; the held-out cases of the gate are not touched.
         """
-        from langgraph_learnloop.improvement.lora.search import search
-
         part = self.lessons.with_validation(dataset)
 
         def train(recipe: Recipe) -> TrainingResult:
@@ -212,20 +215,11 @@ class Learning(Recording):
     @property
     def recipe(self) -> Recipe:
         """Return how the next cycle trains: as configured, with more replay after candidates that forgot."""
-        from langgraph_learnloop.improvement.replay import replay_ratio
-
         configured = self.config.recipe
         # Of cycles that have ended: a killed one must come to the same job when it is taken up again.
         cards = [report.scorecard for report in self.store.cycles.all() if report.scorecard is not None]
         ratio = replay_ratio(configured.replay, cards, self.config.retention_margin)
         return configured.model_copy(update={"replay": ratio})
-
-    @cached_property
-    def trainer(self) -> Trainer:
-        """Return whoever trains."""
-        from langgraph_learnloop.improvement.lora.job import LocalTrainer
-
-        return self._trainer or LocalTrainer(self.config.train_python)
 
     @property
     def evaluator(self) -> Evaluator:
@@ -262,8 +256,6 @@ class Learning(Recording):
         return self.exams.asked(card)
 
     def _job(self, dataset: Dataset, recipe: Recipe | None) -> Job:
-        from langgraph_learnloop.improvement.lora.job import make_job
-
         champion, config = self.champion, self.config
         return make_job(
             champion.base_model,
@@ -319,11 +311,3 @@ class Learning(Recording):
             self._operator.tell(decision)
         except Exception:  # noqa: BLE001 - the boundary of the user's code: what was decided holds all the same
             _log.exception("The operator could not be told of %s %s.", decision.action, decision.subject)
-
-
-def _operator(name: str | None) -> Operator | None:
-    """Return the operator of the settings, if there is one."""
-    if name is None:
-        return None
-    operator: Operator = made(named(name, "The operator"), "tell")
-    return operator

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from langgraph_learnloop.errors import (
@@ -25,6 +24,7 @@ from langgraph_learnloop.errors import (
     LearnLoopError,
     NotFoundError,
 )
+from langgraph_learnloop.evaluation.findings import Report
 from langgraph_learnloop.jobs import still_there
 from langgraph_learnloop.learning import Learning
 from langgraph_learnloop.records import (
@@ -42,15 +42,16 @@ from langgraph_learnloop.records import (
 )
 from langgraph_learnloop.releases import ReleaseDiff, diff
 from langgraph_learnloop.rolling import behind_in_words, tending
+from langgraph_learnloop.serving.follower import Follower
+from langgraph_learnloop.serving.rollouts import Evidence
+from langgraph_learnloop.serving.router import Router
 from langgraph_learnloop.serving.shadow import Shadow
 from langgraph_learnloop.serving.swap import Flipped, agree, swap
 
 if TYPE_CHECKING:
-    from langgraph_learnloop.evaluation.findings import Report
     from langgraph_learnloop.evaluation.planning import GatePlan
     from langgraph_learnloop.ports import Engine, OnProgress, Reviewer
     from langgraph_learnloop.serving.live_model import LiveModel
-    from langgraph_learnloop.serving.rollouts import Evidence
 
 
 class LearnLoop(Learning):
@@ -277,16 +278,12 @@ class LearnLoop(Learning):
         """Return the loop."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the loop."""
         self.close()
 
     def _serve(self, engine: Engine) -> LiveModel:
-        from langgraph_learnloop.serving.follower import Follower
         from langgraph_learnloop.serving.live_model import LiveModel
-        from langgraph_learnloop.serving.router import Router
 
         releases, rollouts, config = self.store.releases, self.store.rollouts, self.config
         find = lru_cache(maxsize=64)(lambda release_id: still_there(releases.get(release_id)))  # they never change

@@ -10,7 +10,10 @@ from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool
 
 from langgraph_learnloop.capture.attach import Everywhere
 from langgraph_learnloop.capture.policy import Policy, policy_of
@@ -18,24 +21,15 @@ from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.capture.writer import Health, Writer
 from langgraph_learnloop.config import LoopConfig, load_config, made, named
 from langgraph_learnloop.errors import ConfigError, NotFoundError
+from langgraph_learnloop.evaluation.recording import recordable
+from langgraph_learnloop.evaluation.replaying import REPLAYING
 from langgraph_learnloop.hearing import Hearing
-from langgraph_learnloop.mirrors import Mirror, Witness
+from langgraph_learnloop.importing import Heard, Imported, Importing, ignore
+from langgraph_learnloop.mirror_process import MirrorProcess
+from langgraph_learnloop.mirroring import Mirroring
+from langgraph_learnloop.mirrors import History, Mirror, Witness
 from langgraph_learnloop.records import Case, Feedback, Flag, FlagState, Run, Scorecard
 from langgraph_learnloop.store.opened import open_store
-
-if TYPE_CHECKING:
-    from langchain_core.messages import ToolMessage
-    from langchain_core.tools import BaseTool
-
-    from langgraph_learnloop.evaluation.replaying import Replaying
-    from langgraph_learnloop.importing import Heard, Imported, Importing
-    from langgraph_learnloop.mirror_process import MirrorProcess
-    from langgraph_learnloop.mirroring import Mirroring
-    from langgraph_learnloop.mirrors import History
-
-
-def ignore(progress: object) -> None:
-    """Take progress that nobody asked for."""
 
 
 class Recording:
@@ -56,6 +50,7 @@ class Recording:
         self.policy = policy or policy_of(self.config)
         self._now = now
         self._hearing = Hearing(self.store, self.policy, self.config.flag_below, now)
+        self._importing = Importing(self.store, self.policy, self.agent, self._hearing)
         self._writer = Writer(
             self.store.runs,
             self.config.queue_size,
@@ -77,13 +72,11 @@ class Recording:
         It is for tools that nodes run by hand: those of a `ToolNode`, and so of `create_agent`, need it not. Tools
         named in `pure` act on nothing outside of the graph, and run in replays too.
         """
-        from langgraph_learnloop.evaluation.recording import recordable
-
         return recordable(tools, pure=pure)
 
     def recorded_answer(self, call: Mapping[str, Any], tool: BaseTool | None = None) -> ToolMessage | None:
         """Return a tool call's recorded answer when the caller is part of a replay; None when the tool is to run."""
-        replaying = _replaying()
+        replaying = REPLAYING.get()
         return None if replaying is None else replaying.recorded(call, tool)
 
     def capture_all(self) -> Everywhere:
@@ -112,14 +105,14 @@ class Recording:
 
     def flag(self, reason: str) -> None:
         """Say inside a node or tool that the run it belongs to went wrong, with the reason in words."""
-        if (replaying := _replaying()) is not None:
+        if (replaying := REPLAYING.get()) is not None:
             replaying.flagged = True  # no recorder hears a replay, and the graph may ask `is_flagged`
         for recorder in self._recorders:
             recorder.flag(reason)
 
     def is_flagged(self) -> bool:
         """Return whether the run that the calling node belongs to was flagged by `flag`."""
-        replaying = _replaying()
+        replaying = REPLAYING.get()
         told = replaying is not None and replaying.flagged
         return told or any(recorder.is_flagged() for recorder in self._recorders)
 
@@ -205,8 +198,6 @@ class Recording:
         self, mirror: Mirror | None = None, *, everything: bool = False, holder: str | None = None
     ) -> Mirroring:
         """Return what tells a mirror (default: that of the settings) what is stored; `step` does it once, here."""
-        from langgraph_learnloop.mirroring import Mirroring
-
         told = mirror or self._configured_mirror
         return Mirroring(self.store, told, self.agent, self._asked, everything=everything, holder=holder)
 
@@ -219,8 +210,6 @@ class Recording:
         """Begin to tell the mirror of the settings, if there is one: in processes that run the agent."""
         if self.config.mirror is None or self._mirror_process is not None:
             return
-        from langgraph_learnloop.mirror_process import MirrorProcess
-
         mirror = self._configured_mirror
         self._ask_about_traces(mirror)
         self._mirror_process = MirrorProcess(self.store, mirror, self.config.mirror, self.agent)
@@ -257,12 +246,6 @@ class Recording:
         for run in runs:
             self._hearing.flag(run)  # nobody can have said anything of it before it was stored
 
-    @cached_property
-    def _importing(self) -> Importing:
-        from langgraph_learnloop.importing import Importing
-
-        return Importing(self.store, self.policy, self.agent, self._hearing)
-
     def _run(self, run_id: str | None, thread_id: str | None) -> Run:
         if (run_id is None) == (thread_id is None):
             raise ConfigError("Feedback needs a run id or a thread id, and not both: pass run= or thread=.")
@@ -276,10 +259,3 @@ class Recording:
         self._writer.rescue(run_id, thread_id)
         self.flush()  # the run may have ended a moment ago
         return find()
-
-
-def _replaying() -> Replaying | None:
-    """Return the replay that the calling code is part of."""
-    from langgraph_learnloop.evaluation.replaying import REPLAYING
-
-    return REPLAYING.get()

@@ -11,16 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import ConfigError, IllegalMoveError, NotFoundError
 from langgraph_learnloop.evidence import Metric, Threads
 from langgraph_learnloop.records import Decision, Release, Rollout, RolloutMode, RolloutState, Scorecard, Server
+from langgraph_learnloop.serving.rollouts import Evidence
 from langgraph_learnloop.store.opened import Store
-
-if TYPE_CHECKING:
-    from langgraph_learnloop.serving.rollouts import Evidence
 
 _log = logging.getLogger(__name__)
 _ALL = 100
