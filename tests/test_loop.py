@@ -331,6 +331,25 @@ def test_a_serving_process_follows_the_store(promoted: Shop, tmp_path: Path) -> 
     assert promoted.ask("later", QUESTION) == "I do not know."
 
 
+def test_what_serves_already_is_not_promoted_again(promoted: Shop) -> None:
+    """It serves on, and nothing is logged."""
+    before, champion = promoted.loop.log(), promoted.loop.champion
+    assert promoted.loop.promote(champion.release_id[:8]) == champion
+    assert promoted.loop.log() == before
+
+
+def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
+    """Each sentence names the call that is missing."""
+    with LearnLoop(tmp_path / "l.db") as loop:
+        for name in ("engine", "live"):
+            with pytest.raises(ConfigError, match=r"call loop\.model\(engine\) first"):
+                getattr(loop, name)
+        with pytest.raises(NotFoundError, match=r"loop\.evaluate\(release\) does"):
+            loop.report()
+        with pytest.raises(NotFoundError, match="No cycle is open"):
+            loop.review(())
+
+
 def test_a_cycle_without_an_agent_says_what_is_missing(tmp_path: Path) -> None:
     """A loop that only looks cannot walk."""
     with LearnLoop(tmp_path / "l.db") as loop, pytest.raises(ConfigError, match=r"loop\.model"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from langgraph_learnloop.errors import ConfigError, IllegalMoveError, NotFoundError
-from langgraph_learnloop.records import Release
+from langgraph_learnloop.records import Release, Server
 from langgraph_learnloop.rolling import behind_in_words
 from tests.shop import ASK_HOURS, HOURS, RETURNS, Shop
 
@@ -208,3 +208,28 @@ def test_what_proves_a_release_is_kept_with_its_examination(shop: Shop) -> None:
     bare = shop.loop.champion
     shop.loop.exams.keep_probes(bare, shop.loop.engine)
     assert shop.loop.store.releases.probes(bare.release_id) == ()
+
+
+def test_an_engine_that_breaks_leaves_no_probes(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """The examination is over all the same: it is logged, and no server can be held against them."""
+    new = candidate(shop).model_copy(update={"instructions": "Be kind."})
+    card = shop.loop.store.scorecards.all()[-1]
+    shop.loop.store.releases.add(new)
+    shop.loop.store.scorecards.add(card.model_copy(update={"candidate": new.release_id}))
+    known = shop.loop.store.scorecards.results(card.candidate, shop.loop.evaluator.name).values()
+    shop.loop.store.scorecards.add_results([one.model_copy(update={"release_id": new.release_id}) for one in known])
+    shop.loop.exams.keep_probes(new, shop.loop.engine)  # it was not loaded
+    assert f"No probes are kept of {new.release_id}" in caplog.text
+    assert shop.loop.store.releases.probes(new.release_id) == ()
+
+
+def test_a_promotion_names_who_has_not_followed(tmp_path: Path) -> None:
+    """It holds: who is behind is in the log."""
+    with (shop := Shop.after("examined", tmp_path, {"ack_seconds": 0.0})).loop as loop:
+        late = Server(server_id="far away", champion=loop.champion.release_id, at=datetime.now(UTC))
+        loop.store.rollouts.report(late)
+        new = candidate(shop).release_id
+        assert loop.promote(new).release_id == loop.champion.release_id == new
+        (partial,) = [one for one in loop.log() if one.action == "promote:partial"]
+        assert "do not serve" in partial.because
+        assert "far away" in partial.because
