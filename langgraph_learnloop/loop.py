@@ -6,8 +6,8 @@
 base, data and recipe, a result by release and case), so a cycle that was killed is simply walked again: what was done
 is found, not repeated. Every choice is an entry of `log()`.
 
-`recording.py` holds the verbs from `watch` to `flagged`, `learning.py` those until there is a candidate; what examines,
-ships and takes back is here.
+`recording.py` holds the verbs from `feedback` to `flagged`; `learning.py` what a loop is made of, `watch`, and the
+verbs until there is a candidate; what examines, ships and takes back is here.
 """
 
 from __future__ import annotations
