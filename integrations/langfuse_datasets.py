@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from langgraph_learnloop.calls import clean_text, read_message
+from langgraph_learnloop.cases import each_once, make_case
 from langgraph_learnloop.errors import ConfigError, DataError, EngineError, MissingExtraError, NotFoundError
 from langgraph_learnloop.integrations.langfuse_messages import Unreadable, is_message, langchain_messages, reason_of
 from langgraph_learnloop.integrations.langfuse_wire import refused
-from langgraph_learnloop.messages import LONGEST_MESSAGE, LONGEST_NAME, each_once, from_langchain, make_case
+from langgraph_learnloop.messages import LONGEST_MESSAGE, LONGEST_NAME, from_langchain
 from langgraph_learnloop.records import Case, Message, Suite
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from langgraph_learnloop.asking import ask_once, why
+from langgraph_learnloop.cases import ask_once, why
 from langgraph_learnloop.errors import ConfigError, EngineError
 from langgraph_learnloop.integrations.ray_connection import CONNECTION, first_line, last_line, library
 from langgraph_learnloop.ports import Evaluator, OnProgress, ResultCache

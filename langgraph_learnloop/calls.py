@@ -111,14 +111,12 @@ def _read_call(value: object, what: str) -> ToolCall:
 
 def _check_json(call: ToolCall) -> None:
     for name, value in call.args.items():
-        for leaf in _leaves(value, f"the argument {quoted(name)} of {call.name!r}"):
+        what = f"the argument {quoted(name)} of {call.name!r}"
+        for leaf in _leaves(value, what):
             if isinstance(leaf, int | float) and not abs(leaf) < LARGEST_NUMBER:
-                raise DataError(
-                    f"the argument {quoted(name)} of {call.name!r} is no number below {LARGEST_NUMBER}; send it "
-                    "as text."
-                )
+                raise DataError(f"{what} is no number below {LARGEST_NUMBER}; send it as text.")
             if isinstance(leaf, str) and ("\x00" in leaf or not _is_unicode(leaf)):
-                raise DataError(f"the argument {quoted(name)} of {call.name!r} must be valid Unicode text.")
+                raise DataError(f"{what} must be valid Unicode text.")
     size = len(json.dumps(call.args, ensure_ascii=False))
     if size > LONGEST_TEXT:
         raise DataError(

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from langgraph_learnloop.config import LoopConfig, named
 from langgraph_learnloop.errors import ConfigError, DataError
 from langgraph_learnloop.records import Feedback, Rollout, Run
+from langgraph_learnloop.serving.rollouts import Evidence, Limits, Seen
 from langgraph_learnloop.store.opened import Store
-
-if TYPE_CHECKING:
-    from langgraph_learnloop.serving.rollouts import Evidence, Limits, Seen
 
 Metric = Callable[[Run, Sequence[Feedback]], float | None]
 """Say how bad a run was, 0 (well) to 1; None where that cannot be said."""
@@ -26,21 +23,11 @@ _POLLS = 3
 """Times that a process may miss a look at the registry before it is out of step."""
 _BEFORE = 5_000
 """Runs of the champion that a candidate which got all the threads at once is held against."""
-
-
-def _failed(run: Run, said: Sequence[Feedback]) -> float:
-    return float(run.outcome == "failed")
-
-
-def _interrupted(run: Run, said: Sequence[Feedback]) -> float:
-    return float(run.outcome == "interrupted")
-
-
-def _unhappy(run: Run, said: Sequence[Feedback]) -> float:
-    return float(any(one.score is not None and one.score < 0 for one in said))
-
-
-_NAMED: Mapping[str, Metric] = {"failed": _failed, "interrupted": _interrupted, "unhappy": _unhappy}
+_NAMED: Mapping[str, Metric] = {
+    "failed": lambda run, said: float(run.outcome == "failed"),
+    "interrupted": lambda run, said: float(run.outcome == "interrupted"),
+    "unhappy": lambda run, said: float(any(one.score is not None and one.score < 0 for one in said)),
+}
 
 
 def metric_of(name: str) -> Metric | None:
@@ -118,8 +105,6 @@ class Threads:
         return now - rollout.stage_at >= timedelta(minutes=self._config.rollout_minutes)
 
     def _limits(self) -> Limits:
-        from langgraph_learnloop.serving.rollouts import Limits
-
         return Limits(
             margin=self._config.rollout_margin,
             least_threads=self._config.rollout_threads,
@@ -196,8 +181,6 @@ def _one(
     runs: Sequence[Run], said: Mapping[str, Sequence[Feedback]], bad: float, candidate: bool, percent: float | None
 ) -> Seen:
     """Return a thread as the tests see it."""
-    from langgraph_learnloop.serving.rollouts import Seen
-
     steps = [step.seconds for run in runs for step in run.steps if step.kind == "model" and step.seconds]
     costs = [run.usd for run in runs if run.usd is not None]
     return Seen(

@@ -5,41 +5,51 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from langgraph_learnloop.capture.policy import Policy
 from langgraph_learnloop.config import LoopConfig
-from langgraph_learnloop.errors import ConfigError, NotFoundError
+from langgraph_learnloop.errors import ConfigError, EngineError, NotFoundError
+from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
+from langgraph_learnloop.evaluation.findings import Report, margins
+from langgraph_learnloop.evaluation.limits import Limits
+from langgraph_learnloop.evaluation.suites import as_regression, read_suite, refuse_leaks
 from langgraph_learnloop.lessons import Lessons
 from langgraph_learnloop.records import (
     Case,
     CaseResult,
     Dataset,
+    Generation,
     Message,
     NodeCredit,
+    Probe,
     Release,
+    Sampling,
     Scorecard,
 )
+from langgraph_learnloop.serving.swap import same
 from langgraph_learnloop.store.opened import Store
 
 if TYPE_CHECKING:
-    from langgraph_learnloop.evaluation.findings import Report
-    from langgraph_learnloop.evaluation.limits import Limits
     from langgraph_learnloop.evaluation.planning import GatePlan
     from langgraph_learnloop.evaluation.replay import GraphReplay
-    from langgraph_learnloop.ports import Evaluator, OnProgress, Replayer
+    from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Replayer
 
 PROBES = 8
 """Cases that a release must answer as it did in its examination, before it serves."""
 ASKED_AGAIN = 5
 """Known cases that a release is asked again, to see that the agent around it is still the one that was examined."""
+_PROBE_TOKENS = 32
+"""Tokens of a probe's answer: enough to tell releases apart."""
 UNJUDGED = 50
 """Results without a verdict that a scorecard keeps, on each side."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,18 +75,24 @@ class Exams:
         config: LoopConfig,
         policy: Policy,
         lessons: Lessons,
-        evaluator: Callable[[], Evaluator],
+        evaluator: Evaluator | None = None,
         replayer: Replayer | None = None,
     ) -> None:
-        """Work on an open store; `replayer` asks the cases elsewhere than in this process."""
+        """Work on an open store; without an evaluator tool calls are compared, without a replayer this process asks."""
         self._store = store
         self._config = config
         self._policy = policy
         self._lessons = lessons
-        self._evaluator = evaluator
-        self._replayer = replayer
+        self.evaluator = evaluator or ToolCallMatch()
+        """Whoever judges answers."""
+        self._elsewhere = replayer
         self.watched: Watched | None = None
         """The agent; None before it is watched."""
+
+    def watch(self, agent: Watched) -> None:
+        """Examine with this agent from now on."""
+        self.watched = agent
+        self.__dict__.pop("here", None)
 
     def cases(self, dataset: Dataset, more: Sequence[Case] = ()) -> tuple[Case, ...]:
         """Return what candidates are asked: the dataset's held-out cases, the ratchet, and the user's own suites.
@@ -84,8 +100,6 @@ class Exams:
         What an earlier lesson repaired is no target any more but a regression suite, for good. Raise DataError when a
         training example leaked into the cases.
         """
-        from langgraph_learnloop.evaluation.suites import as_regression, read_suite, refuse_leaks
-
         its_own = {case.case_id: case for case in self._lessons.cases(dataset)}
         lessons = self._lessons.shipped(dataset)
         repaired = {case.case_id: case for one in lessons for case in as_regression(one.new, one.version)}
@@ -113,17 +127,17 @@ class Exams:
 
         order = shuffled(cases)
         if afresh:
-            self._store.scorecards.forget_results(release.release_id, self._evaluator().name)
-        known = self._store.scorecards.results(release.release_id, self._evaluator().name)
+            self._store.scorecards.forget_results(release.release_id, self.evaluator.name)
+        known = self._known(release.release_id)
         self._check(release, [case for case in order if case.case_id in known], known)
-        return self.replays.run(release.release_id, order, self._store.scorecards, on_progress, enough)
+        return self.replayer.run(release.release_id, order, self._store.scorecards, on_progress, enough)
 
     def plan(self, dataset: Dataset, champion: Release | None) -> tuple[GatePlan, ...]:
         """Return what each gate could show on a dataset's cases, by what is known of the champion."""
         from langgraph_learnloop.evaluation.planning import plan
 
-        evaluator, cases = self._evaluator(), self.cases(dataset)
-        known = self._store.scorecards.results(champion.release_id, evaluator.name) if champion else {}
+        evaluator, cases = self.evaluator, self.cases(dataset)
+        known = self._known(champion.release_id) if champion else {}
         results = [known[case.case_id] for case in cases if case.case_id in known]
         target, guard = evaluator.target, evaluator.guard
         return plan(cases, self.limits, target=target, guard=guard, champion=results or None)
@@ -142,7 +156,7 @@ class Exams:
         from langgraph_learnloop.evaluation.gates import judge
         from langgraph_learnloop.evaluation.paired import shuffled
 
-        evaluator, cases = self._evaluator(), self.cases(dataset, more)
+        evaluator, cases = self.evaluator, self.cases(dataset, more)
         before = self.results(champion, cases, on_progress, afresh=self._config.latency_ratio is not None)
         known = {result.case_id: result for result in before}
         order, arrived = iter(shuffled(cases)), dict[str, CaseResult]()
@@ -174,24 +188,29 @@ class Exams:
         left = [[result for result in side if result.error is not None][:UNJUDGED] for side in (before, after)]
         return card.model_copy(update={"unjudged": (*left[0], *left[1])})
 
-    def telling(self, release: Release) -> list[Case]:
-        """Return a few held-out cases of a release's dataset, first those that the champion answered otherwise."""
-        evaluator, champion = self._evaluator().name, self._store.releases.champion()
-        mine, theirs = (self._store.scorecards.results(one, evaluator) for one in (release.release_id, champion))
-        card = self._store.scorecards.of(release.release_id)
-        cases = self._lessons.cases(self._store.datasets.get(str(card.dataset))) if card and card.dataset else ()
-        both = [case for case in cases if case.case_id in mine and case.case_id in theirs]
-        both.sort(key=lambda case: _said(mine[case.case_id]) == _said(theirs[case.case_id]))
-        return both[:PROBES]
+    def keep_probes(self, release: Release, engine: Engine) -> None:
+        """Keep what a release answers to a few prompts, for every process that is to serve it.
+
+        A release without adapter has nothing that a server could mistake; an answer that is another one the next time
+        proves nothing.
+        """
+        if release.adapter is None:
+            return
+        try:
+            twice = [[_answered(engine, release, case) for _ in range(2)] for case in self._telling(release)]
+        except EngineError as error:
+            _log.warning("No probes are kept of %s: %s", release.release_id, error)
+            return
+        probes = [first for first, again in twice if first.answer.alike(again.answer)]
+        self._store.releases.keep_probes(release.release_id, probes)
 
     def probe(self, release: Release) -> list[tuple[Message | None, Message | None]]:
         """Return what a release answered to a few cases when it was examined, and what it answers now."""
-        known = self._store.scorecards.results(release.release_id, self._evaluator().name)
-        card = self._store.scorecards.of(release.release_id)
+        known, card = self._known(release.release_id), self._store.scorecards.of(release.release_id)
         examined = card.dataset if card is not None and card.dataset else release.dataset  # a draft learned from none
         cases = self._lessons.cases_one_by_one(self._store.datasets.get(str(examined)))
         probes = islice((case for case in cases if case.case_id in known), PROBES)
-        now = self.replays.run(release.release_id, list(probes))
+        now = self.replayer.run(release.release_id, list(probes))
         return [(_first(known[result.case_id]), _first(result)) for result in now]
 
     def replay(self, run_id: str, release: Release, step_id: str | None = None) -> tuple[Case, CaseResult]:
@@ -203,23 +222,18 @@ class Exams:
 
         run = self._store.runs.resolve(run_id)
         case = case_of(run, self._store.runs, step_id)
-        (result,) = self._replays(SameTrajectory(self._mask)).run(release.release_id, [case])
+        (result,) = self._replay_by(SameTrajectory(self._mask)).run(release.release_id, [case])
         return case, result
 
     def credit(self, candidate: Release, champion: Release, cases: Sequence[Case]) -> tuple[NodeCredit, ...]:
         """Return which nodes mend the cases when the candidate answers in them alone."""
         from langgraph_learnloop.evaluation.ablation import credit
 
-        def replay(evaluator: Evaluator) -> GraphReplay:
-            return self._replays(evaluator, judge_diverged=True)
-
-        evaluator, runs = self._evaluator(), self._store.runs
-        return credit(replay, evaluator, candidate.release_id, champion.release_id, cases, runs)
+        replay = partial(self._replay_by, judge_diverged=True)
+        return credit(replay, self.evaluator, candidate.release_id, champion.release_id, cases, self._store.runs)
 
     def report(self, release_id: str | None) -> Report:
         """Return all there is to show of a release's latest examination; NotFoundError when there was none."""
-        from langgraph_learnloop.evaluation.findings import Report, margins
-
         candidate = self._store.releases.resolve(release_id or self._examined_last())
         card = self._store.scorecards.of(candidate.release_id)
         if card is None:
@@ -227,7 +241,7 @@ class Exams:
                 f"The release {candidate.release_id!r} was never examined: call loop.evaluate(release)."
             )
         champion = self._store.releases.get(card.champion)
-        evaluator = card.evaluator or self._evaluator().name
+        evaluator = card.evaluator or self.evaluator.name
         sides = [self._store.scorecards.results(one.release_id, evaluator) for one in (champion, candidate)]
         for result in card.unjudged:
             sides[result.release_id == candidate.release_id].setdefault(result.case_id, result)
@@ -238,7 +252,7 @@ class Exams:
             cases=self.asked(card),
             champion_results=sides[0],
             candidate_results=sides[1],
-            remembered=self._lessons.remembered(candidate, self._evaluator()),
+            remembered=self._lessons.remembered(candidate, self.evaluator),
             margins=margins(self.limits),
         )
 
@@ -255,34 +269,23 @@ class Exams:
     @property
     def limits(self) -> Limits:
         """Return what the gates ask for."""
-        from langgraph_learnloop.evaluation.limits import Limits
-
-        config = self._config
-        return Limits(
-            alpha=config.alpha,
-            target_gain=config.target_gain,
-            retention_margin=config.retention_margin,
-            category_margin=config.category_margin,
-            safety=config.safety,
-            latency_ratio=config.latency_ratio,
-            cost_ratio=config.cost_ratio,
-        )
+        return Limits(**{limit.name: getattr(self._config, limit.name) for limit in fields(Limits)})
 
     @property
-    def replays(self) -> Replayer:
+    def replayer(self) -> Replayer:
         """Return whoever asks the watched agent."""
-        return self._replayer or self.here
+        return self._elsewhere or self.here
 
     @cached_property
     def here(self) -> GraphReplay:
         """Return whoever asks it in this process."""
-        return self._replays(self._evaluator())
+        return self._replay_by(self.evaluator)
 
     @property
     def _mask(self) -> Callable[[Any], Any] | None:
         return self._policy.fit if self._policy.redaction is not None else None
 
-    def _replays(self, evaluator: Evaluator, *, judge_diverged: bool = False) -> GraphReplay:
+    def _replay_by(self, evaluator: Evaluator, *, judge_diverged: bool = False) -> GraphReplay:
         from langgraph_learnloop.evaluation.replay import GraphReplay
 
         if self.watched is None:
@@ -301,20 +304,37 @@ class Exams:
             judge_diverged=judge_diverged,
         )
 
+    def _known(self, release_id: str) -> dict[str, CaseResult]:
+        """Return what a release did on the cases that it was asked, by their ids."""
+        return self._store.scorecards.results(release_id, self.evaluator.name)
+
+    def _telling(self, release: Release) -> list[Case]:
+        """Return a few held-out cases of a release's dataset, first those that the champion answered otherwise."""
+        mine, theirs = self._known(release.release_id), self._known(self._store.releases.champion())
+        card = self._store.scorecards.of(release.release_id)
+        cases = self._lessons.cases(self._store.datasets.get(card.dataset)) if card and card.dataset else ()
+        both = [case for case in cases if case.case_id in mine and case.case_id in theirs]
+        both.sort(key=lambda case: _alike(mine[case.case_id], theirs[case.case_id]))
+        return both[:PROBES]
+
     def _check(self, release: Release, known: Sequence[Case], results: dict[str, CaseResult]) -> None:
         """Throw away what is known of a release if it answers otherwise now: then the agent around it has changed."""
         if release.sampling.temperature > 0 or not known:
             return
-        again = self.replays.run(release.release_id, known[:ASKED_AGAIN])
-        if any(_said(result) != _said(results[result.case_id]) for result in again if result.error is None):
-            self._store.scorecards.forget_results(release.release_id, self._evaluator().name)
+        again = self.replayer.run(release.release_id, known[:ASKED_AGAIN])
+        if not all(_alike(result, results[result.case_id]) for result in again if result.error is None):
+            self._store.scorecards.forget_results(release.release_id, self.evaluator.name)
 
 
 def _first(result: CaseResult) -> Message | None:
     return result.got[0] if result.got else None
 
 
-def _said(result: CaseResult) -> tuple[Any, ...]:
-    """Return the first answer without the ids of its calls, which are made anew each time."""
-    first = _first(result)
-    return (first.content, [(call.name, call.args) for call in first.tool_calls]) if first is not None else ()
+def _alike(one: CaseResult, other: CaseResult) -> bool:
+    return same(_first(one), _first(other))
+
+
+def _answered(engine: Engine, release: Release, case: Case) -> Probe:
+    sampling = Sampling(max_tokens=min(_PROBE_TOKENS, release.sampling.max_tokens))
+    request = Generation(release_id=release.release_id, messages=case.messages, sampling=sampling)
+    return Probe(request=request, answer=engine.generate(request).message)

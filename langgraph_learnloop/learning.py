@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from datetime import datetime
-from functools import cached_property
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_learnloop.capture.attach import watch
 from langgraph_learnloop.capture.policy import Policy
 from langgraph_learnloop.config import LoopConfig, made, named
 from langgraph_learnloop.errors import ConfigError, NotFoundError
+from langgraph_learnloop.evidence import Metric
+from langgraph_learnloop.examples import problems, read_examples
 from langgraph_learnloop.exams import Exams, Watched
+from langgraph_learnloop.importing import ignore
+from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job
+from langgraph_learnloop.improvement.lora.search import search
+from langgraph_learnloop.improvement.replay import replay_ratio
 from langgraph_learnloop.lessons import Lessons
-from langgraph_learnloop.recording import Recording, ignore
+from langgraph_learnloop.ports import Evaluator, OnProgress, Operator, Planner, Replayer, Reviewer, Trainer
+from langgraph_learnloop.recording import Recording
 from langgraph_learnloop.records import (
     Case,
     Dataset,
@@ -36,35 +43,16 @@ from langgraph_learnloop.records import (
 )
 from langgraph_learnloop.releases import drafted
 from langgraph_learnloop.rolling import Rolling
+from langgraph_learnloop.serving.follower import Follower
 from langgraph_learnloop.tidying import Tidied, Tidying
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
-    from langgraph_learnloop.evidence import Metric
-    from langgraph_learnloop.ports import Evaluator, OnProgress, Operator, Replayer, Reviewer, Trainer
-    from langgraph_learnloop.serving.follower import Follower
 
 _log = logging.getLogger(__name__)
 
 Graph = TypeVar("Graph", bound="CompiledStateGraph[Any, Any, Any, Any]")
-
-
-class Parts(NamedTuple):
-    """What somebody brings of their own; None is the default, made when it is needed."""
-
-    trainer: Trainer | None
-    """Makes adapters."""
-    reviewer: Reviewer | None
-    """Decides on corrections."""
-    evaluator: Evaluator | None
-    """Judges answers."""
-    replayer: Replayer | None
-    """Asks the cases of an examination."""
-    operator: Operator | None
-    """Is told what is decided of releases."""
-    rollout_metric: Metric | None
-    """Says what makes a thread of a rollout a bad one."""
 
 
 class Learning(Recording):
@@ -72,24 +60,34 @@ class Learning(Recording):
 
     def __init__(
         self,
-        store: str | Path,
-        agent: str | None,
-        config: LoopConfig | None,
-        policy: Policy | None,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
-        parts: Parts,
+        store: str | Path = "learnloop.db",
+        agent: str | None = None,
+        *,
+        config: LoopConfig | None = None,
+        policy: Policy | None = None,
+        trainer: Trainer | None = None,
+        reviewer: Reviewer | None = None,
+        evaluator: Evaluator | None = None,
+        replayer: Replayer | None = None,
+        operator: Operator | None = None,
+        rollout_metric: Metric | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         """Open the store, making it if need be; raise StoreError or ConfigError with the way out."""
         super().__init__(store, agent, config, policy, now)
         self._new_id = new_id
-        self._parts = parts
-        self._operator = parts.operator or _operator(self.config.operator)
+        self.trainer: Trainer = trainer or LocalTrainer(self.config.train_python)
+        """Whoever trains."""
+        self._reviewer = reviewer
+        if operator is None and self.config.operator is not None:
+            operator = made(named(self.config.operator, "The operator"), "tell")
+        self._operator = operator
         self._follower: Follower | None = None
         self.lessons = Lessons(self.store, self.config, self.agent, now)
-        self.exams = Exams(self.store, self.config, self.policy, self.lessons, lambda: self.evaluator, parts.replayer)
-        self.rolling = Rolling(self.store, self.config, self.agent, now, self._tell, parts.rollout_metric)
-        self.tidying = Tidying(self.store, self.rolling.servers, now, self._log_tidy)
+        self.exams = Exams(self.store, self.config, self.policy, self.lessons, evaluator, replayer)
+        self.rolling = Rolling(self.store, self.config, self.agent, now, self._tell, rollout_metric)
+        self.tidying = Tidying(self.store, self.rolling.servers, now, self._decide)
 
     def watch(
         self,
@@ -105,9 +103,8 @@ class Learning(Recording):
         act on nothing outside of the graph, so that a replay may run them. `context` is the runtime context that nodes
         get in a replay.
         """
-        self.showing.begin()
-        self.exams.watched = Watched(graph, stop_before, pure, context)
-        self.exams.__dict__.pop("here", None)
+        self._begin_mirror()
+        self.exams.watch(Watched(graph, stop_before, pure, context))
         return watch(graph, self.recorder)
 
     def remember(self, examples: Sequence[Example]) -> Dataset:
@@ -129,7 +126,7 @@ class Learning(Recording):
         self.flush()
         waiting = self.lessons.start(thread)
         if waiting:
-            waiting = self.review((reviewer or self._parts.reviewer or ApproveChecked()).review(waiting), thread)
+            waiting = self.review((reviewer or self._reviewer or ApproveChecked()).review(waiting), thread)
         return None if waiting else self.lessons.dataset(thread, self.recipe.replay)
 
     def pending(self, cycle_id: str | None = None) -> tuple[Proposal, ...]:
@@ -183,15 +180,15 @@ class Learning(Recording):
         self.store.releases.add(candidate)
         given = ", ".join(name for name, value in {**words, **other}.items() if value is not None)
         why = because or f"The champion {candidate.parent!r} with other {given}."
-        self._decide("draft", candidate.release_id, why, actor=actor)
+        self._decide("draft", candidate.release_id, why, actor)
         return candidate
 
     def plan(self, dataset: Dataset, recipe: Recipe | None = None) -> Plan:
         """Say what training would take, after trying a few steps; TrainingError or DataError say why it cannot be."""
         trainer = self.trainer
-        if not hasattr(trainer, "plan"):
+        if not isinstance(trainer, Planner):
             raise ConfigError(f"{type(trainer).__name__} does not plan its jobs: train without a plan.")
-        plan: Plan = trainer.plan(self._job(dataset, recipe))
+        plan = trainer.plan(self._job(dataset, recipe))
         return plan.model_copy(update={"problems": self._problems(dataset, recipe)})
 
     def search(
@@ -206,8 +203,6 @@ class Learning(Recording):
 
         A tenth of the training examples is kept aside to measure them; the held-out cases of the gate are not touched.
         """
-        from langgraph_learnloop.improvement.lora.search import search
-
         part = self.lessons.with_validation(dataset)
 
         def train(recipe: Recipe) -> TrainingResult:
@@ -220,27 +215,16 @@ class Learning(Recording):
     @property
     def recipe(self) -> Recipe:
         """Return how the next cycle trains: as configured, with more replay after candidates that forgot."""
-        from langgraph_learnloop.improvement.replay import replay_ratio
-
         configured = self.config.recipe
         # Of cycles that have ended: a killed one must come to the same job when it is taken up again.
         cards = [report.scorecard for report in self.store.cycles.all() if report.scorecard is not None]
         ratio = replay_ratio(configured.replay, cards, self.config.retention_margin)
         return configured.model_copy(update={"replay": ratio})
 
-    @cached_property
-    def trainer(self) -> Trainer:
-        """Return whoever trains."""
-        from langgraph_learnloop.improvement.lora.job import LocalTrainer
-
-        return self._parts.trainer or LocalTrainer(self.config.train_python)
-
-    @cached_property
+    @property
     def evaluator(self) -> Evaluator:
         """Return whoever judges answers."""
-        from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
-
-        return self._parts.evaluator or ToolCallMatch()
+        return self.exams.evaluator
 
     @property
     def champion(self) -> Release:
@@ -272,8 +256,6 @@ class Learning(Recording):
         return self.exams.asked(card)
 
     def _job(self, dataset: Dataset, recipe: Recipe | None) -> Job:
-        from langgraph_learnloop.improvement.lora.job import make_job
-
         champion, config = self.champion, self.config
         return make_job(
             champion.base_model,
@@ -288,37 +270,29 @@ class Learning(Recording):
         self, champion: Release, dataset: Dataset, job: Job, result: TrainingResult, cycle_id: str | None
     ) -> Release:
         """Return the release of a finished job, stored and logged."""
-        candidate = Release(
-            base_model=result.model or champion.base_model,
-            adapter=result.adapter,
-            adapter_sha256=result.adapter_sha256,
-            instructions=champion.instructions,
-            shots=champion.shots,
-            knowledge=champion.knowledge,
-            sampling=champion.sampling,
-            dataset=dataset.version,
-            parent=champion.release_id,
-            recipe=job.recipe,
-            made_at=self._now(),
-        )
+        learned = {
+            "base_model": result.model or champion.base_model,
+            "adapter": result.adapter,
+            "adapter_sha256": result.adapter_sha256,
+            "dataset": dataset.version,
+            "parent": champion.release_id,
+            "recipe": job.recipe,
+            "made_at": self._now(),
+        }
+        candidate = champion.model_copy(update=learned)
         with suppress(NotFoundError):
             return self.store.releases.get(candidate.release_id)  # made by a walk that was interrupted
         self.store.releases.add(candidate)
         why = f"{result.examples} examples, {result.steps} steps, {result.seconds:.0f} s with {result.engine}."
-        self._decide("train", candidate.release_id, why, cycle_id)
+        self._decide("train", candidate.release_id, why, cycle_id=cycle_id)
         return candidate
 
     def _problems(self, dataset: Dataset, recipe: Recipe | None = None) -> tuple[str, ...]:
-        from langgraph_learnloop.examples import problems, read_examples
-
         examples = read_examples(dataset.path)
         return problems(examples, recipe or self.config.recipe, self.config.least_corrections)
 
-    def _log_tidy(self, action: str, subject: str, because: str, actor: str) -> None:
-        self._decide(action, subject, because, actor=actor)
-
     def _decide(
-        self, action: str, subject: str, because: str, cycle_id: str | None = None, actor: str = "learnloop"
+        self, action: str, subject: str, because: str, actor: str = "learnloop", *, cycle_id: str | None = None
     ) -> None:
         self._tell(
             self.store.decisions.append(
@@ -326,8 +300,10 @@ class Learning(Recording):
             )
         )
 
-    def _tell(self, decision: Decision) -> None:
-        """Follow what was decided, then tell the operator."""
+    def _tell(self, decision: Decision | None) -> None:
+        """Follow what was decided, then tell the operator; None is what changed nothing."""
+        if decision is None:
+            return
         self.follow()
         if self._operator is None:
             return
@@ -335,11 +311,3 @@ class Learning(Recording):
             self._operator.tell(decision)
         except Exception:  # noqa: BLE001 - the boundary of the user's code: what was decided holds all the same
             _log.exception("The operator could not be told of %s %s.", decision.action, decision.subject)
-
-
-def _operator(name: str | None) -> Operator | None:
-    """Return the operator of the settings, if there is one."""
-    if name is None:
-        return None
-    operator: Operator = made(named(name, "The operator"), "tell")
-    return operator

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import MissingExtraError, NotFoundError
+from langgraph_learnloop.evaluation.ledger import Lesson, ledger
+from langgraph_learnloop.evaluation.suites import cases_from, refuse_leaks
+from langgraph_learnloop.examples import read_examples
 from langgraph_learnloop.records import Case, Dataset, Example, FlagState, Proposal, Release, Remembered, Verdict
 from langgraph_learnloop.store.decisions import Entry
 from langgraph_learnloop.store.opened import Store
@@ -136,7 +139,6 @@ class Lessons:
     def with_validation(self, dataset: Dataset) -> Dataset:
         """Return a dataset of the same training examples, a tenth of them for validation; it lies among the jobs."""
         from langgraph_learnloop.curation.dataset import keep_as_it_is
-        from langgraph_learnloop.examples import read_examples
         from langgraph_learnloop.improvement.lora.search import validated
 
         examples = validated(read_examples(dataset.path), 0.1, self._config.recipe.seed)
@@ -149,7 +151,6 @@ class Lessons:
     def cases_one_by_one(self, dataset: Dataset) -> Iterator[Case]:
         """Yield the cases as they are read: for a few of them the rest of a large file need not be parsed."""
         from langgraph_learnloop.curation.dataset import heldout
-        from langgraph_learnloop.evaluation.suites import cases_from
 
         return (case for example in heldout(dataset.path) for case in cases_from([example]))
 
@@ -174,8 +175,6 @@ class Lessons:
 
     def remembered(self, release: Release, evaluator: Evaluator) -> tuple[Remembered, ...]:
         """Return how a release does on each lesson that was shipped before it, by what it was asked already."""
-        from langgraph_learnloop.evaluation.ledger import Lesson, ledger
-
         shipped = [one for one in self.shipped() if one.release.made_at <= release.made_at]
         results = self._store.scorecards.results
         ids = {release.release_id, *(one.release.release_id for one in shipped)}
@@ -243,7 +242,6 @@ class Lessons:
 @lru_cache(maxsize=4)  # a dataset's file is named by its content, and reading a large one takes seconds
 def _cases(path: str) -> tuple[Case, ...]:
     from langgraph_learnloop.curation.dataset import read
-    from langgraph_learnloop.evaluation.suites import cases_from, refuse_leaks
 
     examples = read(path)
     return refuse_leaks(cases_from(examples), examples)

@@ -6,65 +6,52 @@
 base, data and recipe, a result by release and case), so a cycle that was killed is simply walked again: what was done
 is found, not repeated. Every choice is an entry of `log()`.
 
-`recording.py` holds the verbs from `watch` to `flagged`, `learning.py` those until there is a candidate; what examines,
-ships and takes back is here.
+`recording.py` holds the verbs from `feedback` to `flagged`; `learning.py` what a loop is made of, `watch`, and the
+verbs until there is a candidate; what examines, ships and takes back is here.
 """
 
 from __future__ import annotations
 
-import logging
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from langgraph_learnloop.capture.policy import Policy
-from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import (
     ConfigError,
     DataError,
-    EngineError,
-    IllegalMoveError,
     LearnLoopError,
     NotFoundError,
 )
+from langgraph_learnloop.evaluation.findings import Report
 from langgraph_learnloop.jobs import still_there
-from langgraph_learnloop.learning import Learning, Parts
+from langgraph_learnloop.learning import Learning
 from langgraph_learnloop.records import (
     Case,
     CaseResult,
     CycleOutcome,
     CycleReport,
     Dataset,
-    Generation,
     NodeCredit,
-    Probe,
     Release,
     Remembered,
     Rollout,
     RolloutMode,
-    Sampling,
     Scorecard,
 )
 from langgraph_learnloop.releases import ReleaseDiff, diff
 from langgraph_learnloop.rolling import behind_in_words, tending
+from langgraph_learnloop.serving.follower import Follower
+from langgraph_learnloop.serving.rollouts import Evidence
+from langgraph_learnloop.serving.router import Router
 from langgraph_learnloop.serving.shadow import Shadow
+from langgraph_learnloop.serving.swap import Flipped, agree, swap
 
 if TYPE_CHECKING:
-    from langgraph_learnloop.evaluation.findings import Report
     from langgraph_learnloop.evaluation.planning import GatePlan
-    from langgraph_learnloop.evidence import Metric
-    from langgraph_learnloop.ports import Engine, Evaluator, OnProgress, Operator, Replayer, Reviewer, Trainer
+    from langgraph_learnloop.ports import Engine, OnProgress, Reviewer
     from langgraph_learnloop.serving.live_model import LiveModel
-    from langgraph_learnloop.serving.rollouts import Evidence
-
-_PROBE_TOKENS = 32
-"""Tokens of a probe's answer: enough to tell releases apart."""
-_log = logging.getLogger(__name__)
 
 
 class LearnLoop(Learning):
@@ -76,51 +63,22 @@ class LearnLoop(Learning):
     what is decided of releases; the metric says what makes a thread of a rollout a bad one (default: a flagged run).
     """
 
-    def __init__(
-        self,
-        store: str | Path = "learnloop.db",
-        agent: str | None = None,
-        *,
-        config: LoopConfig | None = None,
-        policy: Policy | None = None,
-        trainer: Trainer | None = None,
-        reviewer: Reviewer | None = None,
-        evaluator: Evaluator | None = None,
-        replayer: Replayer | None = None,
-        operator: Operator | None = None,
-        rollout_metric: Metric | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
-    ) -> None:
-        """Open the store, making it if need be; raise StoreError or ConfigError with the way out."""
-        super().__init__(
-            store,
-            agent,
-            config,
-            policy,
-            now,
-            new_id,
-            Parts(trainer, reviewer, evaluator, replayer, operator, rollout_metric),
-        )
-        self._engine: Engine | None = None
-        self._live: LiveModel | None = None
-        self._shadow = Shadow(self.store.rollouts.add_shadow, now)
-        self._tenders: list[Callable[[], None]] = []
+    _engine: Engine | None = None
+    _live: LiveModel | None = None
+    _tenders: tuple[Callable[[], None], ...] = ()
 
     def model(self, engine: Engine) -> LiveModel:
         """Return a chat model whose release can be swapped while it serves; the bare base is its first champion."""
-        from langgraph_learnloop.serving.live_model import LiveModel
-        from langgraph_learnloop.serving.router import Router
-
         self._engine = engine
-        with suppress(NotFoundError):
-            engine.load(still_there(self.champion))
-            return self._serve(engine, LiveModel, Router)
-        base = Release(base_model=engine.base_model, sampling=self.config.sampling, made_at=self._now())
-        self.store.releases.add(base)
-        engine.load(base)
-        self._point(base.release_id, "It is the base model, the first to serve.")
-        return self._serve(engine, LiveModel, Router)
+        try:
+            self._load(self.champion)
+        except NotFoundError:
+            base = Release(base_model=engine.base_model, sampling=self.config.sampling, made_at=self._now())
+            self.store.releases.add(base)
+            self._load(base)
+            why = "It is the base model, the first to serve."
+            self._tell(self.store.releases.point(base.release_id, why, "learnloop"))
+        return self._serve(engine)
 
     def evaluate(
         self,
@@ -135,33 +93,35 @@ class LearnLoop(Learning):
         `dataset` says whose held-out cases are asked (default: those of the candidate's own dataset). What earlier
         lessons repaired, the suites of the settings and `cases` of your own are asked too.
         """
-        if dataset is None and candidate.dataset is None:
-            raise DataError(
-                f"The release {candidate.release_id!r} learned from no dataset: name the one whose held-out cases are "
-                "asked, as loop.evaluate(release, dataset)."
-            )
-        examined = dataset or self.store.datasets.get(str(candidate.dataset))
-        for release in (self.champion, candidate):
-            self.engine.load(still_there(release))
-        card = self.exams.card(self.champion, candidate, examined, self._now(), on_progress, cases)
+        if dataset is None:
+            if candidate.dataset is None:
+                raise DataError(
+                    f"The release {candidate.release_id!r} learned from no dataset: name the one whose held-out cases "
+                    "are asked, as loop.evaluate(release, dataset)."
+                )
+            dataset = self.store.datasets.get(candidate.dataset)
+        self._load(self.champion, candidate)
+        card = self.exams.card(self.champion, candidate, dataset, self._now(), on_progress, cases)
         self.store.scorecards.add(card)
         if card.passed:
-            self._keep_probes(candidate)
+            self.exams.keep_probes(candidate, self.engine)
         elif candidate.release_id not in self._in_service():
             self.engine.unload(candidate.release_id)  # nobody will ask it
-        self._decide("gate:passed" if card.passed else "gate:stopped", candidate.release_id, card.because, cycle_id)
+        action = "gate:passed" if card.passed else "gate:stopped"
+        self._decide(action, candidate.release_id, card.because, cycle_id=cycle_id)
         return card
 
     def plan_evaluation(self, dataset: Dataset) -> tuple[GatePlan, ...]:
         """Say beforehand what each gate could show on a dataset's held-out cases, or how many are missing."""
+        champion = None
         with suppress(NotFoundError):
-            return self.exams.plan(dataset, self.champion)
-        return self.exams.plan(dataset, None)
+            champion = self.champion
+        return self.exams.plan(dataset, champion)
 
     def examine(self, release_id: str, cases: Sequence[Case]) -> tuple[CaseResult, ...]:
         """Return how a release does on cases of your own; nothing is compared and nothing stored."""
         release = self.store.releases.resolve(release_id)
-        self.engine.load(still_there(release))
+        self._load(release)
         return self.exams.here.run(release.release_id, cases)
 
     def replay(self, run: str, release_id: str | None = None, *, step: str | None = None) -> tuple[Case, CaseResult]:
@@ -172,15 +132,14 @@ class LearnLoop(Learning):
         happened then is the case's `reference`; the result's score "same" says whether it happened again.
         """
         self.flush()
-        release = self.store.releases.resolve(release_id) if release_id else self.champion
-        self.engine.load(still_there(release))
+        release = self._release(release_id)
+        self._load(release)
         return self.exams.replay(run, release, step)
 
     def credit(self, candidate: str, cases: Sequence[Case]) -> tuple[NodeCredit, ...]:
         """Return which nodes mend the cases when the candidate answers in them and the champion in all others."""
         release = self.store.releases.resolve(candidate)
-        for one in (self.champion, release):
-            self.engine.load(still_there(one))
+        self._load(self.champion, release)
         return self.exams.credit(release, self.champion, cases)
 
     def report(self, release_id: str | None = None) -> Report:
@@ -195,19 +154,20 @@ class LearnLoop(Learning):
 
         Threads that have begun keep the release they began with. Raise IllegalMoveError without a passed scorecard.
         """
-        from langgraph_learnloop.serving.swap import swap
-
         if (there := self.champion).release_id == self.store.releases.resolve(release_id).release_id:
             return there  # as after a process that was killed right then
         release, card = self._passed(release_id)
-        swap(
-            self.engine,
+        self._swap(
             release,
-            lambda: self._probe(release),
-            lambda: self._point(release.release_id, card.because, "promote", cycle_id, actor, card.champion),
+            lambda: self._tell(
+                self.store.releases.point(
+                    release.release_id, card.because, actor, card.champion, action="promote", cycle_id=cycle_id
+                )
+            ),
         )
         if behind := self.rolling.behind(release.release_id, self.config.ack_seconds):
-            self._decide("promote:partial", release.release_id, behind_in_words(behind, release.release_id), cycle_id)
+            why = behind_in_words(behind, release.release_id)
+            self._decide("promote:partial", release.release_id, why, cycle_id=cycle_id)
         if self.config.adapters_gb is not None:
             self._tidy_after(release)
         return release
@@ -221,17 +181,8 @@ class LearnLoop(Learning):
         all new threads at once, and the champion is held ready; with "ab" it gets `percent` of them (default: half)
         until a person decides.
         """
-        from langgraph_learnloop.serving.swap import swap
-
         release, card = self._passed(release_id)
-        begun: list[Rollout] = []
-        swap(
-            self.engine,
-            release,
-            lambda: self._probe(release),
-            lambda: begun.append(self.rolling.start(self._new_id(), release, card, actor, mode, percent)),
-        )
-        return begun[0]
+        return self._swap(release, lambda: self.rolling.start(self._new_id(), release, card, actor, mode, percent))
 
     def roll_on(self) -> tuple[Rollout, Evidence | None]:
         """Look at what the threads of the rollout under way say, and move it on, or back, as the settings allow."""
@@ -244,7 +195,7 @@ class LearnLoop(Learning):
         One process is enough; several do no harm. Without it call `roll_on` from a timer, or `learnloop rollout watch`.
         """
         stop = tending(self.roll_on, seconds)
-        self._tenders.append(stop)
+        self._tenders += (stop,)
         return stop
 
     def rollback(self, because: str = "Somebody asked for it.", actor: str = "learnloop") -> Release:
@@ -256,11 +207,11 @@ class LearnLoop(Learning):
         if self.store.rollouts.open() is not None:
             self.rolling.back(because, actor)
             return self.champion
-        bad, release = self.store.releases.champion(), self.store.releases.get(self.store.releases.previous())
-        still_there(release)
+        releases = self.store.releases
+        bad, release = releases.champion(), still_there(releases.get(releases.previous()))
         if self._engine is not None:
             self._engine.load(release)
-        self._point(release.release_id, because, "rollback", actor=actor, instead_of=bad, refused=bad)
+        self._tell(releases.point(release.release_id, because, actor, bad, action="rollback", refused=bad))
         return release
 
     def cycle(self, reviewer: Reviewer | None = None, on_progress: OnProgress | None = None) -> CycleReport:
@@ -292,13 +243,11 @@ class LearnLoop(Learning):
 
         Ids may be their beginnings.
         """
-        first = self.store.releases.resolve(one) if one is not None else self.champion
-        return diff(self.store, self.lessons, first, self.store.releases.resolve(other))
+        return diff(self.store, self.lessons, self._release(one), self.store.releases.resolve(other))
 
     def remembered(self, release_id: str | None = None) -> tuple[Remembered, ...]:
         """Return how a release (default: the champion) does on each lesson that was shipped before it, oldest first."""
-        release = self.store.releases.resolve(release_id) if release_id else self.champion
-        return self.lessons.remembered(release, self.evaluator)
+        return self.lessons.remembered(self._release(release_id), self.evaluator)
 
     @property
     def engine(self) -> Engine:
@@ -322,27 +271,26 @@ class LearnLoop(Learning):
         if self._follower is not None:
             self._follower.stop()
         self._writer.close()
-        self.showing.stop()
+        self._stop_mirrors()
         self.store.close()
 
     def __enter__(self) -> Self:
         """Return the loop."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the loop."""
         self.close()
 
-    def _serve(self, engine: Engine, live_model: type[LiveModel], router: type[Any]) -> LiveModel:
-        from langgraph_learnloop.serving.follower import Follower
+    def _serve(self, engine: Engine) -> LiveModel:
+        from langgraph_learnloop.serving.live_model import LiveModel
 
-        releases = self.store.releases
+        releases, rollouts, config = self.store.releases, self.store.rollouts, self.config
         find = lru_cache(maxsize=64)(lambda release_id: still_there(releases.get(release_id)))  # they never change
-        self._live = live_model(
+        router = Router(rollouts, releases, config.poll_seconds, keep=config.threads == "keep")
+        self._live = LiveModel(
             engine=engine,
-            router=router(self.store.rollouts, releases, self.config.poll_seconds, keep=self.config.threads == "keep"),
+            router=router,
             model_name=Path(engine.base_model).name,
             find_release=find,
             shadow=self._shadow,
@@ -350,26 +298,32 @@ class LearnLoop(Learning):
         if self._follower is not None:
             self._follower.stop()
         self._follower = Follower(
-            engine,
-            self._live.router,
-            self.store.rollouts,
-            find,
-            releases.probes,
-            self.config.poll_seconds,
-            self.config.keep_warm,
-            self._now,
+            engine, router, rollouts, find, releases.probes, config.poll_seconds, config.keep_warm, self._now
         )
         self._follower.start()
         return self._live
 
+    @cached_property
+    def _shadow(self) -> Shadow:
+        return Shadow(self.store.rollouts.add_shadow, self._now)
+
+    def _release(self, release_id: str | None) -> Release:
+        """Return the release of an id or of its beginning, the champion for None."""
+        return self.champion if release_id is None else self.store.releases.resolve(release_id)
+
+    def _load(self, *releases: Release) -> None:
+        """Have the engine hold releases, beside what it holds; raise EngineError for one that was removed."""
+        for release in releases:
+            self.engine.load(still_there(release))
+
     def _passed(self, release_id: str) -> tuple[Release, Scorecard]:
         """Return a release that may be put in service, with its scorecard; else raise IllegalMoveError."""
         release = still_there(self.store.releases.resolve(release_id))
-        card = self.store.scorecards.of(release.release_id)
-        self.rolling.check(release, card)
-        if card is None:  # `check` refused it; this tells mypy
-            raise IllegalMoveError(f"Release {release.release_id!r} was never examined: call loop.evaluate(release).")
-        return release, card
+        return release, self.rolling.check(release, self.store.scorecards.of(release.release_id))
+
+    def _swap(self, release: Release, flip: Callable[[], Flipped]) -> Flipped:
+        """Load a release beside the others and ask it what it was asked before; then `flip`, and return what it did."""
+        return swap(self.engine, release, lambda: agree(release.release_id, self.exams.probe(release)), flip)
 
     def _tidy_after(self, release: Release) -> None:
         """Make room after a promotion; what prevents that is logged, for the promotion is done."""
@@ -400,49 +354,7 @@ class LearnLoop(Learning):
         rollout = self.store.rollouts.open()
         return {self.store.releases.champion(), *([rollout.candidate] if rollout is not None else [])}
 
-    def _keep_probes(self, release: Release) -> None:
-        """Keep what a release answers to a few prompts, for every process that is to serve it.
-
-        A release without adapter has nothing that a server could mistake; an answer that is another one the next time
-        proves nothing.
-        """
-        if release.adapter is None:
-            return
-        try:
-            twice = [[self._answered(release, case) for _ in range(2)] for case in self.exams.telling(release)]
-            probes = [first for first, again in twice if first.answer.alike(again.answer)]
-        except EngineError as error:
-            _log.warning("No probes are kept of %s: %s", release.release_id, error)
-            return
-        self.store.releases.keep_probes(release.release_id, probes)
-
-    def _answered(self, release: Release, case: Case) -> Probe:
-        sampling = Sampling(max_tokens=min(_PROBE_TOKENS, release.sampling.max_tokens))
-        request = Generation(release_id=release.release_id, messages=case.messages, sampling=sampling)
-        return Probe(request=request, answer=self.engine.generate(request).message)
-
-    def _probe(self, release: Release) -> None:
-        from langgraph_learnloop.serving.swap import agree
-
-        agree(release.release_id, self.exams.probe(release))
-
-    def _point(
-        self,
-        release_id: str,
-        because: str,
-        action: str = "serve",
-        cycle_id: str | None = None,
-        actor: str = "learnloop",
-        instead_of: str | None = None,
-        refused: str | None = None,
-    ) -> None:
-        decision = self.store.releases.point(
-            release_id, because, actor, instead_of, action=action, cycle_id=cycle_id, refused=refused
-        )
-        if decision is not None:
-            self._tell(decision)
-
-    def _report(self, cycle_id: str, outcome: Any, because: str, **found: Any) -> CycleReport:
+    def _report(self, cycle_id: str, outcome: CycleOutcome, because: str, **found: Any) -> CycleReport:
         report = CycleReport(cycle_id=cycle_id, outcome=outcome, because=because, **found)
         self.store.cycles.finish(report)
         return report

@@ -1,4 +1,4 @@
-"""Read messages in the forms of OpenAI and of LangChain, and make cases of them.
+"""Read messages in the forms of OpenAI and of LangChain.
 
 What is in OpenAI's form may come from anywhere: `check` it as a whole, then read it; `where` names its place in the
 sentences.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from langgraph_learnloop.calls import LARGEST_NUMBER, clean_text
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.records import Case, Message, Suite, ToolCall, content_hash
+from langgraph_learnloop.records import Message, ToolCall
 from langgraph_learnloop.texts import quoted
 
 if TYPE_CHECKING:
@@ -50,42 +50,6 @@ _LANGCHAIN: Mapping[str, Literal["system", "user", "assistant", "tool"]] = {
     "assistant": "assistant",
 }
 """The roles of LangChain's types of messages, and of those that its free-form messages name themselves."""
-
-
-def make_case(
-    suite: Suite,
-    messages: Sequence[Message],
-    expected: Message | None,
-    *,
-    category: str | None = None,
-    reference: Sequence[Message] = (),
-    run_id: str | None = None,
-) -> Case:
-    """Return a case whose id is the content hash of its conversation and its right answer, wherever they are from.
-
-    The category, if none is given, is the right tool, "answer" for a text, or the suite where nothing is expected.
-    """
-    content = {
-        "messages": [message.model_dump(mode="json") for message in messages],
-        "expected": None if expected is None else expected.model_dump(mode="json"),
-    }
-    return Case(
-        case_id=content_hash(content),
-        suite=suite,
-        category=category or _category(expected, suite),
-        messages=tuple(messages),
-        expected=expected,
-        reference=tuple(reference),
-        run_id=run_id,
-    )
-
-
-def each_once(cases: Iterable[Case]) -> tuple[Case, ...]:
-    """Return cases in order, each once in its suite, as it was first."""
-    first: dict[tuple[Suite, str], Case] = {}
-    for case in cases:
-        first.setdefault((case.suite, case.case_id), case)
-    return tuple(first.values())
 
 
 def question(messages: Sequence[Message]) -> str:
@@ -175,12 +139,6 @@ def check(value: Any, where: str, depth: int = 0) -> None:
         clean_text(value, quoted(where), LONGEST_MESSAGE)
     elif isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER:
         raise DataError(f"{quoted(where)} is no number below {LARGEST_NUMBER}; write it as text.")
-
-
-def _category(expected: Message | None, suite: Suite) -> str:
-    if expected is None:
-        return suite
-    return expected.tool_calls[0].name if expected.tool_calls else "answer"
 
 
 def _langchain_calls(message: BaseMessage, broken: bool) -> tuple[ToolCall, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from langgraph_learnloop.records import (
     Case,
@@ -109,6 +109,7 @@ class Trainer(Protocol):
         ...
 
 
+@runtime_checkable
 class Planner(Protocol):
     """Say what a job would take; a trainer may do that too."""
 

@@ -1,4 +1,4 @@
-"""The loop's first half: an agent is recorded, and people are heard.
+"""The loop's first half: an agent is recorded, people are heard, and both are shown elsewhere too.
 
 All of it needs nothing but the base install, and none of it is in the agent's way.
 """
@@ -10,31 +10,26 @@ from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool
 
 from langgraph_learnloop.capture.attach import Everywhere
 from langgraph_learnloop.capture.policy import Policy, policy_of
 from langgraph_learnloop.capture.recorder import Recorder
 from langgraph_learnloop.capture.writer import Health, Writer
-from langgraph_learnloop.config import LoopConfig, load_config
+from langgraph_learnloop.config import LoopConfig, load_config, made, named
 from langgraph_learnloop.errors import ConfigError, NotFoundError
+from langgraph_learnloop.evaluation.recording import recordable
+from langgraph_learnloop.evaluation.replaying import REPLAYING
 from langgraph_learnloop.hearing import Hearing
+from langgraph_learnloop.importing import Heard, Imported, Importing, ignore
+from langgraph_learnloop.mirror_process import MirrorProcess
+from langgraph_learnloop.mirroring import Mirroring
+from langgraph_learnloop.mirrors import History, Mirror, Witness
 from langgraph_learnloop.records import Case, Feedback, Flag, FlagState, Run, Scorecard
-from langgraph_learnloop.showing import Showing
 from langgraph_learnloop.store.opened import open_store
-
-if TYPE_CHECKING:
-    from langchain_core.messages import ToolMessage
-    from langchain_core.tools import BaseTool
-
-    from langgraph_learnloop.evaluation.replaying import Replaying
-    from langgraph_learnloop.importing import Heard, Imported, Importing
-    from langgraph_learnloop.mirroring import Mirroring
-    from langgraph_learnloop.mirrors import History, Mirror
-
-
-def ignore(progress: object) -> None:
-    """Take progress that nobody asked for."""
 
 
 class Recording:
@@ -55,6 +50,7 @@ class Recording:
         self.policy = policy or policy_of(self.config)
         self._now = now
         self._hearing = Hearing(self.store, self.policy, self.config.flag_below, now)
+        self._importing = Importing(self.store, self.policy, self.agent, self._hearing)
         self._writer = Writer(
             self.store.runs,
             self.config.queue_size,
@@ -65,7 +61,8 @@ class Recording:
         self.recorder = Recorder(self._writer, self.agent)
         self._everywhere: Everywhere | None = None
         self._on_demand: Recorder | None = None
-        self.showing = Showing(self.store, self.config, self.agent, self._asked, lambda: self._recorders)
+        self._mirrorings: list[Mirroring] = []
+        self._mirror_process: MirrorProcess | None = None
 
     def recordable(
         self, tools: Sequence[BaseTool | Callable[..., Any]], *, pure: Collection[str] = ()
@@ -75,18 +72,16 @@ class Recording:
         It is for tools that nodes run by hand: those of a `ToolNode`, and so of `create_agent`, need it not. Tools
         named in `pure` act on nothing outside of the graph, and run in replays too.
         """
-        from langgraph_learnloop.evaluation.recording import recordable
-
         return recordable(tools, pure=pure)
 
     def recorded_answer(self, call: Mapping[str, Any], tool: BaseTool | None = None) -> ToolMessage | None:
         """Return a tool call's recorded answer when the caller is part of a replay; None when the tool is to run."""
-        replaying = _replaying()
+        replaying = REPLAYING.get()
         return None if replaying is None else replaying.recorded(call, tool)
 
     def capture_all(self) -> Everywhere:
         """Record every LangGraph and LangChain run of this process; call `off()` on what is returned to stop."""
-        self.showing.begin()
+        self._begin_mirror()
         if self._everywhere is None:
             self._everywhere = Everywhere(self.recorder)
         self._everywhere.on()
@@ -110,14 +105,14 @@ class Recording:
 
     def flag(self, reason: str) -> None:
         """Say inside a node or tool that the run it belongs to went wrong, with the reason in words."""
-        if (replaying := _replaying()) is not None:
+        if (replaying := REPLAYING.get()) is not None:
             replaying.flagged = True  # no recorder hears a replay, and the graph may ask `is_flagged`
         for recorder in self._recorders:
             recorder.flag(reason)
 
     def is_flagged(self) -> bool:
         """Return whether the run that the calling node belongs to was flagged by `flag`."""
-        replaying = _replaying()
+        replaying = REPLAYING.get()
         told = replaying is not None and replaying.flagged
         return told or any(recorder.is_flagged() for recorder in self._recorders)
 
@@ -193,17 +188,51 @@ class Recording:
         Nothing waits for that, and nothing is lost while the other place is away. A thread of this process tells it;
         with the setting `mirror` in place of this, a process of its own does, which takes nothing from the agent's.
         """
-        return self.showing.add(mirror, everything)
+        mirroring = self.mirroring(mirror, everything=everything)
+        self._mirrorings.append(mirroring)
+        self._ask_about_traces(mirror)
+        mirroring.start()
+        return mirroring
 
     def mirroring(
         self, mirror: Mirror | None = None, *, everything: bool = False, holder: str | None = None
     ) -> Mirroring:
         """Return what tells a mirror (default: that of the settings) what is stored; `step` does it once, here."""
-        return self.showing.mirroring(mirror, everything=everything, holder=holder)
+        told = mirror or self._configured_mirror
+        return Mirroring(self.store, told, self.agent, self._asked, everything=everything, holder=holder)
 
     def trace_url(self, run: Run | str) -> str:
         """Return the address at which a mirror shows a run; raise ConfigError when there is no mirror."""
-        return self.showing.mirror.where(self.store.runs.resolve(run) if isinstance(run, str) else run)
+        mirror = self._mirrorings[0].mirror if self._mirrorings else self._configured_mirror
+        return mirror.where(self.store.runs.resolve(run) if isinstance(run, str) else run)
+
+    def _begin_mirror(self) -> None:
+        """Begin to tell the mirror of the settings, if there is one: in processes that run the agent."""
+        if self.config.mirror is None or self._mirror_process is not None:
+            return
+        mirror = self._configured_mirror
+        self._ask_about_traces(mirror)
+        self._mirror_process = MirrorProcess(self.store, mirror, self.config.mirror, self.agent)
+
+    def _stop_mirrors(self) -> None:
+        """Let them be told what is left, for a moment, and end."""
+        for mirroring in self._mirrorings:
+            mirroring.stop()
+        if self._mirror_process is not None:
+            self._mirror_process.stop()
+
+    def _ask_about_traces(self, mirror: Mirror) -> None:
+        """Have the recorders ask a mirror which runs another tracer keeps a trace of, if it knows."""
+        if isinstance(mirror, Witness):
+            for recorder in self._recorders:
+                recorder.witness = mirror
+
+    @cached_property
+    def _configured_mirror(self) -> Mirror:
+        if self.config.mirror is None:
+            raise ConfigError("There is no mirror: call loop.mirror(...), or name one as `mirror` in learnloop.toml.")
+        found: Mirror = made(named(self.config.mirror, "The mirror"), "send")
+        return found
 
     def _asked(self, card: Scorecard) -> tuple[Case, ...]:
         """Return what an examination asked, for mirrors; nothing is examined in this half."""
@@ -217,29 +246,16 @@ class Recording:
         for run in runs:
             self._hearing.flag(run)  # nobody can have said anything of it before it was stored
 
-    @cached_property
-    def _importing(self) -> Importing:
-        from langgraph_learnloop.importing import Importing
-
-        return Importing(self.store, self.policy, self.agent, self._hearing)
-
     def _run(self, run_id: str | None, thread_id: str | None) -> Run:
         if (run_id is None) == (thread_id is None):
             raise ConfigError("Feedback needs a run id or a thread id, and not both: pass run= or thread=.")
-        find: Callable[[], Run] = (
-            (lambda: self.store.runs.run(run_id)) if run_id is not None
-            else (lambda: self.store.runs.last_of_thread(str(thread_id)))
-        )  # fmt: skip
-        if thread_id is None:
+
+        def find() -> Run:
+            return self.store.runs.last_of_thread(str(thread_id)) if run_id is None else self.store.runs.run(run_id)
+
+        if run_id is not None:
             with suppress(NotFoundError):
                 return find()
         self._writer.rescue(run_id, thread_id)
         self.flush()  # the run may have ended a moment ago
         return find()
-
-
-def _replaying() -> Replaying | None:
-    """Return the replay that the calling code is part of."""
-    from langgraph_learnloop.evaluation.replaying import REPLAYING
-
-    return REPLAYING.get()

@@ -15,11 +15,10 @@ from pydantic import ValidationError
 
 from langgraph_learnloop.errors import DataError, NotFoundError
 from langgraph_learnloop.lessons import Lessons
-from langgraph_learnloop.records import Dataset, Example, Gate, Message, Record, Release, Rollout, Sampling
+from langgraph_learnloop.records import Dataset, Example, Gate, Message, Release, Rollout, Sampling
 from langgraph_learnloop.store.opened import Store
 
 _MADE_OF = ("base_model", "adapter_sha256", "dataset", "parent")
-_UNKNOWN = "none"
 
 
 class Change(NamedTuple):
@@ -136,17 +135,13 @@ def diff(store: Store, lessons: Lessons, one: Release, other: Release) -> Releas
 def _changes(one: Release, other: Release) -> Iterator[Change]:
     pairs = [(name, getattr(one, name), getattr(other, name)) for name in _MADE_OF]
     for part in ("sampling", "recipe"):
-        left, right = _fields(getattr(one, part)), _fields(getattr(other, part))
+        left, right = ({} if (it := getattr(side, part)) is None else it.model_dump() for side in (one, other))
         pairs += [(f"{part}.{name}", left.get(name), right.get(name)) for name in left | right]
     yield from (Change(name, _told(left), _told(right)) for name, left, right in pairs if left != right)
 
 
-def _fields(record: Record | None) -> dict[str, Any]:
-    return {} if record is None else record.model_dump()
-
-
 def _told(value: Any) -> str:
-    return _UNKNOWN if value is None else str(value)
+    return "none" if value is None else str(value)
 
 
 def _text_diff(one: Release, other: Release) -> str:

@@ -11,16 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import ConfigError, IllegalMoveError, NotFoundError
 from langgraph_learnloop.evidence import Metric, Threads
 from langgraph_learnloop.records import Decision, Release, Rollout, RolloutMode, RolloutState, Scorecard, Server
+from langgraph_learnloop.serving.rollouts import Evidence
 from langgraph_learnloop.store.opened import Store
-
-if TYPE_CHECKING:
-    from langgraph_learnloop.serving.rollouts import Evidence
 
 _log = logging.getLogger(__name__)
 _ALL = 100
@@ -46,10 +43,9 @@ class Rolling:
         self._moved = moved
         self._threads = Threads(store, config, agent, metric)
 
-    def check(self, release: Release, card: Scorecard | None) -> None:
-        """Raise IllegalMoveError for a release that did not pass its gates, or while another is on its way."""
+    def check(self, release: Release, card: Scorecard | None) -> Scorecard:
+        """Return the card of a release that passed its gates; raise IllegalMoveError otherwise, or during a rollout."""
         champion, there = self._store.releases.champion(), self._store.rollouts.open()
-        said = None
         if card is None:
             said = "it was never examined. Call loop.evaluate(release)."
         elif not card.passed:
@@ -60,8 +56,9 @@ class Rolling:
             said = (
                 f"the rollout of {there.candidate!r} is still open ({there.state}, {there.percent}%). End that first."
             )
-        if said is not None:
-            raise IllegalMoveError(f"Release {release.release_id!r} cannot be put in service: {said}")
+        else:
+            return card
+        raise IllegalMoveError(f"Release {release.release_id!r} cannot be put in service: {said}")
 
     def start(
         self,

@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -281,6 +281,7 @@ def _unpacked(target: ast.Tuple, value: ast.expr, name: str) -> Iterator[ast.exp
         )
 
 
+@cache
 def house() -> House:
     """Return the files of the package and of its integrations."""
     package, integrations = ROOT / "langgraph_learnloop", ROOT / "integrations"

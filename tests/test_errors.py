@@ -101,6 +101,13 @@ def test_errors_travel_between_processes(name: str) -> None:
     assert name == "LearnLoopError" or len([base for base in kind.__mro__ if base.__module__ == "builtins"]) > 3
 
 
+def test_a_library_that_is_not_there_is_named() -> None:
+    """With what needs it, and the line that installs it."""
+    said = r"The report needs 'scipy': pip install \"langgraph-learnloop\[loop\]\"\."
+    with pytest.raises(errors.MissingExtraError, match=said), errors.needing("The report"):
+        raise ImportError("No module named 'scipy'", name="scipy")
+
+
 def test_the_faq_quotes_what_is_said() -> None:
     """A heading in the FAQ that quotes an error is word for word one of the messages."""
     page = (Path(__file__).parent.parent / "docs" / "faq.md").read_text(encoding="utf-8")

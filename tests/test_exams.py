@@ -35,9 +35,14 @@ ASK_REPAIRS = [
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
     """Open a shop that knows its hours, and has had a bad day."""
-    with (shop := Shop(tmp_path / "l.db")).loop:
-        shop.remember()
-        shop.bad_day()
+    with (shop := Shop.after("corrected", tmp_path)).loop:
+        yield shop
+
+
+@pytest.fixture
+def promoted(tmp_path: Path) -> Iterator[Shop]:
+    """Open a shop that learned from its bad day."""
+    with (shop := Shop.after("promoted", tmp_path)).loop:
         yield shop
 
 
@@ -48,20 +53,19 @@ def with_settings(shop: Shop, **settings: Any) -> None:
     shop.loop.exams._config = config
 
 
-def test_what_was_repaired_stays_a_suite_for_good(shop: Shop) -> None:
+def test_what_was_repaired_stays_a_suite_for_good(promoted: Shop) -> None:
     """The next lesson's candidate is asked the last one's cases as well, and may not have forgotten them."""
-    assert shop.loop.cycle().outcome == "promoted"
     for number, question in enumerate(ASK_REPAIRS):
-        shop.ask(f"repair {number}", question)
-        shop.loop.feedback(thread=f"repair {number}", score=-1, correction=REPAIRS, by=f"user-{number % 5}")
-    report = shop.loop.cycle()
+        promoted.ask(f"repair {number}", question)
+        promoted.loop.feedback(thread=f"repair {number}", score=-1, correction=REPAIRS, by=f"user-{number % 5}")
+    report = promoted.loop.cycle()
     assert report.outcome == "promoted", report.because
     assert report.scorecard is not None
     names = [gate.name for gate in report.scorecard.gates if gate.required]
     assert "regression" in names
-    dataset = shop.loop.store.datasets.get(str(report.dataset))
+    dataset = promoted.loop.store.datasets.get(str(report.dataset))
     suites: dict[str, set[str]] = {}
-    for case in shop.loop.exams.cases(dataset):
+    for case in promoted.loop.exams.cases(dataset):
         assert case.expected is not None
         suites.setdefault(case.suite, set()).add(case.expected.content)
     assert suites["regression"] == {RETURNS}
@@ -207,10 +211,8 @@ def test_cases_can_be_asked_elsewhere(tmp_path: Path) -> None:
                 for case in cases
             )
 
-    with (shop := Shop(tmp_path / "l.db", replayer=Elsewhere())).loop:
+    with (shop := Shop.after("corrected", tmp_path, replayer=Elsewhere())).loop:
         champion = shop.loop.champion.release_id
-        shop.remember()
-        shop.bad_day()
         dataset = shop.loop.curate()
         assert dataset is not None
         assert shop.loop.evaluate(shop.loop.train(dataset), dataset).passed
@@ -224,15 +226,15 @@ def test_the_champion_against_itself_does_not_ship(shop: Shop) -> None:
     assert card.verdict == "do not ship"
 
 
-def test_an_examination_can_be_shown(shop: Shop) -> None:
+def test_an_examination_can_be_shown(promoted: Shop) -> None:
     """The report has both sides of every case, and its page stands alone."""
-    report = shop.loop.cycle()
-    found = shop.loop.report(str(report.candidate))
+    report = promoted.loop.store.cycles.all()[-1]
+    found = promoted.loop.report(str(report.candidate))
     assert found.scorecard == report.scorecard
     assert set(found.champion_results) == set(found.candidate_results) == {case.case_id for case in found.cases}
     assert "<script" not in html(found)
     with pytest.raises(NotFoundError, match="never examined"):
-        shop.loop.report(shop.loop.store.releases.all()[-1].release_id)
+        promoted.loop.report(promoted.loop.store.releases.all()[-1].release_id)
 
 
 def test_what_the_cases_can_show_is_said_beforehand(shop: Shop) -> None:

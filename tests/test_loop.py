@@ -33,6 +33,20 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
         yield shop
 
 
+@pytest.fixture
+def corrected(tmp_path: Path) -> Iterator[Shop]:
+    """Open a shop that had a bad day."""
+    with (shop := Shop.after("corrected", tmp_path)).loop:
+        yield shop
+
+
+@pytest.fixture
+def promoted(tmp_path: Path) -> Iterator[Shop]:
+    """Open a shop that learned from its bad day."""
+    with (shop := Shop.after("promoted", tmp_path)).loop:
+        yield shop
+
+
 def test_the_whole_circle(shop: Shop) -> None:
     """An agent that fails is corrected, learns, and answers new threads rightly; what it knew stays."""
     shop.remember()
@@ -46,32 +60,28 @@ def test_the_whole_circle(shop: Shop) -> None:
     shop.loop.store.decisions.verify()
 
 
-def test_a_thread_keeps_the_release_it_began_with(shop: Shop) -> None:
+def test_a_thread_keeps_the_release_it_began_with(promoted: Shop) -> None:
     """A swap changes nothing for a conversation that has begun; what was taken back nobody keeps."""
-    shop.remember()
-    shop.bad_day()
-    shop.loop.cycle()
-    assert shop.ask("0", QUESTION) == "I do not know."
-    assert shop.ask("new", QUESTION) == RETURNS
-    shop.loop.rollback()
-    assert shop.ask("new", QUESTION) == "I do not know."
-    assert shop.ask("newer", QUESTION) == "I do not know."
+    assert promoted.ask("0", QUESTION) == "I do not know."
+    assert promoted.ask("new", QUESTION) == RETURNS
+    promoted.loop.rollback()
+    assert promoted.ask("new", QUESTION) == "I do not know."
+    assert promoted.ask("newer", QUESTION) == "I do not know."
 
 
-def test_what_changes_nothing_is_stopped(shop: Shop) -> None:
+def test_what_changes_nothing_is_stopped(corrected: Shop) -> None:
     """A lesson that teaches the wrong answer to what was known does not ship, and says why."""
-    shop.remember()
-    shop.bad_day()
-    dataset = shop.loop.curate()
+    dataset = corrected.loop.curate()
     assert dataset is not None
-    nothing = shop.loop.train(dataset, shop.loop.config.recipe.model_copy(update={"variations": False, "replay": 1.0}))
+    recipe = corrected.loop.config.recipe.model_copy(update={"variations": False, "replay": 1.0})
+    nothing = corrected.loop.train(dataset, recipe)
     poisoned = nothing.model_copy(update={"adapter": None, "adapter_sha256": None})
-    shop.loop.store.releases.add(poisoned)
-    card = shop.loop.evaluate(poisoned, dataset)
+    corrected.loop.store.releases.add(poisoned)
+    card = corrected.loop.evaluate(poisoned, dataset)
     assert not card.passed
     with pytest.raises(IllegalMoveError, match="stopped by the gate"):
-        shop.loop.promote(poisoned.release_id)
-    assert shop.loop.champion.release_id == card.champion
+        corrected.loop.promote(poisoned.release_id)
+    assert corrected.loop.champion.release_id == card.champion
 
 
 class _DiesOnce(TinyTrainer):
@@ -106,9 +116,7 @@ def test_a_killed_cycle_is_taken_up_again(tmp_path: Path) -> None:
 
 def test_a_failed_job_leaves_the_agent_alone(tmp_path: Path) -> None:
     """Training that fails is an error with its reason; the champion serves on and the cycle can be walked again."""
-    with (shop := Shop(tmp_path / "l.db", trainer=TinyTrainer("out of memory"))).loop:
-        shop.remember()
-        shop.bad_day()
+    with (shop := Shop.after("corrected", tmp_path, trainer=TinyTrainer("out of memory"))).loop:
         before = shop.loop.champion.release_id
         with pytest.raises(TrainingError, match="out of memory"):
             shop.loop.cycle()
@@ -127,31 +135,25 @@ def test_a_plan_comes_before_the_job(shop: Shop) -> None:
     assert len(shop.loop.store.releases.all()) == 1
 
 
-def test_a_cycle_trains_nothing_on_too_little(shop: Shop) -> None:
+def test_a_cycle_trains_nothing_on_too_little(corrected: Shop) -> None:
     """The report says what is missing, and nothing was spent."""
-    shop.remember()
-    shop.bad_day()
-    shop.loop.config = shop.loop.config.model_copy(update={"least_corrections": 1000})
-    report = shop.loop.cycle()
+    corrected.loop.config = corrected.loop.config.model_copy(update={"least_corrections": 1000})
+    report = corrected.loop.cycle()
     assert report.outcome == "stopped"
     assert "fewer than 1000 teach little but themselves" in report.because
     assert report.candidate is None
 
 
-def test_what_was_learned_is_looked_up_again(shop: Shop) -> None:
+def test_what_was_learned_is_looked_up_again(promoted: Shop) -> None:
     """The ledger has a line for each lesson that was shipped, with the cases that were asked then and now."""
-    assert shop.loop.remembered() == ()
-    shop.remember()
-    shop.bad_day()
-    report = shop.loop.cycle()
-    assert report.outcome == "promoted"
-    (row,) = shop.loop.remembered()
+    report = promoted.loop.store.cycles.all()[-1]
+    (row,) = promoted.loop.remembered()
     assert (row.dataset, row.learned_by) == (report.dataset, report.candidate)
     assert row.cases > 5
     assert row.then == row.now == 1.0
-    shop.loop.rollback("To show it.")
-    assert shop.loop.remembered() == ()  # the base learned nothing
-    assert shop.loop.remembered(report.candidate) == (row,)
+    promoted.loop.rollback("To show it.")
+    assert promoted.loop.remembered() == ()  # the base learned nothing
+    assert promoted.loop.remembered(report.candidate) == (row,)
 
 
 class _Noting(TinyTrainer):
@@ -171,9 +173,7 @@ class _Noting(TinyTrainer):
 def test_a_candidate_goes_on_from_the_champion_if_asked(tmp_path: Path) -> None:
     """By default each candidate begins at the base; with `continue_adapter` at what serves."""
     trainer = _Noting()
-    with (shop := Shop(tmp_path / "l.db", trainer=trainer)).loop:
-        shop.remember()
-        shop.bad_day()
+    with (shop := Shop.after("corrected", tmp_path, trainer=trainer)).loop:
         report = shop.loop.cycle()
         dataset = shop.loop.store.datasets.get(str(report.dataset))
         shop.loop.train(dataset, shop.loop.config.recipe.model_copy(update={"seed": 1}))
@@ -196,9 +196,7 @@ class _Measured(TinyTrainer):
 def test_a_search_changes_nothing(tmp_path: Path) -> None:
     """Recipes are tried on a dataset of their own, with a part kept aside; no release or dataset comes of it."""
     pytest.importorskip("optuna", reason="a search needs Optuna")
-    with (shop := Shop(tmp_path / "l.db", trainer=_Measured())).loop:
-        shop.remember()
-        shop.bad_day()
+    with (shop := Shop.after("corrected", tmp_path, trainer=_Measured())).loop:
         dataset = shop.loop.curate()
         assert dataset is not None
         known, releases = shop.loop.store.datasets.all(), shop.loop.store.releases.all()
@@ -218,29 +216,25 @@ def test_a_trainer_that_cannot_plan_says_so(tmp_path: Path) -> None:
     class Plain:
         train = TinyTrainer().train
 
-    with (shop := Shop(tmp_path / "l.db", trainer=Plain())).loop:
-        shop.remember()
-        shop.bad_day()
+    with (shop := Shop.after("corrected", tmp_path, trainer=Plain())).loop:
         dataset = shop.loop.curate()
         assert dataset is not None
         with pytest.raises(ConfigError, match="Plain does not plan its jobs"):
             shop.loop.plan(dataset)
 
 
-def test_review_can_wait_for_a_person(shop: Shop) -> None:
+def test_review_can_wait_for_a_person(corrected: Shop) -> None:
     """A reviewer who decides on nothing leaves the cycle open; verdicts given later finish it."""
 
     class Later:
         def review(self, proposals: object) -> list[object]:
             return []
 
-    shop.remember()
-    shop.bad_day()
-    assert shop.loop.cycle(Later()).outcome == "waiting"  # type: ignore[arg-type]
-    waiting = shop.loop.pending()
+    assert corrected.loop.cycle(Later()).outcome == "waiting"  # type: ignore[arg-type]
+    waiting = corrected.loop.pending()
     assert len(waiting) > 10
-    shop.loop.review(ScriptedReviewer().review(waiting))
-    assert shop.loop.cycle().outcome == "promoted"
+    corrected.loop.review(ScriptedReviewer().review(waiting))
+    assert corrected.loop.cycle().outcome == "promoted"
 
 
 def test_nothing_to_learn_is_a_normal_outcome(shop: Shop) -> None:
@@ -306,44 +300,54 @@ def test_rollback_with_nothing_behind_it_is_refused(shop: Shop) -> None:
     assert shop.loop.champion.release_id == before
 
 
-def test_an_unexamined_release_cannot_serve(shop: Shop) -> None:
+def test_an_unexamined_release_cannot_serve(corrected: Shop) -> None:
     """Nothing serves without a passed scorecard."""
-    shop.remember()
-    shop.bad_day()
-    dataset = shop.loop.curate()
+    dataset = corrected.loop.curate()
     assert dataset is not None
-    candidate = shop.loop.train(dataset)
+    candidate = corrected.loop.train(dataset)
     with pytest.raises(IllegalMoveError, match="never examined"):
-        shop.loop.promote(candidate.release_id)
+        corrected.loop.promote(candidate.release_id)
 
 
-def test_an_adapter_that_changed_on_disk_does_not_serve(shop: Shop) -> None:
+def test_an_adapter_that_changed_on_disk_does_not_serve(corrected: Shop) -> None:
     """What is loaded must be what passed: a tampered adapter is refused and the champion serves on."""
-    shop.remember()
-    shop.bad_day()
-    dataset = shop.loop.curate()
+    dataset = corrected.loop.curate()
     assert dataset is not None
-    candidate = shop.loop.train(dataset)
-    assert shop.loop.evaluate(candidate).passed
-    before = shop.loop.champion.release_id
-    shop.loop.engine.unload(candidate.release_id)
+    candidate = corrected.loop.train(dataset)
+    assert corrected.loop.evaluate(candidate).passed
+    before = corrected.loop.champion.release_id
+    corrected.loop.engine.unload(candidate.release_id)
     (Path(str(candidate.adapter)) / "memory.json").write_text("[]")
     with pytest.raises(EngineError, match="not the one"):
-        shop.loop.promote(candidate.release_id)
-    assert shop.loop.champion.release_id == before
+        corrected.loop.promote(candidate.release_id)
+    assert corrected.loop.champion.release_id == before
 
 
-def test_a_serving_process_follows_the_store(tmp_path: Path) -> None:
+def test_a_serving_process_follows_the_store(promoted: Shop, tmp_path: Path) -> None:
     """A rollback made elsewhere reaches a serving process at its next look at the pointer."""
-    with (shop := Shop(tmp_path / "l.db")).loop:
-        shop.remember()
-        shop.bad_day()
-        shop.loop.cycle()
-        with LearnLoop(tmp_path / "l.db") as elsewhere:
-            elsewhere.rollback()
-        assert shop.loop._live is not None
-        shop.loop._live.router.refresh()
-        assert shop.ask("later", QUESTION) == "I do not know."
+    with LearnLoop(tmp_path / "l.db") as elsewhere:
+        elsewhere.rollback()
+    promoted.loop.follow()
+    assert promoted.ask("later", QUESTION) == "I do not know."
+
+
+def test_what_serves_already_is_not_promoted_again(promoted: Shop) -> None:
+    """It serves on, and nothing is logged."""
+    before, champion = promoted.loop.log(), promoted.loop.champion
+    assert promoted.loop.promote(champion.release_id[:8]) == champion
+    assert promoted.loop.log() == before
+
+
+def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
+    """Each sentence names the call that is missing."""
+    with LearnLoop(tmp_path / "l.db") as loop:
+        for name in ("engine", "live"):
+            with pytest.raises(ConfigError, match=r"call loop\.model\(engine\) first"):
+                getattr(loop, name)
+        with pytest.raises(NotFoundError, match=r"loop\.evaluate\(release\) does"):
+            loop.report()
+        with pytest.raises(NotFoundError, match="No cycle is open"):
+            loop.review(())
 
 
 def test_a_cycle_without_an_agent_says_what_is_missing(tmp_path: Path) -> None:
@@ -352,14 +356,9 @@ def test_a_cycle_without_an_agent_says_what_is_missing(tmp_path: Path) -> None:
         loop.cycle()
 
 
-def test_a_second_engine_start_serves_the_champion(tmp_path: Path) -> None:
+def test_a_second_engine_start_serves_the_champion(promoted: Shop) -> None:
     """After a restart the promoted release serves, not the base."""
-    with (shop := Shop(tmp_path / "l.db")).loop:
-        shop.remember()
-        shop.bad_day()
-        shop.loop.cycle()
-    with (again := Shop(tmp_path / "l.db")).loop:
-        assert again.ask("new", QUESTION) == RETURNS
+    assert promoted.ask("new", QUESTION) == RETURNS
 
 
 def test_memory_engine_refuses_what_is_not_loaded() -> None:

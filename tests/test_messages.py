@@ -17,8 +17,9 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from langgraph_learnloop.cases import each_once, make_case
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.messages import check, conversation, each_once, from_langchain, make_case, question
+from langgraph_learnloop.messages import DEEPEST, check, conversation, from_langchain, from_openai, loads, question
 from langgraph_learnloop.records import Message, ToolCall
 
 HI = Message(role="user", content="Hi")
@@ -71,6 +72,73 @@ def test_a_conversation_is_read_with_its_places() -> None:
     )
     with pytest.raises(DataError, match=r"'input\[1\]' is a str; it must be an object with role, content"):
         conversation([{"role": "user", "content": "Hi"}, "Hello!"], "input")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"role": "developer", "content": "Be kind.", "refusal": None}, Message(role="system", content="Be kind.")),
+        ({"role": "user", "content": [{"type": "text", "text": "H"}, "i"], "annotations": []}, HI),
+        (
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {"name": "find_order", "arguments": '{"order": 5}'}}
+                ],
+            },
+            FIND,
+        ),
+        ({"role": "assistant", "tool_calls": [{"name": "find_order", "args": {"order": 5}, "id": "c1"}]}, FIND),
+    ],
+)
+def test_openais_messages_are_read(given: dict[str, Any], read: Message) -> None:
+    """In either form, with what their clients write out though it is not there."""
+    assert from_openai(given, "in") == read
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"role": "user", "audio": {"id": "a1"}}, r"'in' has no key 'audio'; use role, content"),
+        ({"role": "user", "content": 5}, r"'in\.content' is a int; it must be text"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, r"'in\.content' holds a block that is not text"),
+        ({"role": "user", "name": "n" * 201}, r"'in\.name' is too long"),
+        ({"role": "robot", "content": "Hi"}, r"'in\.role' cannot be used"),
+        ({"role": "user", "tool_calls": [{"name": "f"}]}, r"its role is 'user': only an assistant's may"),
+        ({"role": "assistant", "tool_calls": {"name": "f"}}, r"'in\.tool_calls' is a dict; it must be a list"),
+        ({"role": "assistant", "tool_calls": ["f"]}, r"'in\.tool_calls\[0\]' is no tool call; write"),
+        ({"role": "assistant", "tool_calls": [{"name": "f", "id": 5}]}, r"tool_calls\[0\]\.id' must be text"),
+        ({"role": "assistant", "tool_calls": [{"name": "f", "args": "{"}]}, r"\[0\]\.args' is not JSON"),
+        ({"role": "assistant", "tool_calls": [{"name": "f", "args": '{"a": 1, "a": 2}'}]}, r"args' is not JSON"),
+        ({"role": "assistant", "tool_calls": [{"name": "f", "args": [5]}]}, r"args' is a list; it must be an object"),
+    ],
+)
+def test_what_is_no_message_is_named(given: dict[str, Any], reason: str) -> None:
+    """The sentence says where it stands, and what may be there."""
+    with pytest.raises(DataError, match=reason):
+        from_openai(given, "in")
+
+
+def test_a_conversation_is_a_list() -> None:
+    """An empty one is none."""
+    for value in ([], "Hi", {}):
+        with pytest.raises(DataError, match="'input' must be a list of messages"):
+            conversation(value, "input")
+
+
+def test_stored_integers_of_any_size_come_back() -> None:
+    """Other readers make floats of those beyond 64 bits."""
+    assert loads(b'{"a": 123456789012345678901234567890}') == {"a": 123456789012345678901234567890}
+    assert loads(b'{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]}
+
+
+def test_what_is_nested_too_deep_is_refused() -> None:
+    """Who reads it later need not."""
+    value: Any = 1
+    for _ in range(DEEPEST + 1):
+        value = [value]
+    with pytest.raises(DataError, match="make it flatter"):
+        check(value, "in")
 
 
 @pytest.mark.parametrize(

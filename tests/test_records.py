@@ -286,3 +286,31 @@ def test_a_copy_of_a_release_has_an_id_of_its_own() -> None:
     assert other.release_id != asked
     assert release.model_copy(update={"adapter": "elsewhere"}).release_id == asked
     assert Release.model_validate_json(release.model_dump_json()) == release.model_copy() == release
+
+
+SAID = Message(role="user", content="Find order 5.")
+ASKS = Message(role="assistant", tool_calls=(ToolCall(name="find_order", args={"order": 5}, id="c1"),))
+FOUND = Message(role="tool", content="Sent.", tool_call_id="c1")
+DONE = Message(role="assistant", content="It was sent.")
+
+
+def test_shots_may_call_tools() -> None:
+    """A call that is answered is an exchange like any other."""
+    assert Release(base_model="m", shots=(SAID, ASKS, FOUND, DONE), made_at=NOW).shots[2] == FOUND
+
+
+@pytest.mark.parametrize(
+    ("shots", "reason"),
+    [
+        ((SAID, Message(role="system", content="Be kind."), DONE), "put what it says into the instructions"),
+        ((SAID, FOUND, DONE), "answers the tool call 'c1', which nobody asked for"),
+        ((SAID, ASKS, FOUND, FOUND, DONE), "the shot 3 answers the tool call 'c1'"),
+        ((SAID, ASKS, DONE), r"the tool calls \['c1'\] in the shots have no answer"),
+        ((SAID, ASKS), "have no answer: let a tool message follow"),
+        ((SAID, Message(role="assistant", content="x" * 100_001)), "shorten them, or train on them"),
+    ],
+)
+def test_shots_that_no_conversation_can_begin_with_are_refused(shots: tuple[Message, ...], reason: str) -> None:
+    """The sentence names the message, and the way out."""
+    with pytest.raises(ValidationError, match=reason):
+        Release(base_model="m", shots=shots, made_at=NOW)

@@ -36,12 +36,22 @@ class Reading(MemoryEngine):
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    """Open a shop with an engine that reads, which had a bad day."""
+def reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every shop an engine that reads."""
     monkeypatch.setattr("tests.shop.engine", lambda: Reading({"what are the opening hours on": HOURS}, alike=0.4))
-    with (shop := Shop(tmp_path / "l.db")).loop:
-        shop.remember()
-        shop.bad_day()
+
+
+@pytest.fixture
+def shop(tmp_path: Path, reading: None) -> Iterator[Shop]:
+    """Open a shop that had a bad day."""
+    with (shop := Shop.after("corrected", tmp_path)).loop:
+        yield shop
+
+
+@pytest.fixture
+def promoted(tmp_path: Path, reading: None) -> Iterator[Shop]:
+    """Open a shop that learned from its bad day."""
+    with (shop := Shop.after("promoted", tmp_path)).loop:
         yield shop
 
 
@@ -69,11 +79,9 @@ def test_words_are_drafted_examined_and_promoted(shop: Shop, words: dict[str, An
     )
 
 
-def test_a_draft_keeps_the_adapter_and_what_is_trained_keeps_the_words(shop: Shop) -> None:
+def test_a_draft_keeps_the_adapter_and_what_is_trained_keeps_the_words(promoted: Shop) -> None:
     """What is not given stays: weights beneath other words, words above other weights."""
-    loop = shop.loop
-    report = loop.cycle()
-    assert report.outcome == "promoted"
+    loop = promoted.loop
     trained = loop.champion
     draft = loop.draft(instructions="Be kind.", shots=SHOTS, knowledge=["We are a shop."])
     assert (draft.adapter, draft.adapter_sha256, draft.dataset) == (
@@ -82,8 +90,8 @@ def test_a_draft_keeps_the_adapter_and_what_is_trained_keeps_the_words(shop: Sho
         trained.dataset,
     )
     loop.store.releases.point(draft.release_id, "test", "test")
-    assert shop.ask("with words", QUESTION) == RETURNS
-    dataset = loop.store.datasets.get(str(report.dataset))
+    assert promoted.ask("with words", QUESTION) == RETURNS
+    dataset = loop.store.datasets.get(str(trained.dataset))
     again = loop.train(dataset, loop.config.recipe.model_copy(update={"seed": 7}))
     assert (again.instructions, again.shots, again.knowledge) == ("Be kind.", SHOTS, ("We are a shop.",))
 
@@ -95,10 +103,9 @@ def test_the_same_draft_is_the_same_release(shop: Shop) -> None:
     assert [entry.action for entry in shop.loop.log()].count("draft") == 1
 
 
-def test_empty_takes_away_and_another_model_takes_no_adapter(shop: Shop) -> None:
+def test_empty_takes_away_and_another_model_takes_no_adapter(promoted: Shop) -> None:
     """An adapter fits the model it was trained on; sampling and instructions come and go."""
-    loop = shop.loop
-    loop.cycle()
+    loop = promoted.loop
     draft = loop.draft(instructions="Be kind.", sampling=Sampling(max_tokens=7))
     loop.store.releases.point(draft.release_id, "test", "test")
     assert loop.draft(instructions="").instructions is None
@@ -135,12 +142,10 @@ def test_a_draft_that_learned_nothing_is_examined_on_a_dataset_that_is_named(sho
         shop.loop.evaluate(shop.loop.draft(instructions="Be kind."))
 
 
-def test_two_releases_are_held_side_by_side(shop: Shop) -> None:
+def test_two_releases_are_held_side_by_side(promoted: Shop) -> None:
     """Words, weights, lessons, gates and times of service: what differs is said, what does not is not."""
-    loop = shop.loop
-    base = loop.champion
-    report = loop.cycle()
-    found = loop.diff(base.release_id[:6], str(report.candidate))
+    loop = promoted.loop
+    found = loop.diff(loop.store.releases.previous()[:6], loop.champion.release_id)
     assert {change.field for change in found.changed} >= {"adapter_sha256", "dataset", "parent", "recipe.rank"}
     assert "sampling.temperature" not in {change.field for change in found.changed}
     assert found.examples_added is not None
@@ -177,12 +182,11 @@ def test_a_rollout_counts_as_service(shop: Shop) -> None:
     assert served.until is not None
 
 
-def test_a_dataset_that_went_is_not_known(shop: Shop) -> None:
+def test_a_dataset_that_went_is_not_known(promoted: Shop) -> None:
     """Unknown is None, never nothing."""
-    loop = shop.loop
-    base, report = loop.champion, loop.cycle()
-    Path(loop.store.datasets.get(str(report.dataset)).path).unlink()
-    assert loop.diff(base.release_id, str(report.candidate)).examples_added is None
+    loop = promoted.loop
+    Path(loop.store.datasets.get(str(loop.champion.dataset)).path).unlink()
+    assert loop.diff(loop.store.releases.previous(), loop.champion.release_id).examples_added is None
 
 
 def test_a_release_that_is_not_there_is_named(shop: Shop) -> None:

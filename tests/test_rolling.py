@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from langgraph_learnloop.errors import ConfigError, IllegalMoveError, NotFoundError
-from langgraph_learnloop.records import Release
+from langgraph_learnloop.records import Release, Server
 from langgraph_learnloop.rolling import behind_in_words
 from tests.shop import ASK_HOURS, HOURS, RETURNS, Shop
 
@@ -18,30 +18,26 @@ SETTINGS: dict[str, Any] = {
     "rollout_stages": (20, 50, 100),
     "rollout_shadow": 0,
     "rollout_minutes": 0.0,
+    "rollout_threads": 10,
+    "rollout_margin": 0.2,  # what a few dozen threads can show
     "settle_minutes": 0.0,
     "poll_seconds": 0.01,
     "rollout_latency_ratio": None,  # what the fake engine remembers takes it time
     "autonomy": "automatic",
 }
+PARTS: dict[str, Any] = {"new_id": lambda: "a rollout"}  # it says who is dealt to the candidate
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
-    """Open a shop whose rollouts need not wait."""
-    with (shop := Shop(tmp_path / "l.db", settings=SETTINGS)).loop:
-        shop.remember()
-        shop.bad_day()
+    """Open a shop whose rollouts need not wait, with a release that passed its gates."""
+    with (shop := Shop.after("examined", tmp_path, SETTINGS, **PARTS)).loop:
         yield shop
 
 
 def candidate(shop: Shop) -> Release:
-    """Return a release that passed its gates."""
-    dataset = shop.loop.curate()
-    assert dataset is not None
-    trained = shop.loop.train(dataset)
-    card = shop.loop.evaluate(trained, dataset)
-    assert card.passed, card.because
-    return trained
+    """Return the release that passed its gates."""
+    return shop.loop.store.releases.get(shop.loop.store.scorecards.all()[-1].candidate)
 
 
 def serve(shop: Shop, day: str, threads: int, annoyed_by: str | None = None) -> list[str]:
@@ -66,7 +62,7 @@ def test_a_good_candidate_comes_to_serve_everybody(shop: Shop) -> None:
     shares, days = [], 0
     while (now := shop.loop.store.rollouts.open()) is not None and days < 12:
         days += 1
-        served = serve(shop, f"day {days}", 150)
+        served = serve(shop, f"day {days}", 60)
         shares.append((now.percent, served.count(new.release_id) / len(served)))
         shop.loop.roll_on()
     assert shop.loop.champion.release_id == new.release_id, [one.because for one in shop.loop.store.rollouts.all()]
@@ -85,7 +81,7 @@ def test_a_bad_one_is_taken_back_and_its_threads_with_it(shop: Shop) -> None:
     days = 0
     while shop.loop.store.rollouts.open() is not None and days < 12:
         days += 1
-        served = serve(shop, f"day {days}", 150, annoyed_by=new.release_id)
+        served = serve(shop, f"day {days}", 60, annoyed_by=new.release_id)
         shop.loop.roll_on()
     (rollout,) = shop.loop.store.rollouts.all()
     assert (rollout.state, shop.loop.champion.release_id) == ("rolled_back", old)
@@ -130,7 +126,7 @@ def test_a_pause_does_not_hide_what_must_go(shop: Shop) -> None:
     new = candidate(shop)
     shop.loop.rollout(new.release_id)
     shop.loop.rolling.set_stage(50, "ann")
-    serve(shop, "day 1", 200, annoyed_by=new.release_id)
+    serve(shop, "day 1", 60, annoyed_by=new.release_id)
     shop.loop.rolling.pause("ann")
     assert shop.loop.roll_on()[0].state == "rolled_back"
 
@@ -138,13 +134,13 @@ def test_a_pause_does_not_hide_what_must_go(shop: Shop) -> None:
 @pytest.mark.parametrize(("autonomy", "ends"), [("manual", ("shadow", 0)), ("guarded", ("canary", 50))])
 def test_nobody_is_passed_over(tmp_path: Path, autonomy: str, ends: tuple[str, int]) -> None:
     """With "manual" every stage waits for a person, with "guarded" the last one does."""
-    with (shop := Shop(tmp_path / "l.db", settings={**SETTINGS, "autonomy": autonomy})).loop:
-        shop.remember()
-        shop.bad_day()
+    with (shop := Shop.after("examined", tmp_path, {**SETTINGS, "autonomy": autonomy}, **PARTS)).loop:
         shop.loop.rollout(candidate(shop).release_id)
-        for day in range(5):
-            serve(shop, f"day {day}", 150)
-            shop.loop.roll_on()
+        for day in range(3):
+            serve(shop, f"day {day}", 60)
+            _, evidence = shop.loop.roll_on()
+        assert evidence is not None
+        assert evidence.move == "advance"
         (rollout,) = shop.loop.store.rollouts.all()
         assert rollout.open, rollout.because
         assert (rollout.state, rollout.percent) == ends
@@ -169,9 +165,7 @@ def test_threads_that_began_before_are_no_evidence(shop: Shop) -> None:
 def test_a_clock_that_jumps_decides_nothing(tmp_path: Path, jump: timedelta) -> None:
     """Set back or forth in a rollout, time alone moves nobody on: the threads that are asked for are still missing."""
     moved = [timedelta()]
-    with (shop := Shop(tmp_path / "l.db", settings=SETTINGS, now=lambda: datetime.now(UTC) + moved[0])).loop as loop:
-        shop.remember()
-        shop.bad_day()
+    with (shop := Shop.after("examined", tmp_path, SETTINGS, now=lambda: datetime.now(UTC) + moved[0])).loop as loop:
         new, old = candidate(shop), loop.champion.release_id
         loop.rollout(new.release_id)
         moved[0] = jump
@@ -206,10 +200,36 @@ def test_who_is_behind_is_named(shop: Shop) -> None:
 def test_what_proves_a_release_is_kept_with_its_examination(shop: Shop) -> None:
     """Prompts that it answers unlike the champion, with its answers; a draft without adapter has none to mistake."""
     new = candidate(shop)
+    shop.loop.engine.load(new)
     probes = shop.loop.store.releases.probes(new.release_id)
     assert 0 < len(probes) <= 8
     assert {probe.answer.content for probe in probes} == {RETURNS}
     assert all(shop.loop.engine.generate(probe.request).message.alike(probe.answer) for probe in probes)
     bare = shop.loop.champion
-    shop.loop._keep_probes(bare)
+    shop.loop.exams.keep_probes(bare, shop.loop.engine)
     assert shop.loop.store.releases.probes(bare.release_id) == ()
+
+
+def test_an_engine_that_breaks_leaves_no_probes(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """The examination is over all the same: it is logged, and no server can be held against them."""
+    new = candidate(shop).model_copy(update={"instructions": "Be kind."})
+    card = shop.loop.store.scorecards.all()[-1]
+    shop.loop.store.releases.add(new)
+    shop.loop.store.scorecards.add(card.model_copy(update={"candidate": new.release_id}))
+    known = shop.loop.store.scorecards.results(card.candidate, shop.loop.evaluator.name).values()
+    shop.loop.store.scorecards.add_results([one.model_copy(update={"release_id": new.release_id}) for one in known])
+    shop.loop.exams.keep_probes(new, shop.loop.engine)  # it was not loaded
+    assert f"No probes are kept of {new.release_id}" in caplog.text
+    assert shop.loop.store.releases.probes(new.release_id) == ()
+
+
+def test_a_promotion_names_who_has_not_followed(tmp_path: Path) -> None:
+    """It holds: who is behind is in the log."""
+    with (shop := Shop.after("examined", tmp_path, {"ack_seconds": 0.0})).loop as loop:
+        late = Server(server_id="far away", champion=loop.champion.release_id, at=datetime.now(UTC))
+        loop.store.rollouts.report(late)
+        new = candidate(shop).release_id
+        assert loop.promote(new).release_id == loop.champion.release_id == new
+        (partial,) = [one for one in loop.log() if one.action == "promote:partial"]
+        assert "do not serve" in partial.because
+        assert "far away" in partial.because

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from langgraph_learnloop.messages import each_once
+from langgraph_learnloop.cases import each_once
 from langgraph_learnloop.records import Case, CaseResult, Release, Remembered, Scorecard
 
 if TYPE_CHECKING:

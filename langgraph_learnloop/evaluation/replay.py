@@ -20,7 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, convert
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 
-from langgraph_learnloop.asking import ask_once, why
+from langgraph_learnloop.cases import ask_once, why
 from langgraph_learnloop.errors import ConfigError, EngineError
 from langgraph_learnloop.evaluation.recording import Mask
 from langgraph_learnloop.evaluation.replaying import REPLAYING, Price, Replaying, ToolStopped

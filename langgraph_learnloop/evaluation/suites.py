@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from langgraph_learnloop.calls import clean_text, read_message
+from langgraph_learnloop.cases import each_once, make_case
 from langgraph_learnloop.errors import ConfigError, DataError
 from langgraph_learnloop.evaluation.evaluators import plain
 from langgraph_learnloop.files import whole_file
@@ -23,9 +24,7 @@ from langgraph_learnloop.messages import (
     LONGEST_NAME,
     check,
     conversation,
-    each_once,
     from_openai,
-    make_case,
     no_key_twice,
     question,
 )

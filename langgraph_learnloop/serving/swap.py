@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from langgraph_learnloop.errors import ConfigError, EngineError, IllegalMoveError
 from langgraph_learnloop.ports import Engine
 from langgraph_learnloop.records import Message, Probe, Release
 
 _HALF = 0.5
+Flipped = TypeVar("Flipped")
 Pair = tuple[Message | None, Message | None]
 """What a release answered when it was examined, and what it answers now."""
 
@@ -18,7 +20,7 @@ def agree(release_id: str, pairs: Sequence[Pair], least: float = 0.75) -> None:
 
     A few may differ: sums of floating point numbers depend on what else is in the batch, so near ties can flip.
     """
-    differ = [then for then, now in pairs if not _same(then, now)]
+    differ = [then for then, now in pairs if not same(then, now)]
     if len(differ) > (1 - least) * len(pairs):
         raise EngineError(
             f"Release {release_id!r} answered {len(differ)} of {len(pairs)} probes otherwise than when it was examined:"
@@ -42,12 +44,15 @@ def prove(engine: Engine, release: Release, probes: Sequence[Probe]) -> None:
         raise
 
 
-def swap(engine: Engine, release: Release, check: Callable[[], None], flip: Callable[[], None]) -> None:
-    """Load a release, `check` it and `flip` the pointer to it; on any failure unload it and raise EngineError."""
+def swap(engine: Engine, release: Release, check: Callable[[], None], flip: Callable[[], Flipped]) -> Flipped:
+    """Load a release, `check` it and return what `flip` does, which moves the pointer to it.
+
+    On any failure unload it and raise EngineError.
+    """
     engine.load(release)
     try:
         check()
-        flip()
+        return flip()
     except Exception as error:
         engine.unload(release.release_id)
         if isinstance(error, EngineError | IllegalMoveError | ConfigError):  # they say all there is to say
@@ -58,5 +63,6 @@ def swap(engine: Engine, release: Release, check: Callable[[], None], flip: Call
         ) from error
 
 
-def _same(then: Message | None, now: Message | None) -> bool:
+def same(then: Message | None, now: Message | None) -> bool:
+    """Return whether two answers say the same; two that are missing do."""
     return then is now if then is None or now is None else then.alike(now)

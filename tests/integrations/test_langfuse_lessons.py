@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from langgraph_learnloop.cases import make_case
 from langgraph_learnloop.integrations.langfuse_datasets import cases_from_langfuse
 from langgraph_learnloop.integrations.langfuse_experiments import ENVIRONMENT
 from langgraph_learnloop.integrations.langfuse_lessons import (
@@ -18,7 +19,6 @@ from langgraph_learnloop.integrations.langfuse_lessons import (
     send_examination,
 )
 from langgraph_learnloop.integrations.langfuse_wire import Wire, trace_of
-from langgraph_learnloop.messages import make_case
 from langgraph_learnloop.mirrors import DeliveryError, ToldChampion, ToldDataset, ToldExamination
 from langgraph_learnloop.records import (
     CaseResult,

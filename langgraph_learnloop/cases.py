@@ -1,15 +1,51 @@
-"""Ask a release the cases that nothing is known of yet: what every replayer does, wherever it asks them."""
+"""Make cases, and ask a release those that nothing is known of yet: what every replayer does, wherever it asks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 
 from langgraph_learnloop.ports import OnProgress, ResultCache
-from langgraph_learnloop.records import Case, CaseResult, Progress
+from langgraph_learnloop.records import Case, CaseResult, Message, Progress, Suite, content_hash
 
 Ask = Callable[[Sequence[Case]], Generator[Sequence[CaseResult], None, None]]
 """Asks cases and yields their results as they come, some at a time; it is closed when no more are wanted."""
+
+
+def make_case(
+    suite: Suite,
+    messages: Sequence[Message],
+    expected: Message | None,
+    *,
+    category: str | None = None,
+    reference: Sequence[Message] = (),
+    run_id: str | None = None,
+) -> Case:
+    """Return a case whose id is the content hash of its conversation and its right answer, wherever they are from.
+
+    The category, if none is given, is the right tool, "answer" for a text, or the suite where nothing is expected.
+    """
+    content = {
+        "messages": [message.model_dump(mode="json") for message in messages],
+        "expected": None if expected is None else expected.model_dump(mode="json"),
+    }
+    return Case(
+        case_id=content_hash(content),
+        suite=suite,
+        category=category or _category(expected, suite),
+        messages=tuple(messages),
+        expected=expected,
+        reference=tuple(reference),
+        run_id=run_id,
+    )
+
+
+def each_once(cases: Iterable[Case]) -> tuple[Case, ...]:
+    """Return cases in order, each once in its suite, as it was first."""
+    first: dict[tuple[Suite, str], Case] = {}
+    for case in cases:
+        first.setdefault((case.suite, case.case_id), case)
+    return tuple(first.values())
 
 
 def ask_once(
@@ -51,3 +87,9 @@ def ask_once(
 def why(error: BaseException) -> str:
     """Return type and message of what went wrong."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _category(expected: Message | None, suite: Suite) -> str:
+    if expected is None:
+        return suite
+    return expected.tool_calls[0].name if expected.tool_calls else "answer"
