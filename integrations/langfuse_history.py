@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
-from langgraph_learnloop.errors import DataError, NotFoundError
-from langgraph_learnloop.integrations.langfuse_observations import date_of
-from langgraph_learnloop.integrations.langfuse_reading import Asked, Reader, Seen
-from langgraph_learnloop.integrations.langfuse_remarks import remark_of_comment, remark_of_score
-from langgraph_learnloop.integrations.langfuse_runs import foreign_runs
-from langgraph_learnloop.integrations.langfuse_wire import OURS, Wire
+from langgraph_learnloop.errors import DataError, EngineError, NotFoundError
+from langgraph_learnloop.integrations.langfuse_history_remarks import remark_of_comment, remark_of_score
+from langgraph_learnloop.integrations.langfuse_history_runs import foreign_runs
+from langgraph_learnloop.integrations.langfuse_messages import Seen, date_of, filled, parsed
+from langgraph_learnloop.integrations.langfuse_wire import OURS, Wire, reason_of, refused, seconds_of
 from langgraph_learnloop.mirrors import ForeignRun, Remark, Untold
+from langgraph_learnloop.texts import one_line
 
 _OBSERVATIONS = "/api/public/v2/observations"
 _SCORES = "/api/public/v3/scores"
@@ -39,6 +40,14 @@ _HELD = 8
 _LARGE_PAGE = 1_000
 """Observations a page, without what went in and came out."""
 _PAGE = 100
+Asked = Mapping[str, str | int]
+_TRIES = 5
+"""Times that a page is asked for before the server counts as gone."""
+_LONGEST_PAUSE = 60.0
+"""Seconds between two tries, at most, whatever the server asks for."""
+_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
+"""What a server answers that may do better in a moment."""
+_MOST_PAGES = 100_000
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +72,7 @@ class LangfuseHistory:
         or away.
         """
         self._wire = wire or Wire()
-        self._reader = Reader(self._wire, sleep)
+        self._reader = _Reader(self._wire, sleep)
         self._agents = frozenset(agents)
         self._settles = timedelta(seconds=settles)
         self._now = now
@@ -107,8 +116,8 @@ class LangfuseHistory:
         }
         began: dict[str, str] = {}
         for root in self._reader.pages(_OBSERVATIONS, asked, "the list of traces"):
-            trace, start = root.get("traceId"), str(root.get("startTime"))
-            if isinstance(trace, str) and trace:
+            trace, start = filled(root.get("traceId")), str(root.get("startTime"))
+            if trace is not None:
                 began[trace] = min(start, began.get(trace, start))
         return sorted(began, key=lambda trace: (began[trace], trace))
 
@@ -145,12 +154,9 @@ class LangfuseHistory:
         """Return the trace of an observation; None where the server does not find it."""
         wanted = [{"type": "string", "column": "id", "operator": "=", "value": observation}]
         asked: Asked = {"filter": json.dumps(wanted), "fields": "core", "limit": 2}
-        page = self._reader.one(_OBSERVATIONS, asked, f"the observation {observation!r}")
-        data = page.get("data")
-        found = [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
-        traces = {one.get("traceId") for one in found if one.get("id") == observation}
-        trace = traces.pop() if len(traces) == 1 else None
-        return trace if isinstance(trace, str) and trace else None
+        found = self._reader.pages(_OBSERVATIONS, asked, f"the observation {observation!r}")
+        traces = {filled(one.get("traceId")) for one in found if one.get("id") == observation}
+        return traces.pop() if len(traces) == 1 else None
 
 
 def _ended(one: ForeignRun) -> datetime:
@@ -166,3 +172,78 @@ def _is_since(comment: Seen, since: datetime) -> bool:
         return date_of(comment.get("createdAt")) >= since
     except DataError:
         return True  # it is counted as one that cannot be used
+
+
+class _Reader:
+    """Read the public API page by page, tried again while the server is busy or away.
+
+    What it answers is checked here and not by the SDK's models: one odd value would make them refuse the whole page;
+    here it costs the one trace that it is in.
+    """
+
+    def __init__(self, wire: Wire, sleep: Callable[[float], object]) -> None:
+        """Ask over a wire, and wait between tries with `sleep`."""
+        self._wire = wire
+        self._sleep = sleep
+
+    def pages(self, path: str, asked: Asked, what: str) -> Iterator[Seen]:
+        """Yield what is in all the pages behind a cursor; raise ConfigError, NotFoundError or EngineError."""
+        cursor: str | None = None
+        for _ in range(_MOST_PAGES):
+            page = self.one(path, asked if cursor is None else {**asked, "cursor": cursor}, what)
+            yield from _data(page, what)
+            before, cursor = cursor, _meta(page).get("cursor")
+            if not cursor or cursor == before:
+                return
+
+    def numbered(self, path: str, asked: Asked, what: str) -> Iterator[Seen]:
+        """Yield what is in all the pages of a list whose pages have numbers; raise as `pages` does."""
+        for number in range(1, _MOST_PAGES):
+            page = self.one(path, {**asked, "page": number}, what)
+            found = _data(page, what)
+            yield from found
+            last = _meta(page).get("totalPages")
+            if not found or not isinstance(last, int) or number >= last:
+                return
+
+    def one(self, path: str, asked: Asked, what: str) -> Seen:
+        """Return one answer as an object; raise ConfigError, NotFoundError or EngineError."""
+        import httpx
+
+        said = ""
+        for attempt in range(_TRIES):
+            pause = min(_LONGEST_PAUSE, 0.5 * 2.0**attempt) * random.uniform(0.5, 1.0)
+            try:
+                answer = self._wire.get(path, asked)
+            except httpx.InvalidURL as error:
+                raise EngineError(
+                    f"Langfuse did not give {what}: {reason_of(error)}. Set LANGFUSE_BASE_URL to the server's address."
+                ) from error
+            except httpx.HTTPError as error:
+                said = reason_of(error)
+            else:
+                found = parsed(answer.text) if answer.is_success else None
+                if isinstance(found, dict):
+                    return found
+                if not answer.is_success and answer.status_code not in _BUSY:
+                    raise refused(what, answer.status_code, answer.text)
+                said = f"{answer.status_code}: {one_line(answer.text)}"
+                pause = min(_LONGEST_PAUSE, seconds_of(answer.headers.get("retry-after")) or pause)
+            if attempt + 1 < _TRIES:
+                self._sleep(pause)
+        raise EngineError(
+            f"Langfuse at {self._wire.url} did not give {what}, in {_TRIES} tries: {said}. See that LANGFUSE_BASE_URL "
+            "is right and the server is up, and run this again: nothing is stored twice."
+        )
+
+
+def _data(page: Seen, what: str) -> list[Seen]:
+    data = page.get("data")
+    if not isinstance(data, list):
+        raise EngineError(f"Langfuse's answer about {what} holds no data: see that LANGFUSE_BASE_URL is a Langfuse's.")
+    return [one for one in data if isinstance(one, dict)]
+
+
+def _meta(page: Seen) -> Seen:
+    meta = page.get("meta")
+    return meta if isinstance(meta, dict) else {}

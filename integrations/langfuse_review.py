@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 from langgraph_learnloop.calls import LONGEST_TEXT, misfit, read_message
 from langgraph_learnloop.errors import ConfigError, DataError, EngineError
 from langgraph_learnloop.integrations.langfuse_spans import (
-    LONGEST_INPUT,
+    METADATA,
+    OBSERVATION,
+    as_list,
+    as_text,
     key_values,
     make_span,
     openai,
     short_form,
     written,
 )
-from langgraph_learnloop.integrations.langfuse_wire import PAGE, Wire, answering, pages, trace_of
+from langgraph_learnloop.integrations.langfuse_wire import ONCE, PAGE, Wire, answering, followed, pages, trace_of
 from langgraph_learnloop.messages import check, from_openai, no_key_twice
 from langgraph_learnloop.mirrors import DeliveryError
 from langgraph_learnloop.records import Message, Proposal, Verdict
@@ -43,11 +46,9 @@ SPAN = "learnloop proposal"
 """The name of a proposal's trace, and of its only observation."""
 ENVIRONMENT = "learnloop-review"
 """The environment, as Langfuse calls it, of these traces: they are not the agent's."""
-_ONCE: Any = {"max_retries": 0}
 _TRACES_A_REQUEST = 50
 _LONGEST_REASON = 1_000
 """Characters of a reviewer's words that are kept."""
-_OBSERVATION = "langfuse.observation."
 _log = logging.getLogger(__name__)
 
 
@@ -103,7 +104,7 @@ class LangfuseReviewer:
         """Return the id of the queue, which is made if need be."""
         api = self._wire.api.annotation_queues
         with answering(f"the annotation queue {self.queue!r}"):
-            asked = pages(lambda page: api.list_queues(page=page, limit=PAGE, request_options=_ONCE))
+            asked = pages(lambda page: api.list_queues(page=page, limit=PAGE, request_options=ONCE))
             found = next((one for one in asked if one.name == self.queue), None)
             configs = [str(one.id) for one in self._configs()]
             if found is None:
@@ -119,14 +120,14 @@ class LangfuseReviewer:
     def _new_queue(self, config: str) -> str:
         about = f"What LearnLoop would learn: choose {APPROVE} or {REJECT}, or correct the output."
         made = self._wire.api.annotation_queues.create_queue(
-            name=self.queue, description=about, score_config_ids=[config], request_options=_ONCE
+            name=self.queue, description=about, score_config_ids=[config], request_options=ONCE
         )
         return str(made.id)
 
     def _configs(self) -> Iterator[Any]:
         """Yield the configurations of the verdict that can be used."""
         api = self._wire.api.score_configs
-        for one in pages(lambda page: api.get(page=page, limit=PAGE, request_options=_ONCE)):
+        for one in pages(lambda page: api.get(page=page, limit=PAGE, request_options=ONCE)):
             labels = {category.label for category in one.categories or ()}
             if one.name == VERDICT and not one.is_archived and {APPROVE, REJECT} <= labels:
                 yield one
@@ -139,7 +140,7 @@ class LangfuseReviewer:
             data_type=ScoreConfigDataType.CATEGORICAL,
             categories=[ConfigCategory(value=1, label=APPROVE), ConfigCategory(value=0, label=REJECT)],
             description="Is this the right answer, and may LearnLoop learn it? A correction of the output does both.",
-            request_options=_ONCE,
+            request_options=ONCE,
         )
         return str(made.id)
 
@@ -148,7 +149,7 @@ class LangfuseReviewer:
         api = self._wire.api.annotation_queues
         found: dict[str, bool] = {}
         with answering(f"the items of the annotation queue {self.queue!r}"):
-            for item in pages(lambda page: api.list_queue_items(queue, page=page, limit=PAGE, request_options=_ONCE)):
+            for item in pages(lambda page: api.list_queue_items(queue, page=page, limit=PAGE, request_options=ONCE)):
                 if item.object_type == "TRACE" and item.object_id in wanted:
                     found.setdefault(item.object_id, item.status == "COMPLETED")
                 if len(found) == len(wanted):
@@ -169,7 +170,7 @@ class LangfuseReviewer:
                     queue,
                     object_id=trace_of(one.proposal_id),
                     object_type=AnnotationQueueObjectType.TRACE,
-                    request_options=_ONCE,
+                    request_options=ONCE,
                 )
 
     def _is_there(self, trace: str) -> bool:
@@ -195,33 +196,29 @@ class LangfuseReviewer:
 
     def _span(self, proposal: Proposal) -> Span:
         trace = trace_of(proposal.proposal_id)
-        span = make_span(bytes.fromhex(trace), proposal.proposal_id, None, SPAN, self._now(), None, None)
-        span.attributes.extend(key_values(self._facts(proposal)))
-        return span
+        return make_span(trace, proposal.proposal_id, SPAN, self._now(), key_values(self._facts(proposal)))
 
     def _facts(self, proposal: Proposal) -> Iterator[tuple[str, Any]]:
         example = proposal.example
         yield "langfuse.trace.name", SPAN
         yield "langfuse.environment", self._environment
-        yield (
-            "langfuse.trace.tags",
-            ["learnloop", f"origin: {example.origin}", *(["problems"] * bool(proposal.problems))],
-        )
-        yield _OBSERVATION + "type", "span"
-        yield _OBSERVATION + "input", _conversation(example.messages)
-        yield _OBSERVATION + "output", _shown(example.chosen)
+        problems = ["problems"] if proposal.problems else []
+        yield "langfuse.trace.tags", ["learnloop", f"origin: {example.origin}", *problems]
+        yield OBSERVATION + "type", "span"
+        yield OBSERVATION + "input", as_list(example.messages, lambda message: written(openai(message)))
+        yield OBSERVATION + "output", _shown(example.chosen)
         facts = {
             "proposal": proposal.proposal_id,
-            "the agent said": None if example.rejected is None else cut(_shown(example.rejected), LONGEST_TEXT),
+            "the_agent_said": None if example.rejected is None else cut(_shown(example.rejected), LONGEST_TEXT),
             "problems": "\n".join(proposal.problems) or None,
             "origin": example.origin,
             "by": example.by,
             "run": example.run_id,
-            "trace of the run": None if example.run_id is None else trace_of(example.run_id),
+            "trace_of_the_run": None if example.run_id is None else trace_of(example.run_id),
             "tools": written(list(example.tools)) if example.tools else None,
         }
         for name, value in facts.items():
-            yield f"{_OBSERVATION}metadata.{name.replace(' ', '_')}", value
+            yield METADATA + name, value
 
     # -- what people said ----------------------------------------------------------------------------------------------
 
@@ -236,22 +233,19 @@ class LangfuseReviewer:
         return said
 
     def _scores(self, traces: str) -> Iterator[Any]:
-        cursor: str | None = None
-        while True:
-            with answering("what people said of the proposals"):
-                page = self._wire.api.scores.get_many(
-                    trace_id=traces,
-                    source="ANNOTATION",
-                    data_type="CATEGORICAL,CORRECTION",
-                    fields="details,subject,annotation",
-                    limit=PAGE,
-                    cursor=cursor,
-                    request_options=_ONCE,
-                )
-            yield from page.data
-            cursor = page.meta.cursor
-            if not cursor:
-                return
+        def page(cursor: str | None) -> Any:
+            return self._wire.api.scores.get_many(
+                trace_id=traces,
+                source="ANNOTATION",
+                data_type="CATEGORICAL,CORRECTION",
+                fields="details,subject,annotation",
+                limit=PAGE,
+                cursor=cursor,
+                request_options=ONCE,
+            )
+
+        with answering("what people said of the proposals"):
+            yield from followed(page)
 
     def _verdict(self, proposal: Proposal, scores: Sequence[Any]) -> Verdict | None:
         """Return what was decided; None, and a line in the log, where that cannot be known."""
@@ -330,21 +324,4 @@ def _read(text: str) -> Message:
 
 def _shown(message: Message) -> str:
     """Return a message as it can be corrected: a text, or calls as JSON."""
-    value = short_form(message)
-    return value if isinstance(value, str) else written(value)
-
-
-def _conversation(messages: Sequence[Message]) -> str:
-    """Return messages as a JSON list in OpenAI's form; of more than fits, the last ones."""
-    pieces: list[str] = []
-    room = LONGEST_INPUT
-    for message in reversed(messages):
-        piece = written(openai(message))
-        room -= len(piece)
-        if room < 0:
-            left = len(messages) - len(pieces)
-            note = {"role": "system", "content": f"[{left} earlier messages are not shown here; the store has them.]"}
-            pieces.append(written(note))
-            break
-        pieces.append(piece)
-    return f"[{','.join(reversed(pieces))}]"
+    return as_text(short_form(message))

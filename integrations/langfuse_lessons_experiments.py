@@ -9,8 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langgraph_learnloop.errors import LearnLoopError
-from langgraph_learnloop.integrations.langfuse_items import (
-    ONCE,
+from langgraph_learnloop.integrations.langfuse_lessons_items import (
     add_items,
     asked_of,
     cases_name,
@@ -19,14 +18,18 @@ from langgraph_learnloop.integrations.langfuse_items import (
     make_dataset,
 )
 from langgraph_learnloop.integrations.langfuse_spans import (
+    METADATA,
+    OBSERVATION,
+    as_text,
     key_values,
     make_span,
     openai,
     short_form,
     storable,
+    trouble,
     written,
 )
-from langgraph_learnloop.integrations.langfuse_wire import OURS, Wire, delivering, span_of
+from langgraph_learnloop.integrations.langfuse_wire import ONCE, OURS, Wire, delivering, followed, span_of
 from langgraph_learnloop.mirrors import DeliveryError, ToldExamination
 from langgraph_learnloop.records import Case, CaseResult, Message, Release, Scorecard, content_hash
 
@@ -38,7 +41,6 @@ ENVIRONMENT = "sdk-experiment"
 _LONGEST_COMMENT = 10_000
 _MINUTE = timedelta(minutes=1)
 _EXPERIMENT = "langfuse.experiment."
-_OBSERVATION = "langfuse.observation."
 
 
 class _Experiment(NamedTuple):
@@ -130,15 +132,12 @@ def _task(trace: str) -> str:
 def _spans(experiment: _Experiment, case: Case, result: CaseResult) -> list[Span]:
     """Return the observations of one answer as `run_experiment` of Langfuse's SDK sends them: an item, and its task."""
     trace, at = _trace(experiment, case.case_id), experiment.card.at
-    task, bytes_ = _task(trace), bytes.fromhex(trace)
+    task = _task(trace)
     both = key_values([*_everywhere(experiment, case, task), *_answer(experiment, case, result)])
-    spans = [
-        make_span(bytes_, trace, None, "experiment-item-run", at, result.seconds, result.error),
-        make_span(bytes_, task, trace, "experiment-item-task", at, result.seconds, result.error),
+    return [
+        make_span(trace, trace, "experiment-item-run", at, both, None, result.seconds, result.error),
+        make_span(trace, task, "experiment-item-task", at, both, trace, result.seconds, result.error),
     ]
-    for span in spans:
-        span.attributes.extend(both)
-    return spans
 
 
 def _everywhere(experiment: _Experiment, case: Case, task: str) -> Iterator[tuple[str, Any]]:
@@ -154,16 +153,14 @@ def _everywhere(experiment: _Experiment, case: Case, task: str) -> Iterator[tupl
     yield _EXPERIMENT + "item.metadata", written(known(asked_of(case).metadata))
     yield _EXPERIMENT + "item.root_observation_id", span_of(task)
     if case.expected is not None:
-        yield _EXPERIMENT + "item.expected_output", _text(short_form(case.expected))
+        yield _EXPERIMENT + "item.expected_output", as_text(short_form(case.expected))
 
 
 def _answer(experiment: _Experiment, case: Case, result: CaseResult) -> Iterator[tuple[str, Any]]:
-    yield _OBSERVATION + "type", "span"
-    yield _OBSERVATION + "input", written(asked_of(case).input)
-    yield _OBSERVATION + "output", _said(result.got)
-    if result.error is not None:
-        yield _OBSERVATION + "level", "ERROR"
-        yield _OBSERVATION + "status_message", result.error
+    yield OBSERVATION + "type", "span"
+    yield OBSERVATION + "input", written(asked_of(case).input)
+    yield OBSERVATION + "output", _said(result.got)
+    yield from trouble(result.error)
     facts = {
         "experiment_name": experiment.name,
         "experiment_run_name": experiment.name,
@@ -179,14 +176,14 @@ def _answer(experiment: _Experiment, case: Case, result: CaseResult) -> Iterator
         "usd": result.usd,
     }
     for name, value in known(facts).items():
-        yield f"{_OBSERVATION}metadata.{name}", _text(value)
+        yield METADATA + name, as_text(value)
 
 
 def _said(got: Sequence[Message]) -> str | None:
     """Return what was answered; with what came after it, as a list of messages."""
     if not got:
         return None
-    return _text(short_form(got[0])) if len(got) == 1 else written([openai(message) for message in got])
+    return as_text(short_form(got[0])) if len(got) == 1 else written([openai(message) for message in got])
 
 
 def _figures(experiment: _Experiment, result: CaseResult) -> Iterator[dict[str, Any]]:
@@ -234,29 +231,22 @@ def _score(
 
 def _there(wire: Wire, experiment: _Experiment) -> frozenset[tuple[str, str]]:
     """Return the traces' and observations' ids of a release's answers that can be seen by now."""
-    found: set[tuple[str, str]] = set()
-    cursor: str | None = None
     at = experiment.card.at
-    while True:
-        try:
-            with delivering(f"the experiment {experiment.name!r}"):
-                page = wire.api.observations.get_many(
-                    version=experiment.release.release_id,
-                    environment=ENVIRONMENT,
-                    from_start_time=at - _MINUTE,
-                    to_start_time=at + _MINUTE,
-                    limit=1_000,
-                    cursor=cursor,
-                    request_options=ONCE,
-                )
-        except DeliveryError as error:
-            error.arrived, error.forever = None, False  # a question: what was sent before is as doubtful as ever
-            raise
-        found.update((str(one.trace_id), str(one.id)) for one in page.data)
-        cursor = page.meta.cursor
-        if not cursor:
-            return frozenset(found)
 
+    def page(cursor: str | None) -> Any:
+        return wire.api.observations.get_many(
+            version=experiment.release.release_id,
+            environment=ENVIRONMENT,
+            from_start_time=at - _MINUTE,
+            to_start_time=at + _MINUTE,
+            limit=1_000,
+            cursor=cursor,
+            request_options=ONCE,
+        )
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else written(value)
+    try:
+        with delivering(f"the experiment {experiment.name!r}"):
+            return frozenset((str(one.trace_id), str(one.id)) for one in followed(page))
+    except DeliveryError as error:
+        error.arrived, error.forever = None, False  # a question: what was sent before is as doubtful as ever
+        raise

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from langgraph_learnloop.integrations.langfuse_spans import openai, short_form, storable
-from langgraph_learnloop.integrations.langfuse_wire import OURS, PAGE, Wire, delivering, pages, trace_of
+from langgraph_learnloop.integrations.langfuse_wire import ONCE, OURS, PAGE, Wire, delivering, pages, trace_of
 from langgraph_learnloop.mirrors import DeliveryError, ToldDataset
 from langgraph_learnloop.records import Case, Example, Scorecard, content_hash
 
-ONCE: Any = {"max_retries": 0}
-"""Options of a request that is not tried again: whoever tells a mirror has a patience of their own."""
 _BEGINNING = 12
 """Characters of a dataset's version by which its counterpart in Langfuse is known."""
 
