@@ -85,11 +85,12 @@ def _id(said: Seen) -> str:
 
 def _subject(score: Seen) -> tuple[str, str | None]:
     subject = score.get("subject")
-    kind, own_id = (subject.get("kind"), subject.get("id")) if isinstance(subject, dict) else (None, None)
-    trace = own_id if kind == "trace" else subject.get("traceId") if kind == "observation" and subject else None
-    if not isinstance(trace, str) or not trace:
-        raise DataError("It is about a session or an experiment, not about a run.")
-    return trace, str(own_id) if kind == "observation" else None
+    about: Seen = subject if isinstance(subject, dict) else {}
+    if about.get("kind") == "trace" and (trace := filled(about.get("id"))):
+        return trace, None
+    if about.get("kind") == "observation" and (trace := filled(about.get("traceId"))):
+        return trace, str(about.get("id"))
+    raise DataError("It is about a session or an experiment, not about a run.")
 
 
 Verdict = tuple[float | None, tuple[str, ...], object, str | None]

@@ -35,7 +35,7 @@ from langgraph_learnloop.records import Message, Proposal, Verdict
 from langgraph_learnloop.texts import cut, quoted, short, visible
 
 if TYPE_CHECKING:
-    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+    pass
 
 QUEUE = "learnloop"
 """The annotation queue that proposals wait in, unless another is named."""
@@ -90,12 +90,13 @@ class LangfuseReviewer:
         """
         if not proposals:
             return []
+        by_trace = {trace_of(one.proposal_id): one for one in proposals}
         queue = self._queue()
-        completed = self._queued(queue, {trace_of(one.proposal_id) for one in proposals})
-        self._show(queue, [one for one in proposals if trace_of(one.proposal_id) not in completed])
-        done = [one for one in proposals if completed.get(trace_of(one.proposal_id))]
-        said = self._said([trace_of(one.proposal_id) for one in done])
-        verdicts = [self._verdict(one, said.get(trace_of(one.proposal_id), [])) for one in done]
+        completed = self._queued(queue, by_trace)
+        self._show(queue, {trace: one for trace, one in by_trace.items() if trace not in completed})
+        done = [trace for trace in by_trace if completed.get(trace)]
+        said = self._said(done)
+        verdicts = [self._verdict(by_trace[trace], said.get(trace, [])) for trace in done]
         return [verdict for verdict in verdicts if verdict is not None]
 
     # -- the queue -----------------------------------------------------------------------------------------------------
@@ -156,25 +157,21 @@ class LangfuseReviewer:
                     break
         return found
 
-    def _show(self, queue: str, proposals: Sequence[Proposal]) -> None:
+    def _show(self, queue: str, by_trace: Mapping[str, Proposal]) -> None:
         """Send the traces of proposals that are not there yet, and put them all into the queue."""
         from langfuse.api.annotation_queues import AnnotationQueueObjectType
 
-        clear = [one for one in proposals if not self._is_unclear(trace_of(one.proposal_id))]
-        new = [one for one in clear if not self._is_there(trace_of(one.proposal_id))]
-        if new:
-            self._send(new)
-        for one in clear:
+        clear = [trace for trace in by_trace if not self._is_unclear(trace)]
+        if new := [trace for trace in clear if trace not in self._sent and not self._wire.observations(trace)]:
+            self._send({trace: by_trace[trace] for trace in new})
+        for trace in clear:
             with answering(f"a place in the annotation queue {self.queue!r}"):
                 self._wire.api.annotation_queues.create_queue_item(
                     queue,
-                    object_id=trace_of(one.proposal_id),
+                    object_id=trace,
                     object_type=AnnotationQueueObjectType.TRACE,
                     request_options=ONCE,
                 )
-
-    def _is_there(self, trace: str) -> bool:
-        return trace in self._sent or bool(self._wire.observations(trace))
 
     def _is_unclear(self, trace: str) -> bool:
         """Return whether a trace may have arrived without that it could be seen by now."""
@@ -184,19 +181,16 @@ class LangfuseReviewer:
             return False
         return asked is not None
 
-    def _send(self, proposals: Sequence[Proposal]) -> None:
-        traces = [trace_of(one.proposal_id) for one in proposals]
+    def _send(self, by_trace: Mapping[str, Proposal]) -> None:
+        now, told = self._now(), by_trace.items()
+        spans = [make_span(trace, one.proposal_id, SPAN, now, key_values(self._facts(one))) for trace, one in told]
         try:
-            self._wire.send_spans([self._span(one) for one in proposals])
+            self._wire.send_spans(spans)
         except DeliveryError as error:
             if error.arrived is not False:
-                self._unclear.update(dict.fromkeys(traces, self._clock()))
+                self._unclear.update(dict.fromkeys(by_trace, self._clock()))
             raise EngineError(f"The proposals keep waiting, for they cannot be shown: {error}") from error
-        self._sent.update(traces)
-
-    def _span(self, proposal: Proposal) -> Span:
-        trace = trace_of(proposal.proposal_id)
-        return make_span(trace, proposal.proposal_id, SPAN, self._now(), key_values(self._facts(proposal)))
+        self._sent.update(by_trace)
 
     def _facts(self, proposal: Proposal) -> Iterator[tuple[str, Any]]:
         example = proposal.example

@@ -158,7 +158,11 @@ class Wire:
         self._client.close()
 
     def _send_list(self, scores: list[dict[str, Any]]) -> None:
-        told = _json(self._post_scores(scores))
+        answer = self._post_scores(scores)
+        try:
+            told = orjson.loads(answer)
+        except orjson.JSONDecodeError:
+            return
         if isinstance(told, dict) and told.get("rejected"):
             errors = told.get("errors") or []
             said = "; ".join(str(one.get("message")) for one in errors if isinstance(one, dict))
@@ -254,13 +258,6 @@ def _wrapped(spans: Sequence[Span]) -> bytes:
     scope.spans.extend(spans)
     sent: bytes = request.SerializeToString()
     return sent
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
 
 
 def seconds_of(header: str | None) -> float | None:

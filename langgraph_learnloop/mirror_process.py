@@ -19,13 +19,28 @@ from langgraph_learnloop.mirroring import LEASE, holder_of
 from langgraph_learnloop.mirrors import Mirror
 from langgraph_learnloop.store.opened import Store
 
+_PROGRAM = """
+import os, sys
+from langgraph_learnloop import LearnLoop
+from langgraph_learnloop.errors import LearnLoopError
+
+try:
+    with LearnLoop(os.environ["LEARNLOOP_STORE"]) as loop:
+        mirroring = loop.mirroring(holder=sys.argv[1])
+        mirroring.start()
+        sys.stdin.read()
+        mirroring.stop()
+except LearnLoopError as error:
+    sys.exit(f"learnloop: {error}")
+"""
+"""What the process runs: no more than the mirror needs, for the command line may not be installed."""
 _LOOK = 5.0
 """Seconds between two looks at the process, or for a mirror that nobody tells."""
 _log = logging.getLogger(__name__)
 
 
 class MirrorProcess:
-    """Keep `learnloop mirror` running beside this process while it lives, unless another process has one."""
+    """Keep a process that tells a mirror beside this one while it lives, unless another process has one."""
 
     def __init__(
         self, store: Store, mirror: Mirror, spec: str, agent: str, now: Callable[[], float] = time.time
@@ -70,10 +85,9 @@ class MirrorProcess:
             self._process = self._begun()
 
     def _begun(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "langgraph_learnloop", "mirror", "--holder", self._holder]
         # Its input ends when this process does, however it ends. A ctrl-C at the terminal is for the agent alone.
         return subprocess.Popen(
-            command,
+            [sys.executable, "-c", _PROGRAM, self._holder],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env={**os.environ, **self._environ},

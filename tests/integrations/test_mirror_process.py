@@ -75,7 +75,7 @@ def beside(store: Path) -> list[int]:
     found = []
     for place in Path("/proc").iterdir():
         try:
-            ours = place.name.isdecimal() and b"--holder" in (place / "cmdline").read_bytes()
+            ours = place.name.isdecimal() and b"mirroring(holder=" in (place / "cmdline").read_bytes()
             if ours and Path(os.readlink(place / "cwd")) == store.parent:
                 found.append(int(place.name))
         except OSError:
