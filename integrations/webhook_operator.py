@@ -46,10 +46,10 @@ class WebhookOperator:
         if not decision.action.startswith(self._told):
             return
         body = {"text": _sentence(decision), "decision": decision.model_dump(mode="json")}
-        request = urllib.request.Request(  # noqa: S310 - http or https, as was checked
-            self._url, json.dumps(body).encode(), {"content-type": "application/json"}
-        )
         try:
+            request = urllib.request.Request(  # noqa: S310 - http or https, as was checked
+                self._url, json.dumps(body).encode(), {"content-type": "application/json"}
+            )
             with urllib.request.urlopen(request, timeout=self._seconds):  # noqa: S310 - as above
                 pass
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -288,20 +288,25 @@ def test_it_tells_in_the_background_and_what_is_left_at_the_end(told: Told) -> N
 def test_a_hanging_mirror_delays_the_end_by_little(tmp_path: Path) -> None:
     """A process ends without waiting for the mirror, whatever that does; nothing is lost."""
     code = """
-import sys, time
-from langgraph_learnloop.testing import MemoryMirror, ScriptedModel
-from tests.test_mirroring import Told
-from pathlib import Path
-made = Told(Path(sys.argv[1]))
+import sys, threading, time
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph_learnloop import LearnLoop
+from langgraph_learnloop.testing import MemoryMirror
+asked = threading.Event()
 class Hanging(MemoryMirror):
     def send(self, told):
+        asked.set()
         time.sleep(60)
-made.loop.mirror(Hanging("hanging"))
-made.runs(2)
-time.sleep(1.5)
+loop = LearnLoop(sys.argv[1], agent="shop")
+graph = StateGraph(MessagesState).add_node("answer", lambda state: {"messages": [("ai", "Soon.")]})
+loop.watch(graph.add_edge(START, "answer").add_edge("answer", END).compile()).invoke({"messages": [("user", "Hi")]})
+loop.flush()
+loop.mirror(Hanging("hanging"), everything=True)
+assert asked.wait(30)
 print(time.time(), flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    line = [sys.executable, "-c", code, str(tmp_path / "l.db")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
     ended = time.time()
     assert done.returncode == 0, done.stderr[-2000:]
     assert ended - float(done.stdout) < 30.0  # not the minute that it hangs; much of it is a busy machine

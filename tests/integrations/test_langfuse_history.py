@@ -337,10 +337,6 @@ HOSTILE: dict[str, tuple[list[dict[str, Any]], str]] = {
         [seen(TRACE), generation(TRACE, input='[{"role":"user","content":' + "[" * 5000 + "]" * 5000 + "}]")],
         "was cut",
     ),
-    "too many": (
-        [seen(TRACE), *(generation(TRACE, own_id=f"{number:016x}") for number in range(1, 10_001))],
-        "more than 10,000",
-    ),
     "experiment": ([seen(TRACE, environment="sdk-experiment"), generation(TRACE)], "It is of an experiment"),
     "no model call": ([seen(TRACE)], "no model call"),
 }
@@ -384,11 +380,15 @@ def test_odd_values_are_stored_as_data(fresh: LearnLoop, project: Langfuse) -> N
     assert step.tool_calls[0].args == {"input": "{broken"}
 
 
-def test_ten_thousand_observations(fresh: LearnLoop, project: Langfuse) -> None:
-    """A trace of many thousand steps is read, page by page."""
-    tell(project, seen(TRACE), *(generation(TRACE, own_id=f"{n:016x}") for n in range(1, 10_000)))
-    assert fresh.import_runs(history_of(project), LONG_AGO) == Imported(new=1)
-    assert len(next(fresh.store.runs.every()).steps) == 9_999
+def test_a_long_trace(fresh: LearnLoop, project: Langfuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace of as many steps as are allowed is read, page by page; one more, and it is skipped with the reason."""
+    monkeypatch.setattr("langgraph_learnloop.integrations.langfuse_history_order.MOST_OBSERVATIONS", 1_000)
+    tell(project, seen(TRACE), *(generation(TRACE, own_id=f"{n:016x}") for n in range(1, 1_000)))
+    long = "b" * 32
+    tell(project, seen(long), *(generation(long, own_id=f"{n:016x}") for n in range(1, 1_001)))
+    done = fresh.import_runs(history_of(project), LONG_AGO)
+    assert (done.new, [why.split(",")[0] for why in done.skipped]) == (1, ["It has more than 1"])
+    assert len(next(fresh.store.runs.every()).steps) == 999
 
 
 def test_lost_parents_stay_in_the_run(fresh: LearnLoop, project: Langfuse) -> None:
