@@ -157,21 +157,6 @@ def agent(folder: Path, rounds: int, block: int = 40) -> dict[str, float]:
     }
 
 
-def speed_met(found: dict[str, Any]) -> dict[str, bool]:
-    """Return whether it is told fast enough."""
-    return {"runs_per_cpu_second": found["runs_per_cpu_second"] >= GOALS["runs_per_cpu_second"]}
-
-
-def once_met(found: dict[str, Any]) -> dict[str, bool]:
-    """Return whether each run arrived, and arrived once."""
-    return {"each_once": not (found["missing"] or found["twice"] or found["refused"])}
-
-
-def agent_met(found: dict[str, Any]) -> dict[str, bool]:
-    """Return whether the agent notices no more than what it varies by itself."""
-    return {"agent": found["added_by_process_ms"] <= max(GOALS["agent_ms"], found["noise_ms"])}
-
-
 def in_folder(measure: Callable[..., dict[str, float]], quick: tuple[int, ...], whole: tuple[int, ...]) -> Any:
     """Return what measures a part in a folder that is gone afterwards."""
 
@@ -194,8 +179,20 @@ if __name__ == "__main__":
     run_parts(
         __doc__,
         {
-            "speed": Part(in_folder(speed, (20,), (1_000,)), speed_met, show),
-            "once": Part(in_folder(once, (200,), (10_000,)), once_met, show),
-            "agent": Part(in_folder(agent, (1, 3), (15,)), agent_met, show),
+            "speed": Part(
+                in_folder(speed, (20,), (1_000,)),
+                lambda found: {"runs_per_cpu_second": found["runs_per_cpu_second"] >= GOALS["runs_per_cpu_second"]},
+                show,
+            ),
+            "once": Part(
+                in_folder(once, (200,), (10_000,)),
+                lambda found: {"each_once": not (found["missing"] or found["twice"] or found["refused"])},
+                show,
+            ),
+            "agent": Part(
+                in_folder(agent, (1, 3), (15,)),
+                lambda found: {"agent": found["added_by_process_ms"] <= max(GOALS["agent_ms"], found["noise_ms"])},
+                show,
+            ),
         },
     )

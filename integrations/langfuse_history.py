@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import quote
 
 from langgraph_learnloop.errors import DataError, EngineError, NotFoundError
@@ -95,11 +96,11 @@ class LangfuseHistory:
         dated = {**asked, "fromTimestamp": _written(since)}
         for score in self._reader.pages(_SCORES, dated, "the scores"):
             if not str(score.get("id")).startswith(OURS):
-                yield self._heard(score, lambda score: remark_of_score(score, self._configured))
+                yield _heard(remark_of_score, score, self._configured)
         for kind in ("TRACE", "OBSERVATION"):
             for comment in self._reader.numbered(_COMMENTS, {"objectType": kind, "limit": 100}, "the comments"):
                 if _is_since(comment, since):
-                    yield self._heard(comment, lambda comment: remark_of_comment(comment, self._trace_of))
+                    yield _heard(remark_of_comment, comment, self._trace_of)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -126,18 +127,13 @@ class LangfuseHistory:
         try:
             seen = self._reader.pages(_OBSERVATIONS, asked, f"the trace {trace!r}")
             found = foreign_runs(trace, seen, self._agents)
-            if any(_ended(one) > self._now() - self._settles for one in found):
+            ended = max(one.run.started_at + timedelta(seconds=one.run.seconds or 0.0) for one in found)
+            if ended > self._now() - self._settles:
                 raise DataError("It ended a moment ago and may not be whole yet: the next import takes it.")
             return found
         except DataError as error:
             _log.info("The trace %s of Langfuse is not taken: %s", trace, error, exc_info=error)
             return [Untold(trace, str(error))]
-
-    def _heard(self, said: Seen, read: Callable[[Seen], Remark]) -> Remark | Untold:
-        try:
-            return read(said)
-        except DataError as error:
-            return Untold(str(said.get("id")), str(error))
 
     def _configured(self, configuration: str) -> Seen:
         """Return a score's configuration; empty where it was taken away."""
@@ -159,8 +155,11 @@ class LangfuseHistory:
         return traces.pop() if len(traces) == 1 else None
 
 
-def _ended(one: ForeignRun) -> datetime:
-    return one.run.started_at + timedelta(seconds=one.run.seconds or 0.0)
+def _heard(read: Callable[[Seen, Any], Remark], said: Seen, ask: Callable[[str], Any]) -> Remark | Untold:
+    try:
+        return read(said, ask)
+    except DataError as error:
+        return Untold(str(said.get("id")), str(error))
 
 
 def _written(at: datetime) -> str:

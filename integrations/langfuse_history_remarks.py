@@ -101,7 +101,7 @@ def _verdict(kind: str, value: Any, name: str, configuration: Seen) -> Verdict:
     if kind == "BOOLEAN":
         return (1.0 if value in (True, 1, "true", "True") else -1.0), (), None, None
     if kind == "NUMERIC":
-        score = _judged(value, *_bounds(configuration))
+        score = _judged(value, configuration.get("minValue"), configuration.get("maxValue"))
         return score, (), None, None if score is not None else f"{name}: {value}"
     if kind == "CATEGORICAL":
         return _judged_category(str(value), configuration), (str(value),), None, None
@@ -110,21 +110,15 @@ def _verdict(kind: str, value: Any, name: str, configuration: Seen) -> Verdict:
     return None, (), None, filled(value)
 
 
-def _judged(value: Any, least: float | None, most: float | None) -> float | None:
+def _judged(value: Any, least: Any, most: Any) -> float | None:
     """Return a number as -1 to 1; None where its scale is not known."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if least is not None and most is not None and least < most:
+    if isinstance(least, int | float) and isinstance(most, int | float) and least < most:
         return 2 * (value - least) / (most - least) - 1 if least <= value <= most else None
     if 0 <= value <= 1:
         return 2.0 * value - 1
     return float(value) if -1 <= value < 0 else None
-
-
-def _bounds(configuration: Seen) -> tuple[float | None, float | None]:
-    least, most = (configuration.get(name) for name in ("minValue", "maxValue"))
-    numbers = isinstance(least, int | float) and isinstance(most, int | float)
-    return (least, most) if numbers else (None, None)
 
 
 def _judged_category(label: str, configuration: Seen) -> float | None:

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 from langgraph_learnloop.calls import LONGEST_TEXT, misfit, read_message
 from langgraph_learnloop.errors import ConfigError, DataError, EngineError
 from langgraph_learnloop.integrations.langfuse_spans import (
-    METADATA,
-    OBSERVATION,
     as_list,
     as_text,
     key_values,
     make_span,
+    observed,
     openai,
     short_form,
     written,
@@ -80,6 +79,7 @@ class LangfuseReviewer:
         self._clock = clock
         self._sent: set[str] = set()
         self._unclear: dict[str, float] = {}
+        """When traces were sent that may have arrived without that it could be seen by now."""
 
     def review(self, proposals: Sequence[Proposal]) -> list[Verdict]:
         """Return the verdicts that were given by now; the other proposals are in the queue then, and stay pending.
@@ -161,7 +161,9 @@ class LangfuseReviewer:
         """Send the traces of proposals that are not there yet, and put them all into the queue."""
         from langfuse.api.annotation_queues import AnnotationQueueObjectType
 
-        clear = [trace for trace in by_trace if not self._is_unclear(trace)]
+        now = self._clock()
+        self._unclear = {trace: sent for trace, sent in self._unclear.items() if now - sent < self._settles}
+        clear = [trace for trace in by_trace if trace not in self._unclear]
         if new := [trace for trace in clear if trace not in self._sent and not self._wire.observations(trace)]:
             self._send({trace: by_trace[trace] for trace in new})
         for trace in clear:
@@ -172,14 +174,6 @@ class LangfuseReviewer:
                     object_type=AnnotationQueueObjectType.TRACE,
                     request_options=ONCE,
                 )
-
-    def _is_unclear(self, trace: str) -> bool:
-        """Return whether a trace may have arrived without that it could be seen by now."""
-        asked = self._unclear.get(trace)
-        if asked is not None and self._clock() - asked >= self._settles:
-            del self._unclear[trace]
-            return False
-        return asked is not None
 
     def _send(self, by_trace: Mapping[str, Proposal]) -> None:
         now, told = self._now(), by_trace.items()
@@ -198,9 +192,6 @@ class LangfuseReviewer:
         yield "langfuse.environment", self._environment
         problems = ["problems"] if proposal.problems else []
         yield "langfuse.trace.tags", ["learnloop", f"origin: {example.origin}", *problems]
-        yield OBSERVATION + "type", "span"
-        yield OBSERVATION + "input", as_list(example.messages, lambda message: written(openai(message)))
-        yield OBSERVATION + "output", _shown(example.chosen)
         facts = {
             "proposal": proposal.proposal_id,
             "the_agent_said": None if example.rejected is None else cut(_shown(example.rejected), LONGEST_TEXT),
@@ -211,8 +202,8 @@ class LangfuseReviewer:
             "trace_of_the_run": None if example.run_id is None else trace_of(example.run_id),
             "tools": written(list(example.tools)) if example.tools else None,
         }
-        for name, value in facts.items():
-            yield METADATA + name, value
+        asked = as_list(example.messages, lambda message: written(openai(message)))
+        yield from observed("span", asked, _shown(example.chosen), facts)
 
     # -- what people said ----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,8 +26,8 @@ LONGEST_INPUT = 800_000
 """Bytes of what a model read that are shown; of a longer conversation, the end."""
 _LONGEST_NAME = 200
 """Characters of a user, a session or a tag: Langfuse drops longer ones."""
-OBSERVATION = "langfuse.observation."
-METADATA = "langfuse.observation.metadata."
+_OBSERVATION = "langfuse.observation."
+_METADATA = "langfuse.observation.metadata."
 _TYPES = {"node": "chain", "model": "generation", "tool": "tool"}
 _FACTS = ("step_id", "node", "superstep", "namespace", "checkpoint_id", "attempt", "asked_by", "cached", "steered")
 """What is known of a step besides."""
@@ -69,32 +69,17 @@ class Teller:
         yield "langfuse.trace.metadata.run_id", run.run_id
 
     def _agent(self, run: Run, texts: Texts) -> Iterator[tuple[str, Any]]:
+        """Return the conversation up to the last question, the answer to it, and what is known of the run."""
         conversation = texts.lists.get(run.messages or "", ())
-        yield OBSERVATION + "type", "agent"
-        yield OBSERVATION + "input", self._asked(conversation, texts, run)
-        yield OBSERVATION + "output", self._answered(conversation, texts, run)
-        yield from trouble(run.error)
+        asked, answered = (_last(conversation, texts, role) for role in ("user", "assistant"))
+        question = self._messages(conversation[: asked + 1], texts) if asked >= 0 else run.question
+        answer = self._message(conversation[answered], texts) if answered > asked else run.answer
         facts = {"run_id": run.run_id, "outcome": run.outcome, "resumes": run.resumes, "thread_id": run.thread_id}
-        flagged = "; ".join(run.flagged) or None
-        for name, value in {**run.metadata, **facts, "user": run.user, "flagged": flagged}.items():
-            yield METADATA + name, _fact(value)
-
-    def _asked(self, conversation: Sequence[str], texts: Texts, run: Run) -> str | None:
-        """Return the conversation up to the last question."""
-        last = _last(conversation, texts, "user")
-        return run.question if last is None else self._messages(conversation[: last + 1], texts)
-
-    def _answered(self, conversation: Sequence[str], texts: Texts, run: Run) -> str | None:
-        last, asked = _last(conversation, texts, "assistant"), _last(conversation, texts, "user")
-        if last is None or (asked is not None and last < asked):
-            return run.answer
-        return self._message(conversation[last], texts)
+        facts |= {"user": run.user, "flagged": "; ".join(run.flagged) or None}
+        return observed("agent", question, answer, {**run.metadata, **facts}, run.error)
 
     def _step(self, step: Step, texts: Texts) -> Iterator[tuple[str, Any]]:
-        yield OBSERVATION + "type", _TYPES[step.kind]
-        yield from trouble(step.error)
-        for name in _FACTS:
-            yield METADATA + name, _fact(getattr(step, name))
+        yield from observed(_TYPES[step.kind], None, None, {name: getattr(step, name) for name in _FACTS}, step.error)
         if step.kind == "model":
             yield from self._generation(step, texts)
         elif step.kind == "tool":
@@ -104,19 +89,19 @@ class Teller:
         if step.input is not None:
             read = self._messages(texts.lists[step.input], texts)
             tools = f',"tools":{texts.blobs[step.tools].decode()}' if step.tools else ""
-            yield OBSERVATION + "input", f'{{"messages":{read}{tools}}}'
-        yield OBSERVATION + "output", self._said(step, texts)
-        yield OBSERVATION + "model.name", step.name
-        yield OBSERVATION + "model.parameters", written(step.parameters) if step.parameters else None
+            yield _OBSERVATION + "input", f'{{"messages":{read}{tools}}}'
+        yield _OBSERVATION + "output", self._said(step, texts)
+        yield _OBSERVATION + "model.name", step.name
+        yield _OBSERVATION + "model.parameters", written(step.parameters) if step.parameters else None
         tokens = {"input": step.input_tokens, "output": step.output_tokens}
         counted = {name: count for name, count in tokens.items() if count is not None}
         if counted:
-            yield OBSERVATION + "usage_details", written({**counted, "total": sum(counted.values())})
+            yield _OBSERVATION + "usage_details", written({**counted, "total": sum(counted.values())})
         if step.usd is not None:
-            yield OBSERVATION + "cost_details", written({"total": step.usd})
+            yield _OBSERVATION + "cost_details", written({"total": step.usd})
         if step.first_token_seconds is not None:
             first = step.started_at + timedelta(seconds=step.first_token_seconds)
-            yield OBSERVATION + "completion_start_time", written(first.isoformat())
+            yield _OBSERVATION + "completion_start_time", written(first.isoformat())
 
     def _said(self, step: Step, texts: Texts) -> str | None:
         """Return what a model answered, with its chain of thought."""
@@ -132,10 +117,10 @@ class Teller:
     def _tool(self, step: Step, texts: Texts) -> Iterator[tuple[str, Any]]:
         call = step.tool_calls[0] if step.tool_calls else None
         results = [texts.messages[key] for key in step.output]
-        yield OBSERVATION + "input", None if call is None else written(call.args)
-        yield METADATA + "tool_call_id", None if call is None else call.id
+        yield _OBSERVATION + "input", None if call is None else written(call.args)
+        yield _METADATA + "tool_call_id", None if call is None else call.id
         answer = next((one.content for one in results if one.role == "tool"), None)
-        yield OBSERVATION + "output", answer if answer is not None or not results else results[-1].content
+        yield _OBSERVATION + "output", answer if answer is not None or not results else results[-1].content
 
     def _messages(self, hashes: Sequence[str], texts: Texts) -> str:
         return as_list(hashes, lambda key: self._message(key, texts))
@@ -218,18 +203,23 @@ def _call(call: ToolCall, number: int) -> dict[str, Any]:
     return {"id": call.id or f"call_{number}", "type": "function", "function": function}
 
 
-def _last(conversation: Sequence[str], texts: Texts, role: str) -> int | None:
-    found = (
-        place for place in range(len(conversation) - 1, -1, -1) if texts.messages[conversation[place]].role == role
-    )
-    return next(found, None)
+def _last(conversation: Sequence[str], texts: Texts, role: str) -> int:
+    """Return the place of the last message of a role; -1 where there is none."""
+    return max((place for place, key in enumerate(conversation) if texts.messages[key].role == role), default=-1)
 
 
-def trouble(error: str | None) -> Iterator[tuple[str, Any]]:
-    """Yield what marks an observation as failed."""
+def observed(
+    kind: str, given: str | None, said: str | None, facts: Mapping[str, Any], error: str | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Yield what Langfuse shows of any observation: its type, what went in and came out, metadata, and what failed."""
+    yield _OBSERVATION + "type", kind
+    yield _OBSERVATION + "input", given
+    yield _OBSERVATION + "output", said
+    for name, value in facts.items():
+        yield _METADATA + name, _fact(value)
     if error is not None:
-        yield OBSERVATION + "level", "ERROR"
-        yield OBSERVATION + "status_message", error
+        yield _OBSERVATION + "level", "ERROR"
+        yield _OBSERVATION + "status_message", error
 
 
 def as_text(value: Any) -> str:

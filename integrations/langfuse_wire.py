@@ -12,37 +12,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
 from langgraph_learnloop.errors import ConfigError, EngineError, MissingExtraError, NotFoundError
-from langgraph_learnloop.mirrors import DeliveryError, run_of, span_of, trace_of
+from langgraph_learnloop.mirrors import DeliveryError
+from langgraph_learnloop.mirrors import run_of as run_of
+from langgraph_learnloop.mirrors import span_of as span_of
+from langgraph_learnloop.mirrors import trace_of as trace_of
 from langgraph_learnloop.texts import one_line
 
 if TYPE_CHECKING:
     import httpx
     from langfuse.api import LangfuseAPI
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
-
-__all__ = [
-    "ONCE",
-    "OURS",
-    "PAGE",
-    "SCORES",
-    "SPANS",
-    "Wire",
-    "answering",
-    "delivering",
-    "followed",
-    "pages",
-    "reason_of",
-    "refused",
-    "run_of",
-    "seconds_of",
-    "span_of",
-    "trace_of",
-]
 
 OURS = "learnloop-"
 """What the ids, names and environments of all that is sent and is no run begin with."""
@@ -292,12 +277,11 @@ def delivering(what: str) -> Iterator[None]:
 
 def pages(ask: Callable[[int], Any]) -> Iterator[Any]:
     """Yield what is on all the pages of a list; `ask` returns the page of a number, from 1."""
-    number, last = 0, 1
-    while number < last:
-        number += 1
-        answer = ask(number)
-        yield from answer.data
-        last = answer.meta.total_pages if answer.data else 0
+    for number in count(1):
+        page = ask(number)
+        yield from page.data
+        if not page.data or number >= page.meta.total_pages:
+            return
 
 
 def followed(ask: Callable[[str | None], Any]) -> Iterator[Any]:
