@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from capture_agent import PAYLOAD, TURNS, Scripted, look_up, prepare, rng, words
@@ -38,9 +37,9 @@ GOALS = {"runs_per_cpu_second": 200, "agent_ms": 0.5}
 SPEC = "langgraph_learnloop.integrations.langfuse_traces:LangfuseTraces"
 
 
-def opened(path: Path, mirror: str | None = None) -> LearnLoop:
-    """Return a loop on a file."""
-    return LearnLoop(path, config=LoopConfig(agent="bench", mirror=mirror))
+def opened(folder: str, name: str = "runs", mirror: str | None = None) -> LearnLoop:
+    """Return a loop on a file of its own."""
+    return LearnLoop(Path(folder) / f"{name}.db", config=LoopConfig(agent="bench", mirror=mirror))
 
 
 def mirror(server: Running, settles: float = 30.0) -> LangfuseTraces:
@@ -76,9 +75,9 @@ def copied(run: Run) -> Run:
     return run.model_copy(update={"run_id": ids[run.run_id], "steps": tuple(steps)})
 
 
-def speed(folder: Path, runs: int) -> dict[str, float]:
+def speed(runs: int) -> dict[str, float]:
     """Return how many runs of six tool turns a second, and a CPU second, are told."""
-    with running() as server, opened(folder / "speed.db") as loop:
+    with TemporaryDirectory() as folder, running() as server, opened(folder) as loop:
         mirroring = Mirroring(loop.store, mirror(server), "bench")
         recorded(loop, runs)
         began, cpu = time.perf_counter(), time.process_time()
@@ -89,9 +88,9 @@ def speed(folder: Path, runs: int) -> dict[str, float]:
     return {"runs_per_second": runs / seconds, "runs_per_cpu_second": runs / cpu, "spans_per_run": seen["spans"] / runs}
 
 
-def once(folder: Path, runs: int) -> dict[str, float]:
+def once(runs: int) -> dict[str, float]:
     """Return what arrived of runs through a server that fails a fifth of the requests and restarts twice."""
-    with running() as server, opened(folder / "once.db") as loop:
+    with TemporaryDirectory() as folder, running() as server, opened(folder) as loop:
         mirroring = Mirroring(loop.store, mirror(server, settles=1.0), "bench", seconds=0.1)
         recorded(loop, 1)
         model = loop.runs()[0]
@@ -121,12 +120,12 @@ def once(folder: Path, runs: int) -> dict[str, float]:
     }
 
 
-def agent(folder: Path, rounds: int, block: int = 40) -> dict[str, float]:
+def agent(rounds: int, block: int = 40) -> dict[str, float]:
     """Return milliseconds that a run takes its caller: median of the blocks' medians, and what each way adds."""
     waits: dict[str, list[float]] = {"recorded": [], "thread": [], "process": []}
-    with running() as server:
+    with TemporaryDirectory() as folder, running() as server:
         os.environ.update(LANGFUSE_PUBLIC_KEY="pk", LANGFUSE_SECRET_KEY="sk", LANGFUSE_BASE_URL=server.url)
-        sides = {name: opened(folder / f"{name}.db", SPEC if name == "process" else None) for name in waits}
+        sides = {name: opened(folder, name, SPEC if name == "process" else None) for name in waits}
         agents = {name: loop.watch(create_agent(Scripted(), [look_up])) for name, loop in sides.items()}
         run_once(agents["process"])
         while not server.seen()["traces"]:  # the process begins
@@ -157,16 +156,6 @@ def agent(folder: Path, rounds: int, block: int = 40) -> dict[str, float]:
     }
 
 
-def in_folder(measure: Callable[..., dict[str, float]], quick: tuple[int, ...], whole: tuple[int, ...]) -> Any:
-    """Return what measures a part in a folder that is gone afterwards."""
-
-    def measured(smoke: bool) -> dict[str, float]:
-        with tempfile.TemporaryDirectory() as folder:
-            return measure(Path(folder), *(quick if smoke else whole))
-
-    return measured
-
-
 def show(console: Console, found: dict[str, Any]) -> None:
     """Print the figures of a part."""
     table = Table("what", "figure", title="the Langfuse mirror")
@@ -180,17 +169,17 @@ if __name__ == "__main__":
         __doc__,
         {
             "speed": Part(
-                in_folder(speed, (20,), (1_000,)),
+                lambda quick: speed(20 if quick else 1_000),
                 lambda found: {"runs_per_cpu_second": found["runs_per_cpu_second"] >= GOALS["runs_per_cpu_second"]},
                 show,
             ),
             "once": Part(
-                in_folder(once, (200,), (10_000,)),
+                lambda quick: once(200 if quick else 10_000),
                 lambda found: {"each_once": not (found["missing"] or found["twice"] or found["refused"])},
                 show,
             ),
             "agent": Part(
-                in_folder(agent, (1, 3), (15,)),
+                lambda quick: agent(1, 3) if quick else agent(15),
                 lambda found: {"agent": found["added_by_process_ms"] <= max(GOALS["agent_ms"], found["noise_ms"])},
                 show,
             ),

@@ -92,13 +92,13 @@ class LangfuseHistory:
 
     def remarks(self, since: datetime) -> Iterator[Remark | Untold]:
         """Yield what people said since a time, in scores and comments, but not what our mirror wrote."""
-        asked: Asked = {"source": "ANNOTATION,API", "fields": "details,subject,annotation", "limit": 100}
+        asked: Asked = {"source": "ANNOTATION,API", "fields": "details,subject,annotation", "limit": _PAGE}
         dated = {**asked, "fromTimestamp": _written(since)}
         for score in self._reader.pages(_SCORES, dated, "the scores"):
             if not str(score.get("id")).startswith(OURS):
                 yield _heard(remark_of_score, score, self._configured)
         for kind in ("TRACE", "OBSERVATION"):
-            for comment in self._reader.numbered(_COMMENTS, {"objectType": kind, "limit": 100}, "the comments"):
+            for comment in self._reader.numbered(_COMMENTS, {"objectType": kind, "limit": _PAGE}, "the comments"):
                 if _is_since(comment, since):
                     yield _heard(remark_of_comment, comment, self._trace_of)
 
@@ -189,21 +189,30 @@ class _Reader:
         """Yield what is in all the pages behind a cursor; raise ConfigError, NotFoundError or EngineError."""
         cursor: str | None = None
         for _ in range(_MOST_PAGES):
-            page = self.one(path, asked if cursor is None else {**asked, "cursor": cursor}, what)
-            yield from _data(page, what)
-            before, cursor = cursor, _meta(page).get("cursor")
+            found, meta = self._page(path, asked if cursor is None else {**asked, "cursor": cursor}, what)
+            yield from found
+            before, cursor = cursor, meta.get("cursor")
             if not cursor or cursor == before:
                 return
 
     def numbered(self, path: str, asked: Asked, what: str) -> Iterator[Seen]:
         """Yield what is in all the pages of a list whose pages have numbers; raise as `pages` does."""
         for number in range(1, _MOST_PAGES):
-            page = self.one(path, {**asked, "page": number}, what)
-            found = _data(page, what)
+            found, meta = self._page(path, {**asked, "page": number}, what)
             yield from found
-            last = _meta(page).get("totalPages")
+            last = meta.get("totalPages")
             if not found or not isinstance(last, int) or number >= last:
                 return
+
+    def _page(self, path: str, asked: Asked, what: str) -> tuple[list[Seen], Seen]:
+        """Return what is on a page, and what it says of the other pages."""
+        page = self.one(path, asked, what)
+        data, meta = page.get("data"), page.get("meta")
+        if not isinstance(data, list):
+            raise EngineError(
+                f"Langfuse's answer about {what} holds no data: see that LANGFUSE_BASE_URL is a Langfuse's."
+            )
+        return [one for one in data if isinstance(one, dict)], meta if isinstance(meta, dict) else {}
 
     def one(self, path: str, asked: Asked, what: str) -> Seen:
         """Return one answer as an object; raise ConfigError, NotFoundError or EngineError."""
@@ -234,15 +243,3 @@ class _Reader:
             f"Langfuse at {self._wire.url} did not give {what}, in {_TRIES} tries: {said}. See that LANGFUSE_BASE_URL "
             "is right and the server is up, and run this again: nothing is stored twice."
         )
-
-
-def _data(page: Seen, what: str) -> list[Seen]:
-    data = page.get("data")
-    if not isinstance(data, list):
-        raise EngineError(f"Langfuse's answer about {what} holds no data: see that LANGFUSE_BASE_URL is a Langfuse's.")
-    return [one for one in data if isinstance(one, dict)]
-
-
-def _meta(page: Seen) -> Seen:
-    meta = page.get("meta")
-    return meta if isinstance(meta, dict) else {}

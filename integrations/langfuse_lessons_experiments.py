@@ -122,26 +122,22 @@ def add_items(wire: Wire, name: str, dataset_id: str, items: Sequence[Item]) -> 
         if item_id(dataset_id, item.key) in there:
             continue
         try:
-            _add_one(wire, name, dataset_id, item)
+            with delivering(f"the item {item.key!r} of the dataset {name!r}"):
+                api.create(
+                    dataset_name=name,
+                    id=item_id(dataset_id, item.key),
+                    input=storable(item.input),
+                    expected_output=storable(item.expected),
+                    metadata=known(item.metadata),
+                    source_trace_id=item.trace,
+                    request_options=ONCE,
+                )
         except DeliveryError as error:
             if not error.forever:
                 raise
             refused.append(error)
     if refused:
         raise DeliveryError(f"{len(refused)} of {len(items)} items are not shown. {refused[0]}", forever=True)
-
-
-def _add_one(wire: Wire, name: str, dataset_id: str, item: Item) -> None:
-    with delivering(f"the item {item.key!r} of the dataset {name!r}"):
-        wire.api.dataset_items.create(
-            dataset_name=name,
-            id=item_id(dataset_id, item.key),
-            input=storable(item.input),
-            expected_output=storable(item.expected),
-            metadata=known(item.metadata),
-            source_trace_id=item.trace,
-            request_options=ONCE,
-        )
 
 
 def known(facts: dict[str, Any]) -> dict[str, Any]:

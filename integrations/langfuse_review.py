@@ -109,7 +109,10 @@ class LangfuseReviewer:
             found = next((one for one in asked if one.name == self.queue), None)
             configs = [str(one.id) for one in self._configs()]
             if found is None:
-                return self._new_queue(configs[0] if configs else self._new_config())
+                about = f"What LearnLoop would learn: choose {APPROVE} or {REJECT}, or correct the output."
+                asks = [configs[0] if configs else self._new_config()]
+                made = api.create_queue(name=self.queue, description=about, score_config_ids=asks, request_options=ONCE)
+                return str(made.id)
         if not set(configs) & set(found.score_config_ids):
             raise ConfigError(
                 f"The annotation queue {self.queue!r} of Langfuse does not ask for {VERDICT!r}: add a score "
@@ -117,13 +120,6 @@ class LangfuseReviewer:
                 "that is not there, and it is made."
             )
         return str(found.id)
-
-    def _new_queue(self, config: str) -> str:
-        about = f"What LearnLoop would learn: choose {APPROVE} or {REJECT}, or correct the output."
-        made = self._wire.api.annotation_queues.create_queue(
-            name=self.queue, description=about, score_config_ids=[config], request_options=ONCE
-        )
-        return str(made.id)
 
     def _configs(self) -> Iterator[Any]:
         """Yield the configurations of the verdict that can be used."""

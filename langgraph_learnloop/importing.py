@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -182,19 +183,18 @@ _UNUSABLE = (DataError, ValidationError, RecursionError, TypeError, ValueError)
 
 def _by_trace(found: Iterable[ForeignRun | Untold]) -> Iterator[list[ForeignRun | Untold]]:
     """Yield what comes one after the other of the same trace; where it breaks off, what came before too."""
-    together: list[ForeignRun | Untold] = []
-    try:
-        for one in found:
-            if together and _trace(one) != _trace(together[0]):
-                yield together
-                together = []
-            together.append(one)
-    except LearnLoopError:
-        if together:
-            yield together
-        raise
-    if together:
-        yield together
+    broken: list[LearnLoopError] = []
+
+    def until_it_breaks() -> Iterator[ForeignRun | Untold]:
+        try:
+            yield from found
+        except LearnLoopError as error:
+            broken.append(error)
+
+    for _, together in groupby(until_it_breaks(), _trace):
+        yield list(together)
+    if broken:
+        raise broken[0]
 
 
 def _trace(one: ForeignRun | Untold) -> str | None:

@@ -16,6 +16,7 @@ from langchain_core.messages import AIMessage
 
 from langgraph_learnloop import LearnLoop, LoopConfig
 from langgraph_learnloop.errors import ConfigError
+from langgraph_learnloop.mirror_process import MirrorProcess
 from langgraph_learnloop.mirroring import Mirroring
 from langgraph_learnloop.mirrors import DeliveryError, ToldChampion, ToldDataset, ToldExamination, ToldLabel, ToldRun
 from langgraph_learnloop.testing import MemoryMirror, ScriptedModel
@@ -379,3 +380,21 @@ def test_a_mirror_that_is_none_is_a_sentence(tmp_path: Path) -> None:
 
 
 SETTINGS = MemoryMirror("settings")
+
+
+@pytest.mark.parametrize(
+    ("program", "says"), [("/there/is/none", "No process tells the mirror 'm'"), ("false", "ended with 1")]
+)
+def test_a_process_that_does_not_begin_or_ends_is_said(
+    program: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a line in the log, and tried again."""
+    monkeypatch.setattr("langgraph_learnloop.mirror_process._LOOK", 0.01)
+    monkeypatch.setattr("langgraph_learnloop.mirror_process.sys.executable", program)
+    with LearnLoop(tmp_path / "l.db", agent="shop") as loop:
+        beside = MirrorProcess(loop.store, MemoryMirror("m"), "tests.test_mirroring:SETTINGS", "shop")
+        deadline = time.monotonic() + 30
+        while says not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        beside.stop()
+    assert says in caplog.text

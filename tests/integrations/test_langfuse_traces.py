@@ -506,3 +506,19 @@ def test_an_address_that_moved_is_a_sentence() -> None:
     with pytest.raises(DeliveryError, match="LANGFUSE_BASE_URL") as moved:
         wire.send_scores([{"id": "x", "name": "n", "value": 1, "dataType": "NUMERIC", "traceId": "t"}])
     assert (moved.value.arrived, moved.value.forever) == (False, False)
+
+
+def test_a_list_of_which_some_are_rejected_is_told_one_by_one() -> None:
+    """A server that took the list and rejected one of it does not say which: each is told by itself."""
+    wire = Wire("pk", "sk", "http://langfuse.example")
+    rejected = {"rejected": 1, "errors": [{"message": "The score config forbids it."}]}
+    answers = [httpx.Response(207, json=rejected), httpx.Response(200, text="ok"), httpx.Response(200, text="ok")]
+    asked: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return answers[len(asked) - 1]
+
+    wire._client = httpx.Client(transport=httpx.MockTransport(answer), base_url=wire.url)
+    wire.send_scores([{"id": "x"}, {"id": "y"}])
+    assert asked == [[{"id": "x"}, {"id": "y"}], {"id": "x"}, {"id": "y"}]
