@@ -192,7 +192,7 @@ def _address(base_url: str | None) -> str:
 
 
 @contextmanager
-def answering(what: str, way_out: str = _UP) -> Iterator[None]:
+def answering(what: str, way_out: str | None = None) -> Iterator[None]:
     """Turn what Langfuse's API client raises into ConfigError, NotFoundError or EngineError about what is asked for."""
     import httpx
     from langfuse.api.core import ApiError
@@ -202,7 +202,7 @@ def answering(what: str, way_out: str = _UP) -> Iterator[None]:
     except ApiError as error:
         raise refused(what, error.status_code, error.body) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # what pydantic cannot read is a ValueError too
-        raise EngineError(f"Langfuse did not give {what}: {reason_of(error)}. {way_out}") from error
+        raise EngineError(f"Langfuse did not give {what}: {reason_of(error)}. {way_out or _UP}") from error
 
 
 def refused(what: str, status: int | None, body: object) -> ConfigError | NotFoundError | EngineError:
