@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import gzip
 import json
-import multiprocessing
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -33,6 +35,7 @@ class _State:
         self.spans: dict[str, Counter[str]] = defaultdict(Counter)
         self.scores: dict[str, Any] = {}
         self.requests: Counter[str] = Counter()
+        self.restarts = threading.Semaphore(0)
         self.fails = 0.0
         self.draw = random.Random(0)
 
@@ -89,6 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif url.path == "/fail":
             self.state.fails = float(parse_qs(url.query)["share"][0])
             self._answer(200, {})
+        elif url.path == "/restart":
+            self._answer(200, {})
+            self.state.restarts.release()
         elif self.state.failure():
             self._answer(503, {})
         else:
@@ -115,27 +121,27 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
 
 
-def _serve(port: Any, restarts: Any) -> None:
-    """Serve for good; at each restart nobody listens for a second, and what was taken stays."""
-    handler = type("Handler", (_Handler,), {"state": _State()})
+def serve() -> None:
+    """Serve at the port that is printed; at each restart nobody listens for a moment, and what was taken stays."""
+    state, port = _State(), 0
+    handler = type("Handler", (_Handler,), {"state": state})
     while True:
-        server = _Server(("127.0.0.1", port.value), handler)
-        port.value = server.server_port
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        restarts.acquire()
+        server = _Server(("127.0.0.1", port), handler)
+        port = server.server_port
+        print(port, flush=True)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        state.restarts.acquire()
         server.shutdown()
         server.server_close()
-        time.sleep(1.0)
+        time.sleep(0.5)
 
 
 class Running:
     """The server as a benchmark sees it."""
 
-    def __init__(self, url: str, restarts: Any) -> None:
+    def __init__(self, url: str) -> None:
         """Hold its address."""
         self.url = url
-        self._restarts = restarts
 
     def seen(self) -> dict[str, Any]:
         """Return what arrived; while it restarts, ask again."""
@@ -150,21 +156,17 @@ class Running:
         httpx.get(f"{self.url}/fail", params={"share": share}, timeout=30)
 
     def restart(self) -> None:
-        """Go away for a second."""
-        self._restarts.release()
+        """Go away for a moment."""
+        httpx.get(f"{self.url}/restart", timeout=30)
 
 
 @contextmanager
 def running() -> Iterator[Running]:
     """Yield a server that has nothing."""
-    context = multiprocessing.get_context("spawn")
-    port, restarts = context.Value("i", 0), context.Semaphore(0)
-    process = context.Process(target=_serve, args=(port, restarts), daemon=True)
-    process.start()
-    while port.value == 0:
-        time.sleep(0.01)
-    try:
-        yield Running(f"http://127.0.0.1:{port.value}", restarts)
-    finally:
-        process.terminate()
-        process.join()
+    command = [sys.executable, "-c", "import langfuse_server; langfuse_server.serve()"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent) as process:
+        assert process.stdout is not None
+        try:
+            yield Running(f"http://127.0.0.1:{int(process.stdout.readline())}")
+        finally:
+            process.terminate()

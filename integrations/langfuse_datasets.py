@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from langgraph_learnloop.calls import clean_text, read_message
 from langgraph_learnloop.cases import each_once, make_case
-from langgraph_learnloop.errors import ConfigError, DataError, EngineError, MissingExtraError, NotFoundError
-from langgraph_learnloop.integrations.langfuse_messages import Unreadable, is_message, langchain_messages, reason_of
-from langgraph_learnloop.integrations.langfuse_wire import refused
+from langgraph_learnloop.errors import ConfigError, DataError, MissingExtraError, NotFoundError
+from langgraph_learnloop.integrations.langfuse_messages import Unreadable, is_message, langchain_messages
+from langgraph_learnloop.integrations.langfuse_wire import answering
 from langgraph_learnloop.messages import LONGEST_MESSAGE, LONGEST_NAME, from_langchain
 from langgraph_learnloop.records import Case, Message, Suite
 
@@ -30,7 +30,10 @@ SHOWN = 3
 
 _INPUT = 'a text, {"question": text}, {"messages": [...]} or a list of messages'
 _OUTPUT = 'a text, {"tool": name, "args": {...}} or an assistant message'
-_ARCHIVED = "ARCHIVED"
+_UP_OR_SLOW = (
+    "See that LANGFUSE_BASE_URL is right and the server is up, or give the client more time, with "
+    "Langfuse(timeout=...)."
+)
 
 
 def cases_from_langfuse(name: str, client: Langfuse | None = None, *, suite: Suite = "retention") -> tuple[Case, ...]:
@@ -46,7 +49,7 @@ def cases_from_langfuse(name: str, client: Langfuse | None = None, *, suite: Sui
     """
     if suite not in get_args(Suite):
         raise ConfigError(f"There is no suite {suite!r}; it must be one of {', '.join(get_args(Suite))}.")
-    items = [item for item in _items(name, client) if item.status != _ARCHIVED]
+    items = [item for item in _items(name, client) if item.status != "ARCHIVED"]
     if not items:
         raise DataError(f"The Langfuse dataset {name!r} holds no active item: add some there, or name another.")
     cases: list[Case] = []
@@ -68,29 +71,21 @@ def cases_from_langfuse(name: str, client: Langfuse | None = None, *, suite: Sui
 def _items(name: str, client: Langfuse | None) -> Sequence[DatasetItem]:
     """Return all the items of a dataset, oldest first, archived ones too."""
     try:
-        import httpx
         import langfuse
-        from langfuse.api.core import ApiError
     except ImportError as error:
         raise MissingExtraError(f"Datasets of Langfuse need langfuse ({error}): pip install langfuse.") from error
     client = client or langfuse.get_client()
     if not hasattr(client, "api"):
         raise ConfigError("There are no keys for Langfuse: set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY.")
     try:
-        oldest_first = client.get_dataset(name).items[::-1]  # the server lists the newest first
-        return sorted(oldest_first, key=lambda item: item.created_at)
-    except ApiError as error:
-        if error.status_code == 404:
-            raise NotFoundError(
-                f"There is no dataset {name!r} in the project of Langfuse that the keys belong to: name one that "
-                "is there, or use the keys of its project."
-            ) from error
-        raise refused(f"the dataset {name!r}", error.status_code, error.body) from error
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise EngineError(
-            f"Langfuse did not give the dataset {name!r}: {reason_of(error)}. See that LANGFUSE_BASE_URL is right and "
-            "the server is up, or give the client more time, with Langfuse(timeout=...)."
+        with answering(f"the dataset {name!r}", _UP_OR_SLOW):
+            oldest_first = client.get_dataset(name).items[::-1]  # the server lists the newest first
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"There is no dataset {name!r} in the project of Langfuse that the keys belong to: name one that "
+            "is there, or use the keys of its project."
         ) from error
+    return sorted(oldest_first, key=lambda item: item.created_at)
 
 
 def _case(item: DatasetItem, suite: Suite) -> Case:

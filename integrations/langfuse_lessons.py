@@ -9,10 +9,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from langgraph_learnloop.integrations.langfuse_experiments import send_examination
-from langgraph_learnloop.integrations.langfuse_items import ONCE, add_items, dataset_name, make_dataset, taught
+from langgraph_learnloop.integrations.langfuse_lessons_experiments import (
+    add_items,
+    dataset_name,
+    make_dataset,
+    send_examination,
+    taught,
+)
 from langgraph_learnloop.integrations.langfuse_spans import storable
-from langgraph_learnloop.integrations.langfuse_wire import PAGE, Wire, delivering, pages
+from langgraph_learnloop.integrations.langfuse_wire import ONCE, PAGE, Wire, delivering, pages
 from langgraph_learnloop.mirrors import ToldChampion, ToldDataset
 
 __all__ = ["prompt_name", "send_champion", "send_dataset", "send_examination"]

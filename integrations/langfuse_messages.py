@@ -1,27 +1,56 @@
-"""Read messages as Langfuse shows them: in OpenAI's form, or in one of LangChain's."""
+"""Read what Langfuse's API gives: values, dates, and messages in OpenAI's form or in one of LangChain's."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.integrations.langfuse_wire import reason_of
 from langgraph_learnloop.messages import from_langchain
 from langgraph_learnloop.records import Message
-from langgraph_learnloop.texts import short
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
-_LONGEST_REASON = 200
-"""Characters of what a library says of a message it cannot read."""
 _KINDS = {"HumanMessage": "human", "AIMessage": "ai", "SystemMessage": "system", "ToolMessage": "tool"}
 """LangChain's classes, as its serialised form names them."""
+_THOUGHTS = ("thinking", "reasoning")
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RecursionError)
+Seen = dict[str, Any]
+"""Something as the public API sends it."""
 Said = tuple[Message, str | None]
 """A message, and the chain of thought that came with it."""
+
+
+def parsed(text: object) -> Any:
+    """Return the value that a JSON text holds; what is no JSON is returned as it is."""
+    if not isinstance(text, str):
+        return text
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(text)
+    with suppress(ValueError, RecursionError):  # half a character, and numbers of any size
+        return json.loads(text)
+    return text
+
+
+def filled(value: object) -> str | None:
+    """Return a text with something in it; None for anything else."""
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def date_of(value: object) -> datetime:
+    """Return a date; raise DataError when it is none."""
+    try:
+        read = datetime.fromisoformat(str(value))
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise DataError("It has an observation without a time.") from error
 
 
 def is_message(value: object) -> bool:
@@ -37,11 +66,6 @@ def langchain_messages(values: Sequence[Any]) -> list[BaseMessage]:
         return convert_to_messages([_unwrapped(value) for value in values])
     except _UNREADABLE as error:
         raise Unreadable(reason_of(error)) from error
-
-
-def reason_of(error: Exception) -> str:
-    """Return what a library said, on one line."""
-    return short(" ".join(f"{type(error).__name__}: {error}".rstrip(": .").split()), _LONGEST_REASON)
 
 
 class Unreadable(DataError):
@@ -84,12 +108,8 @@ def _said(value: Any) -> Said:
 def _reasoning(message: BaseMessage) -> str | None:
     beside = message.additional_kwargs.get("reasoning_content")
     blocks = [block for block in message.content if isinstance(block, dict)] if message.content else []
-    thoughts = [beside, *(block.get(str(block.get("type"))) for block in blocks if _is_thought(block))]
+    thoughts = [beside, *(block.get(kind) for block in blocks if (kind := block.get("type")) in _THOUGHTS)]
     return "\n".join(thought for thought in thoughts if isinstance(thought, str) and thought) or None
-
-
-def _is_thought(block: Mapping[str, Any]) -> bool:
-    return block.get("type") in ("thinking", "reasoning")
 
 
 def _unwrapped(value: Any) -> Any:

@@ -18,21 +18,23 @@ from typing import TYPE_CHECKING, Any
 from langgraph_learnloop.calls import LONGEST_TEXT, misfit, read_message
 from langgraph_learnloop.errors import ConfigError, DataError, EngineError
 from langgraph_learnloop.integrations.langfuse_spans import (
-    LONGEST_INPUT,
+    as_list,
+    as_text,
     key_values,
     make_span,
+    observed,
     openai,
     short_form,
     written,
 )
-from langgraph_learnloop.integrations.langfuse_wire import PAGE, Wire, answering, pages, trace_of
+from langgraph_learnloop.integrations.langfuse_wire import ONCE, PAGE, Wire, answering, followed, pages, trace_of
 from langgraph_learnloop.messages import check, from_openai, no_key_twice
 from langgraph_learnloop.mirrors import DeliveryError
 from langgraph_learnloop.records import Message, Proposal, Verdict
 from langgraph_learnloop.texts import cut, quoted, short, visible
 
 if TYPE_CHECKING:
-    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+    pass
 
 QUEUE = "learnloop"
 """The annotation queue that proposals wait in, unless another is named."""
@@ -43,11 +45,9 @@ SPAN = "learnloop proposal"
 """The name of a proposal's trace, and of its only observation."""
 ENVIRONMENT = "learnloop-review"
 """The environment, as Langfuse calls it, of these traces: they are not the agent's."""
-_ONCE: Any = {"max_retries": 0}
 _TRACES_A_REQUEST = 50
 _LONGEST_REASON = 1_000
 """Characters of a reviewer's words that are kept."""
-_OBSERVATION = "langfuse.observation."
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +79,7 @@ class LangfuseReviewer:
         self._clock = clock
         self._sent: set[str] = set()
         self._unclear: dict[str, float] = {}
+        """When traces were sent that may have arrived without that it could be seen by now."""
 
     def review(self, proposals: Sequence[Proposal]) -> list[Verdict]:
         """Return the verdicts that were given by now; the other proposals are in the queue then, and stay pending.
@@ -89,12 +90,13 @@ class LangfuseReviewer:
         """
         if not proposals:
             return []
+        by_trace = {trace_of(one.proposal_id): one for one in proposals}
         queue = self._queue()
-        completed = self._queued(queue, {trace_of(one.proposal_id) for one in proposals})
-        self._show(queue, [one for one in proposals if trace_of(one.proposal_id) not in completed])
-        done = [one for one in proposals if completed.get(trace_of(one.proposal_id))]
-        said = self._said([trace_of(one.proposal_id) for one in done])
-        verdicts = [self._verdict(one, said.get(trace_of(one.proposal_id), [])) for one in done]
+        completed = self._queued(queue, by_trace)
+        self._show(queue, {trace: one for trace, one in by_trace.items() if trace not in completed})
+        done = [trace for trace in by_trace if completed.get(trace)]
+        said = self._said(done)
+        verdicts = [self._verdict(by_trace[trace], said.get(trace, [])) for trace in done]
         return [verdict for verdict in verdicts if verdict is not None]
 
     # -- the queue -----------------------------------------------------------------------------------------------------
@@ -103,11 +105,14 @@ class LangfuseReviewer:
         """Return the id of the queue, which is made if need be."""
         api = self._wire.api.annotation_queues
         with answering(f"the annotation queue {self.queue!r}"):
-            asked = pages(lambda page: api.list_queues(page=page, limit=PAGE, request_options=_ONCE))
+            asked = pages(lambda page: api.list_queues(page=page, limit=PAGE, request_options=ONCE))
             found = next((one for one in asked if one.name == self.queue), None)
             configs = [str(one.id) for one in self._configs()]
             if found is None:
-                return self._new_queue(configs[0] if configs else self._new_config())
+                about = f"What LearnLoop would learn: choose {APPROVE} or {REJECT}, or correct the output."
+                asks = [configs[0] if configs else self._new_config()]
+                made = api.create_queue(name=self.queue, description=about, score_config_ids=asks, request_options=ONCE)
+                return str(made.id)
         if not set(configs) & set(found.score_config_ids):
             raise ConfigError(
                 f"The annotation queue {self.queue!r} of Langfuse does not ask for {VERDICT!r}: add a score "
@@ -116,17 +121,10 @@ class LangfuseReviewer:
             )
         return str(found.id)
 
-    def _new_queue(self, config: str) -> str:
-        about = f"What LearnLoop would learn: choose {APPROVE} or {REJECT}, or correct the output."
-        made = self._wire.api.annotation_queues.create_queue(
-            name=self.queue, description=about, score_config_ids=[config], request_options=_ONCE
-        )
-        return str(made.id)
-
     def _configs(self) -> Iterator[Any]:
         """Yield the configurations of the verdict that can be used."""
         api = self._wire.api.score_configs
-        for one in pages(lambda page: api.get(page=page, limit=PAGE, request_options=_ONCE)):
+        for one in pages(lambda page: api.get(page=page, limit=PAGE, request_options=ONCE)):
             labels = {category.label for category in one.categories or ()}
             if one.name == VERDICT and not one.is_archived and {APPROVE, REJECT} <= labels:
                 yield one
@@ -139,7 +137,7 @@ class LangfuseReviewer:
             data_type=ScoreConfigDataType.CATEGORICAL,
             categories=[ConfigCategory(value=1, label=APPROVE), ConfigCategory(value=0, label=REJECT)],
             description="Is this the right answer, and may LearnLoop learn it? A correction of the output does both.",
-            request_options=_ONCE,
+            request_options=ONCE,
         )
         return str(made.id)
 
@@ -148,80 +146,60 @@ class LangfuseReviewer:
         api = self._wire.api.annotation_queues
         found: dict[str, bool] = {}
         with answering(f"the items of the annotation queue {self.queue!r}"):
-            for item in pages(lambda page: api.list_queue_items(queue, page=page, limit=PAGE, request_options=_ONCE)):
+            for item in pages(lambda page: api.list_queue_items(queue, page=page, limit=PAGE, request_options=ONCE)):
                 if item.object_type == "TRACE" and item.object_id in wanted:
                     found.setdefault(item.object_id, item.status == "COMPLETED")
                 if len(found) == len(wanted):
                     break
         return found
 
-    def _show(self, queue: str, proposals: Sequence[Proposal]) -> None:
+    def _show(self, queue: str, by_trace: Mapping[str, Proposal]) -> None:
         """Send the traces of proposals that are not there yet, and put them all into the queue."""
         from langfuse.api.annotation_queues import AnnotationQueueObjectType
 
-        clear = [one for one in proposals if not self._is_unclear(trace_of(one.proposal_id))]
-        new = [one for one in clear if not self._is_there(trace_of(one.proposal_id))]
-        if new:
-            self._send(new)
-        for one in clear:
+        now = self._clock()
+        self._unclear = {trace: sent for trace, sent in self._unclear.items() if now - sent < self._settles}
+        clear = [trace for trace in by_trace if trace not in self._unclear]
+        if new := [trace for trace in clear if trace not in self._sent and not self._wire.observations(trace)]:
+            self._send({trace: by_trace[trace] for trace in new})
+        for trace in clear:
             with answering(f"a place in the annotation queue {self.queue!r}"):
                 self._wire.api.annotation_queues.create_queue_item(
                     queue,
-                    object_id=trace_of(one.proposal_id),
+                    object_id=trace,
                     object_type=AnnotationQueueObjectType.TRACE,
-                    request_options=_ONCE,
+                    request_options=ONCE,
                 )
 
-    def _is_there(self, trace: str) -> bool:
-        return trace in self._sent or bool(self._wire.observations(trace))
-
-    def _is_unclear(self, trace: str) -> bool:
-        """Return whether a trace may have arrived without that it could be seen by now."""
-        asked = self._unclear.get(trace)
-        if asked is not None and self._clock() - asked >= self._settles:
-            del self._unclear[trace]
-            return False
-        return asked is not None
-
-    def _send(self, proposals: Sequence[Proposal]) -> None:
-        traces = [trace_of(one.proposal_id) for one in proposals]
+    def _send(self, by_trace: Mapping[str, Proposal]) -> None:
+        now, told = self._now(), by_trace.items()
+        spans = [make_span(trace, one.proposal_id, SPAN, now, key_values(self._facts(one))) for trace, one in told]
         try:
-            self._wire.send_spans([self._span(one) for one in proposals])
+            self._wire.send_spans(spans)
         except DeliveryError as error:
             if error.arrived is not False:
-                self._unclear.update(dict.fromkeys(traces, self._clock()))
+                self._unclear.update(dict.fromkeys(by_trace, self._clock()))
             raise EngineError(f"The proposals keep waiting, for they cannot be shown: {error}") from error
-        self._sent.update(traces)
-
-    def _span(self, proposal: Proposal) -> Span:
-        trace = trace_of(proposal.proposal_id)
-        span = make_span(bytes.fromhex(trace), proposal.proposal_id, None, SPAN, self._now(), None, None)
-        span.attributes.extend(key_values(self._facts(proposal)))
-        return span
+        self._sent.update(by_trace)
 
     def _facts(self, proposal: Proposal) -> Iterator[tuple[str, Any]]:
         example = proposal.example
         yield "langfuse.trace.name", SPAN
         yield "langfuse.environment", self._environment
-        yield (
-            "langfuse.trace.tags",
-            ["learnloop", f"origin: {example.origin}", *(["problems"] * bool(proposal.problems))],
-        )
-        yield _OBSERVATION + "type", "span"
-        yield _OBSERVATION + "input", _conversation(example.messages)
-        yield _OBSERVATION + "output", _shown(example.chosen)
+        problems = ["problems"] if proposal.problems else []
+        yield "langfuse.trace.tags", ["learnloop", f"origin: {example.origin}", *problems]
         facts = {
             "proposal": proposal.proposal_id,
-            "the agent said": None if example.rejected is None else cut(_shown(example.rejected), LONGEST_TEXT),
+            "the_agent_said": None if example.rejected is None else cut(_shown(example.rejected), LONGEST_TEXT),
             "problems": "\n".join(proposal.problems) or None,
             "origin": example.origin,
             "by": example.by,
             "run": example.run_id,
-            "trace of the run": None if example.run_id is None else trace_of(example.run_id),
+            "trace_of_the_run": None if example.run_id is None else trace_of(example.run_id),
             "tools": written(list(example.tools)) if example.tools else None,
         }
-        for name, value in facts.items():
-            yield f"{_OBSERVATION}metadata.{name.replace(' ', '_')}", value
+        asked = as_list(example.messages, lambda message: written(openai(message)))
+        yield from observed("span", asked, _shown(example.chosen), facts)
 
     # -- what people said ----------------------------------------------------------------------------------------------
 
@@ -236,22 +214,19 @@ class LangfuseReviewer:
         return said
 
     def _scores(self, traces: str) -> Iterator[Any]:
-        cursor: str | None = None
-        while True:
-            with answering("what people said of the proposals"):
-                page = self._wire.api.scores.get_many(
-                    trace_id=traces,
-                    source="ANNOTATION",
-                    data_type="CATEGORICAL,CORRECTION",
-                    fields="details,subject,annotation",
-                    limit=PAGE,
-                    cursor=cursor,
-                    request_options=_ONCE,
-                )
-            yield from page.data
-            cursor = page.meta.cursor
-            if not cursor:
-                return
+        def page(cursor: str | None) -> Any:
+            return self._wire.api.scores.get_many(
+                trace_id=traces,
+                source="ANNOTATION",
+                data_type="CATEGORICAL,CORRECTION",
+                fields="details,subject,annotation",
+                limit=PAGE,
+                cursor=cursor,
+                request_options=ONCE,
+            )
+
+        with answering("what people said of the proposals"):
+            yield from followed(page)
 
     def _verdict(self, proposal: Proposal, scores: Sequence[Any]) -> Verdict | None:
         """Return what was decided; None, and a line in the log, where that cannot be known."""
@@ -330,21 +305,4 @@ def _read(text: str) -> Message:
 
 def _shown(message: Message) -> str:
     """Return a message as it can be corrected: a text, or calls as JSON."""
-    value = short_form(message)
-    return value if isinstance(value, str) else written(value)
-
-
-def _conversation(messages: Sequence[Message]) -> str:
-    """Return messages as a JSON list in OpenAI's form; of more than fits, the last ones."""
-    pieces: list[str] = []
-    room = LONGEST_INPUT
-    for message in reversed(messages):
-        piece = written(openai(message))
-        room -= len(piece)
-        if room < 0:
-            left = len(messages) - len(pieces)
-            note = {"role": "system", "content": f"[{left} earlier messages are not shown here; the store has them.]"}
-            pieces.append(written(note))
-            break
-        pieces.append(piece)
-    return f"[{','.join(reversed(pieces))}]"
+    return as_text(short_form(message))

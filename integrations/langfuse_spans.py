@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
@@ -30,21 +29,9 @@ _LONGEST_NAME = 200
 _OBSERVATION = "langfuse.observation."
 _METADATA = "langfuse.observation.metadata."
 _TYPES = {"node": "chain", "model": "generation", "tool": "tool"}
-_FACTS = tuple(
-    (name, _METADATA + name)
-    for name in (
-        "step_id",
-        "node",
-        "superstep",
-        "namespace",
-        "checkpoint_id",
-        "attempt",
-        "asked_by",
-        "cached",
-        "steered",
-    )
-)
-"""What is known of a step besides, and where Langfuse shows it."""
+_FACTS = ("step_id", "node", "superstep", "namespace", "checkpoint_id", "attempt", "asked_by", "cached", "steered")
+"""What is known of a step besides."""
+_Said = TypeVar("_Said")
 
 
 class Teller:
@@ -53,19 +40,18 @@ class Teller:
     def __init__(self, environment: str | None = None) -> None:
         """Name the environment, as Langfuse calls it, if there is one."""
         self._environment = environment
-        self._written: dict[str, bytes] = {}
+        self._written: dict[str, str] = {}
 
     def spans(self, told: ToldRun) -> list[Span]:
         """Return a run's observations, the agent first."""
         run, texts = told.run, told.texts
-        trace = bytes.fromhex(trace_of(run.run_id))
+        trace = trace_of(run.run_id)
         everywhere = key_values(self._everywhere(told))
-        root = make_span(trace, run.run_id, None, run.agent, run.started_at, run.seconds, run.error)
-        root.attributes.extend(everywhere + key_values(self._agent(run, texts)))
-        spans = [root]
+        known = everywhere + key_values(self._agent(run, texts))
+        spans = [make_span(trace, run.run_id, run.agent, run.started_at, known, None, run.seconds, run.error)]
         for step in run.steps:
-            span = make_span(trace, step.step_id, step.parent_id, step.name, step.started_at, step.seconds, step.error)
-            span.attributes.extend(everywhere + key_values(self._step(step, texts)))
+            known, began = everywhere + key_values(self._step(step, texts)), step.started_at
+            span = make_span(trace, step.step_id, step.name, began, known, step.parent_id, step.seconds, step.error)
             spans.append(span)
         return spans
 
@@ -83,34 +69,17 @@ class Teller:
         yield "langfuse.trace.metadata.run_id", run.run_id
 
     def _agent(self, run: Run, texts: Texts) -> Iterator[tuple[str, Any]]:
+        """Return the conversation up to the last question, the answer to it, and what is known of the run."""
         conversation = texts.lists.get(run.messages or "", ())
-        yield _OBSERVATION + "type", "agent"
-        yield _OBSERVATION + "input", self._asked(conversation, texts, run)
-        yield _OBSERVATION + "output", self._answered(conversation, texts, run)
-        yield from _trouble(run.error)
+        asked, answered = (_last(conversation, texts, role) for role in ("user", "assistant"))
+        question = self._messages(conversation[: asked + 1], texts) if asked >= 0 else run.question
+        answer = self._message(conversation[answered], texts) if answered > asked else run.answer
         facts = {"run_id": run.run_id, "outcome": run.outcome, "resumes": run.resumes, "thread_id": run.thread_id}
-        flagged = "; ".join(run.flagged) or None
-        for name, value in {**run.metadata, **facts, "user": run.user, "flagged": flagged}.items():
-            yield _METADATA + name, _fact(value)
-
-    def _asked(self, conversation: Sequence[str], texts: Texts, run: Run) -> str | None:
-        """Return the conversation up to the last question."""
-        last = _last(conversation, texts, "user")
-        return run.question if last is None else self._messages(conversation[: last + 1], texts)
-
-    def _answered(self, conversation: Sequence[str], texts: Texts, run: Run) -> str | None:
-        last, asked = _last(conversation, texts, "assistant"), _last(conversation, texts, "user")
-        if last is None or (asked is not None and last < asked):
-            return run.answer
-        return self._message(conversation[last], texts).decode()
+        facts |= {"user": run.user, "flagged": "; ".join(run.flagged) or None}
+        return observed("agent", question, answer, {**run.metadata, **facts}, run.error)
 
     def _step(self, step: Step, texts: Texts) -> Iterator[tuple[str, Any]]:
-        yield _OBSERVATION + "type", _TYPES[step.kind]
-        yield from _trouble(step.error)
-        for name, key in _FACTS:
-            value = getattr(step, name)
-            if value is not None and value is not False:
-                yield key, value if isinstance(value, str) else written(value)
+        yield from observed(_TYPES[step.kind], None, None, {name: getattr(step, name) for name in _FACTS}, step.error)
         if step.kind == "model":
             yield from self._generation(step, texts)
         elif step.kind == "tool":
@@ -139,7 +108,7 @@ class Teller:
         if not step.output:
             return step.reasoning
         if step.reasoning is None and len(step.output) == 1:
-            return self._message(step.output[0], texts).decode()
+            return self._message(step.output[0], texts)
         answers = [openai(texts.messages[key]) for key in step.output]
         if step.reasoning is not None:
             answers[0]["reasoning_content"] = step.reasoning
@@ -154,25 +123,28 @@ class Teller:
         yield _OBSERVATION + "output", answer if answer is not None or not results else results[-1].content
 
     def _messages(self, hashes: Sequence[str], texts: Texts) -> str:
-        """Return messages as a JSON list; of more than fits, the last ones."""
-        pieces: list[bytes] = []
-        size = 0
-        for key in reversed(hashes):
-            piece = self._message(key, texts)
-            size += len(piece) + 1
-            if size > LONGEST_INPUT and pieces:
-                left = len(hashes) - len(pieces)
-                said = f"[{left} earlier messages are not shown here; the store has them.]"
-                pieces.append(orjson.dumps({"role": "system", "content": said}))
-                break
-            pieces.append(piece)
-        return (b"[" + b",".join(reversed(pieces)) + b"]").decode()
+        return as_list(hashes, lambda key: self._message(key, texts))
 
-    def _message(self, key: str, texts: Texts) -> bytes:
-        piece = self._written.get(key)
-        if piece is None:
-            piece = self._written[key] = written(openai(texts.messages[key])).encode()
-        return piece
+    def _message(self, key: str, texts: Texts) -> str:
+        if key not in self._written:
+            self._written[key] = written(openai(texts.messages[key]))
+        return self._written[key]
+
+
+def as_list(said: Sequence[_Said], write: Callable[[_Said], str]) -> str:
+    """Return messages as a JSON list; of more than fits, the last ones, after a note."""
+    pieces: list[str] = []
+    room = LONGEST_INPUT
+    for one in reversed(said):
+        piece = write(one)
+        room -= len(piece.encode()) + 1
+        if room < 0 and pieces:
+            left = len(said) - len(pieces)
+            note = f"[{left} earlier messages are not shown here; the store has them.]"
+            pieces.append(written({"role": "system", "content": note}))
+            break
+        pieces.append(piece)
+    return f"[{','.join(reversed(pieces))}]"
 
 
 def openai(message: Message) -> dict[str, Any]:
@@ -231,58 +203,70 @@ def _call(call: ToolCall, number: int) -> dict[str, Any]:
     return {"id": call.id or f"call_{number}", "type": "function", "function": function}
 
 
-def _last(conversation: Sequence[str], texts: Texts, role: str) -> int | None:
-    found = (
-        place for place in range(len(conversation) - 1, -1, -1) if texts.messages[conversation[place]].role == role
-    )
-    return next(found, None)
+def _last(conversation: Sequence[str], texts: Texts, role: str) -> int:
+    """Return the place of the last message of a role; -1 where there is none."""
+    return max((place for place, key in enumerate(conversation) if texts.messages[key].role == role), default=-1)
 
 
-def _trouble(error: str | None) -> Iterator[tuple[str, Any]]:
+def observed(
+    kind: str, given: str | None, said: str | None, facts: Mapping[str, Any], error: str | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Yield what Langfuse shows of any observation: its type, what went in and came out, metadata, and what failed."""
+    yield _OBSERVATION + "type", kind
+    yield _OBSERVATION + "input", given
+    yield _OBSERVATION + "output", said
+    for name, value in facts.items():
+        yield _METADATA + name, _fact(value)
     if error is not None:
         yield _OBSERVATION + "level", "ERROR"
         yield _OBSERVATION + "status_message", error
 
 
-def _fact(value: Any) -> str | None:
-    """Return a piece of metadata; what says nothing is left out."""
-    if value is None or value is False:
-        return None
+def as_text(value: Any) -> str:
+    """Return a value as it is shown: a text as it is, anything else as JSON."""
     return value if isinstance(value, str) else written(value)
 
 
+def _fact(value: Any) -> str | None:
+    """Return a piece of metadata; what says nothing is left out."""
+    return None if value is None or value is False else as_text(value)
+
+
 def make_span(
-    trace: bytes,
+    trace: str,
     own_id: str,
-    parent_id: str | None,
     name: str,
     began: datetime,
-    seconds: float | None,
-    error: str | None,
+    attributes: Iterable[KeyValue],
+    parent_id: str | None = None,
+    seconds: float | None = None,
+    error: str | None = None,
 ) -> Span:
-    """Return an observation of a trace without what is known of it; its id is made of `own_id`."""
+    """Return an observation of a trace; its id is made of `own_id`."""
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
     start = int(began.timestamp() * 1_000_000) * 1_000
     return Span(
-        trace_id=trace,
+        trace_id=bytes.fromhex(trace),
         span_id=bytes.fromhex(span_of(own_id)),
         parent_span_id=bytes.fromhex(span_of(parent_id)) if parent_id else b"",
         name=storable(name[:_LONGEST_NAME]) or "step",
         start_time_unix_nano=start,
         end_time_unix_nano=start + int((seconds or 0.0) * 1_000_000_000),
+        attributes=attributes,
         status=None if error is None else {"code": 2, "message": storable(error)},  # type: ignore[arg-type]  # a dict will do
     )
 
 
 def key_values(values: Iterable[tuple[str, Any]]) -> list[KeyValue]:
     """Return a span's attributes, texts and lists of texts; None is left out."""
-    key_value = _key_value()
+    from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+
     put: list[KeyValue] = []
     for key, value in values:
         if value is None:
             continue
-        one = key_value(key=key)
+        one = KeyValue(key=key)
         try:
             _fill(one, value)
         except UnicodeEncodeError:
@@ -298,10 +282,3 @@ def _fill(one: KeyValue, value: str | Sequence[str]) -> None:
     else:
         for item in value:
             one.value.array_value.values.add(string_value=item)
-
-
-@lru_cache(maxsize=1)
-def _key_value() -> type[KeyValue]:
-    from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-
-    return KeyValue

@@ -176,19 +176,14 @@ def _label(label: Label, trace: str) -> dict[str, Any]:
 
 def _members(told: ToldDataset) -> list[dict[str, Any]]:
     """Return, for each run that a dataset learned from, a score that says so."""
-    version = told.dataset.version
+    dataset = told.dataset
     runs = {one.run_id: one for one in told.examples if one.run_id is not None}
-    labels = [
-        Label(
-            run_id=run_id,
-            name="dataset",
-            value=version,
-            comment=f"{example.origin}, {example.split or 'not split'}",
-            at=told.dataset.made_at,
-        )
-        for run_id, example in runs.items()
-    ]
-    return [_label(label, told.traces.get(label.run_id) or trace_of(label.run_id)) for label in labels]
+    scores = []
+    for run_id, example in runs.items():
+        why = f"{example.origin}, {example.split or 'not split'}"
+        label = Label(run_id=run_id, name="dataset", value=dataset.version, comment=why, at=dataset.made_at)
+        scores.append(_label(label, told.traces.get(run_id) or trace_of(run_id)))
+    return scores
 
 
 def _id(*parts: str) -> str:

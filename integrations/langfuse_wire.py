@@ -12,34 +12,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
 from langgraph_learnloop.errors import ConfigError, EngineError, MissingExtraError, NotFoundError
-from langgraph_learnloop.mirrors import DeliveryError, run_of, span_of, trace_of
-from langgraph_learnloop.texts import short
+from langgraph_learnloop.mirrors import DeliveryError
+from langgraph_learnloop.mirrors import run_of as run_of
+from langgraph_learnloop.mirrors import span_of as span_of
+from langgraph_learnloop.mirrors import trace_of as trace_of
+from langgraph_learnloop.texts import one_line
 
 if TYPE_CHECKING:
     import httpx
-    from langfuse.api import LangfuseAPI, ObservationsV2Response
+    from langfuse.api import LangfuseAPI
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
-
-__all__ = [
-    "OURS",
-    "PAGE",
-    "SCORES",
-    "SPANS",
-    "Wire",
-    "answering",
-    "delivering",
-    "pages",
-    "refused",
-    "run_of",
-    "seconds_of",
-    "span_of",
-    "trace_of",
-]
 
 OURS = "learnloop-"
 """What the ids, names and environments of all that is sent and is no run begin with."""
@@ -53,13 +41,16 @@ _NOT_TAKEN = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 408, 425, 429, 5
 _NEVER = frozenset({400, 413, 415, 422})
 """What it answers to what it will never keep."""
 _SCORES_A_REQUEST = 100
-_PATIENCE = (0.1, 0.2, 0.4, None)
-"""Seconds between the tries of a question: a batch of many runs is not to fail for one of them."""
+_PATIENCE = (0.1, 0.2, 0.4)
+"""Seconds between the tries of a request: of many for one thing none is to fail by chance."""
 PAGE = 100
 """Things on a page of a list that is asked for."""
+ONCE: Any = {"max_retries": 0}
+"""Options of a request that the SDK is not to try again: whoever asks has a patience of their own."""
+_UP = "See that LANGFUSE_BASE_URL is right and the server is up."
 _SERVER = "See that LANGFUSE_BASE_URL is right and the server is up; it is tried again."
 _NOT_AGAIN = "It is not tried again: see the server's log."
-_LONGEST_REASON = 300
+_Answer = TypeVar("_Answer")
 
 
 class Wire:
@@ -129,33 +120,19 @@ class Wire:
                     if not error.forever:
                         raise
             for score in batch:
-                self._post_again(orjson.dumps(score))
+                self._post_scores(score)
             self._one_by_one = True  # it took as objects what it refused as a list
 
     def observations(self, trace_id: str) -> frozenset[str]:
         """Return the ids of the observations of a trace that can be seen by now; raise EngineError."""
-        found: set[str] = set()
-        cursor: str | None = None
-        while True:
-            page = self._page(trace_id, cursor)
-            found.update(one.id for one in page.data)
-            cursor = page.meta.cursor
-            if not cursor:
-                return frozenset(found)
 
-    def _page(self, trace_id: str, cursor: str | None) -> ObservationsV2Response:
-        for wait in _PATIENCE:
-            try:
-                with answering(f"the trace {trace_id!r}"):
-                    page: ObservationsV2Response = self.api.observations.get_many(
-                        trace_id=trace_id, limit=1_000, cursor=cursor, request_options={"max_retries": 0}
-                    )
-                return page
-            except EngineError:
-                if wait is None:
-                    raise
-                time.sleep(wait)
-        raise AssertionError("the last try either answers or raises")
+        def page(cursor: str | None) -> Any:
+            with answering(f"the trace {trace_id!r}"):
+                return self.api.observations.get_many(
+                    trace_id=trace_id, limit=1_000, cursor=cursor, request_options=ONCE
+                )
+
+        return frozenset(one.id for one in followed(lambda cursor: _patiently(lambda: page(cursor))))
 
     def get(self, path: str, asked: Mapping[str, str | int]) -> httpx.Response:
         """Return what the public API answers to a question, whatever it is; raise httpx.HTTPError without an answer."""
@@ -166,34 +143,28 @@ class Wire:
         self._client.close()
 
     def _send_list(self, scores: list[dict[str, Any]]) -> None:
-        told = _json(self._post_again(orjson.dumps(scores)))
+        answer = self._post_scores(scores)
+        try:
+            told = orjson.loads(answer)
+        except orjson.JSONDecodeError:
+            return
         if isinstance(told, dict) and told.get("rejected"):
             errors = told.get("errors") or []
             said = "; ".join(str(one.get("message")) for one in errors if isinstance(one, dict))
             # Which of them it was is not said; one at a time they are told apart.
             raise DeliveryError(
-                f"Langfuse refused {told['rejected']} scores: {short(said, 300)}. See which score configuration of the "
+                f"Langfuse refused {told['rejected']} scores: {one_line(said)}. See which score configuration of the "
                 "project forbids them, and change it there.",
                 forever=True,
             )
 
-    def _post_again(self, scores: bytes) -> bytes:
-        """Send scores, at once again where that failed by chance: of many requests for one thing none is to fail."""
-        for wait in _PATIENCE:
-            try:
-                return self._post(SCORES, scores, "application/json")
-            except DeliveryError as error:
-                if wait is None or error.forever or error.retry_after:
-                    raise
-                time.sleep(wait)
-        raise AssertionError("the last try either answers or raises")
+    def _post_scores(self, scores: object) -> bytes:
+        return _patiently(lambda: self._post(SCORES, orjson.dumps(scores), "application/json"))
 
     def _post(self, path: str, body: bytes, kind: str) -> bytes:
-        headers = {"content-type": kind, "content-encoding": "gzip", "x-langfuse-ingestion-version": "4"}
-        if kind == "application/json":
-            del headers["content-encoding"]
-        else:
-            body = gzip.compress(body, 1)
+        headers = {"content-type": kind, "x-langfuse-ingestion-version": "4"}
+        if kind == "application/x-protobuf":
+            body, headers["content-encoding"] = gzip.compress(body, 1), "gzip"
         what = f"what goes to {self.url}{path}"
         with delivering(what):
             answer = self._client.post(path, content=body, headers=headers)
@@ -221,7 +192,7 @@ def _address(base_url: str | None) -> str:
 
 
 @contextmanager
-def answering(what: str) -> Iterator[None]:
+def answering(what: str, way_out: str | None = None) -> Iterator[None]:
     """Turn what Langfuse's API client raises into ConfigError, NotFoundError or EngineError about what is asked for."""
     import httpx
     from langfuse.api.core import ApiError
@@ -231,9 +202,7 @@ def answering(what: str) -> Iterator[None]:
     except ApiError as error:
         raise refused(what, error.status_code, error.body) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # what pydantic cannot read is a ValueError too
-        raise EngineError(
-            f"Langfuse did not give {what}: {_reason(error)}. See that LANGFUSE_BASE_URL is right and the server is up."
-        ) from error
+        raise EngineError(f"Langfuse did not give {what}: {reason_of(error)}. {way_out or _UP}") from error
 
 
 def refused(what: str, status: int | None, body: object) -> ConfigError | NotFoundError | EngineError:
@@ -248,9 +217,7 @@ def refused(what: str, status: int | None, body: object) -> ConfigError | NotFou
             f"Langfuse knows no such thing as {what}, in the project that the keys belong to: use the keys of "
             "its project."
         )
-    return EngineError(
-        f"Langfuse did not give {what} ({status}: {short(str(body), _LONGEST_REASON)}). Try again later."
-    )
+    return EngineError(f"Langfuse did not give {what} ({status}: {one_line(body)}). Try again later.")
 
 
 def _batches(spans: Sequence[Span]) -> Iterator[list[Span]]:
@@ -271,19 +238,11 @@ def _wrapped(spans: Sequence[Span]) -> bytes:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     request = ExportTraceServiceRequest()
-    resource = request.resource_spans.add()
-    scope = resource.scope_spans.add()
+    scope = request.resource_spans.add().scope_spans.add()
     scope.scope.name = _SCOPE
     scope.spans.extend(spans)
     sent: bytes = request.SerializeToString()
     return sent
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
 
 
 def seconds_of(header: str | None) -> float | None:
@@ -294,8 +253,9 @@ def seconds_of(header: str | None) -> float | None:
         return None
 
 
-def _reason(error: Exception) -> str:
-    return short(" ".join(f"{type(error).__name__}: {error}".rstrip(": .").split()), _LONGEST_REASON)
+def reason_of(error: Exception) -> str:
+    """Return what a library said, for a sentence."""
+    return one_line(f"{type(error).__name__}: {error}".rstrip(": "))
 
 
 @contextmanager
@@ -309,26 +269,48 @@ def delivering(what: str) -> Iterator[None]:
     except ApiError as error:
         raise _undelivered(what, error.status_code or 0, error.body, error.headers or {}) from error
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise DeliveryError(f"Langfuse cannot be reached to take {what}: {_reason(error)}. {_SERVER}") from error
+        raise DeliveryError(f"Langfuse cannot be reached to take {what}: {reason_of(error)}. {_SERVER}") from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # what pydantic cannot read is a ValueError too
-        sentence = f"Langfuse did not say whether it took {what}: {_reason(error)}. {_SERVER}"
+        sentence = f"Langfuse did not say whether it took {what}: {reason_of(error)}. {_SERVER}"
         raise DeliveryError(sentence, arrived=None) from error
 
 
 def pages(ask: Callable[[int], Any]) -> Iterator[Any]:
     """Yield what is on all the pages of a list; `ask` returns the page of a number, from 1."""
-    number, last = 0, 1
-    while number < last:
-        number += 1
-        answer = ask(number)
-        yield from answer.data
-        last = answer.meta.total_pages if answer.data else 0
+    for number in count(1):
+        page = ask(number)
+        yield from page.data
+        if not page.data or number >= page.meta.total_pages:
+            return
+
+
+def followed(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Yield what is on all the pages of a list; `ask` returns the page behind a cursor, None for the first."""
+    page = ask(None)
+    yield from page.data
+    while page.meta.cursor:
+        page = ask(page.meta.cursor)
+        yield from page.data
+
+
+def _patiently(ask: Callable[[], _Answer]) -> _Answer:
+    """Ask at once again where that failed by chance; raise what is raised in the end, or can only be raised again."""
+    for wait in _PATIENCE:
+        try:
+            return ask()
+        except EngineError:
+            time.sleep(wait)
+        except DeliveryError as error:
+            if error.forever or error.retry_after:
+                raise
+            time.sleep(wait)
+    return ask()
 
 
 def _undelivered(
     what: str, status: int, body: object, headers: Mapping[str, str], way_out: str | None = None
 ) -> DeliveryError:
-    said = short(" ".join(str(body).split()), _LONGEST_REASON) or "nothing more"
+    said = one_line(body) or "nothing more"
     if status in (401, 403):
         way_out = "See that its keys are those of the right project."
     wait = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)

@@ -11,9 +11,9 @@ The body is JSON: `text`, a sentence, which chat programs show, and `decision`, 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
@@ -46,18 +46,18 @@ class WebhookOperator:
         if not decision.action.startswith(self._told):
             return
         body = {"text": _sentence(decision), "decision": decision.model_dump(mode="json")}
-        request = urllib.request.Request(  # noqa: S310 - http or https, as was checked
-            self._url, json.dumps(body).encode(), {"content-type": "application/json"}
-        )
         try:
+            request = urllib.request.Request(  # noqa: S310 - http or https, as was checked
+                self._url, json.dumps(body).encode(), {"content-type": "application/json"}
+            )
             with urllib.request.urlopen(request, timeout=self._seconds):  # noqa: S310 - as above
                 pass
-        except (OSError, urllib.error.URLError, ValueError) as error:
-            # The address is a secret: whoever knows it can write there.
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # The address is a secret, for whoever knows it can write there; some of these errors quote it.
+            said = error if isinstance(error, OSError) else type(error).__name__
             raise LearnLoopError(
-                f"The web hook did not take the decision {decision.action!r}: {error}. See that its address is "
-                "still right; "
-                "`learnloop log` shows what was not told."
+                f"The web hook did not take the decision {decision.action!r}: {said}. See that its address is still "
+                "right; `learnloop log` shows what was not told."
             ) from None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -60,10 +61,6 @@ class Heard(NamedTuple):
     """What could not be used, by reason."""
 
 
-def ignore(progress: object) -> None:
-    """Take progress that nobody asked for."""
-
-
 class Importing:
     """Take histories into one store, for one agent."""
 
@@ -74,7 +71,7 @@ class Importing:
         self._agent = agent
         self._hearing = hearing
 
-    def runs(self, history: History, since: datetime, until: datetime, on_progress: Progress = ignore) -> Imported:
+    def runs(self, history: History, since: datetime, until: datetime, on_progress: Progress) -> Imported:
         """Store the runs of a time, and flag what failed; what was read is stored even if the history breaks off."""
         interner = Interner(self._policy.redaction, self._policy.longest_text, self._policy.largest_blob)
         batch: list[tuple[Recorded, Callable[[], None]]] = []
@@ -99,7 +96,7 @@ class Importing:
             self._store_batch(batch)
         return Imported(new, known, dict(skipped))
 
-    def remarks(self, history: History, since: datetime, on_progress: Progress = ignore) -> Heard:
+    def remarks(self, history: History, since: datetime, on_progress: Progress) -> Heard:
         """Store what people said since a time as feedback on the runs that are in the store."""
         counts: Counter[str] = Counter()
         refused: Counter[str] = Counter()
@@ -129,7 +126,7 @@ class Importing:
                 yield None if is_known else one
 
     def _recorded(self, foreign: ForeignRun, interner: Interner) -> tuple[Recorded, Callable[[], None]]:
-        run = _told(foreign, foreign.run.agent or self._agent, self._policy, interner)
+        run = _as_recorded(foreign, foreign.run.agent or self._agent, self._policy, interner)
         interned, confirm = interner.take()
         return Recorded(run, interned), confirm
 
@@ -186,19 +183,18 @@ _UNUSABLE = (DataError, ValidationError, RecursionError, TypeError, ValueError)
 
 def _by_trace(found: Iterable[ForeignRun | Untold]) -> Iterator[list[ForeignRun | Untold]]:
     """Yield what comes one after the other of the same trace; where it breaks off, what came before too."""
-    together: list[ForeignRun | Untold] = []
-    try:
-        for one in found:
-            if together and _trace(one) != _trace(together[0]):
-                yield together
-                together = []
-            together.append(one)
-    except LearnLoopError:
-        if together:
-            yield together
-        raise
-    if together:
-        yield together
+    broken: list[LearnLoopError] = []
+
+    def until_it_breaks() -> Iterator[ForeignRun | Untold]:
+        try:
+            yield from found
+        except LearnLoopError as error:
+            broken.append(error)
+
+    for _, together in groupby(until_it_breaks(), _trace):
+        yield list(together)
+    if broken:
+        raise broken[0]
 
 
 def _trace(one: ForeignRun | Untold) -> str | None:
@@ -225,7 +221,7 @@ def _model_of(step: Step, run: Run) -> str | None:
     return next(inside, None)
 
 
-def _told(foreign: ForeignRun, agent: str, policy: Policy, interner: Interner) -> Run:
+def _as_recorded(foreign: ForeignRun, agent: str, policy: Policy, interner: Interner) -> Run:
     """Return a foreign run as it may be stored; its messages are left in the interner."""
     run, known = foreign.run, dict[int, BaseMessage]()
     conversation = [_langchain(message, known) for message in foreign.conversation]
@@ -278,10 +274,9 @@ def _step(one: ForeignStep, policy: Policy, interner: Interner, known: dict[int,
 
 def _langchain(message: Message, known: dict[int, BaseMessage]) -> BaseMessage:
     """Return a message as the interner takes it; a conversation that is read again and again is made once."""
-    made = known.get(id(message))
-    if made is None:
-        made = known[id(message)] = _made(message)
-    return made
+    if id(message) not in known:
+        known[id(message)] = _made(message)
+    return known[id(message)]
 
 
 def _made(message: Message) -> BaseMessage:

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from langgraph_learnloop.errors import LearnLoopError, NotFoundError
@@ -35,9 +35,9 @@ from langgraph_learnloop.mirrors import (
     ToldLabel,
     ToldRun,
 )
-from langgraph_learnloop.records import Case, CaseResult, Example, Run, Scorecard
+from langgraph_learnloop.records import Case, Run, Scorecard
 from langgraph_learnloop.store.opened import Store
-from langgraph_learnloop.store.outbox import Backlog, Waiting, labelled
+from langgraph_learnloop.store.outbox import Waiting, labelled
 
 GOODBYE = 1.5
 """Seconds that a process which ends waits for a mirror to take what is left."""
@@ -75,7 +75,14 @@ class _Pause:
     """When a kind of things is told again after a failure."""
 
     failures: int = 0
-    until: float = field(default=0.0)
+    until: float = 0.0
+
+
+class _Loaded(NamedTuple):
+    """One thing to tell, and the places in the outbox that ask for it."""
+
+    told: Told
+    seqs: list[int]
 
 
 class Mirroring:
@@ -109,7 +116,7 @@ class Mirroring:
         self._holder = holder or holder_of()
         self._pauses: dict[Kind, _Pause] = {kind: _Pause() for kind in mirror.kinds}
         self._held = 0.0
-        self._taken = -_ASK_AGAIN
+        self._taken: float | None = None
         self._told = 0
         self._problem: str | None = None
         self._quiet = 0.0
@@ -147,8 +154,8 @@ class Mirroring:
 
     def health(self) -> MirrorHealth:
         """Return how far the mirror is, and what is wrong with it."""
-        backlog: Backlog = self._store.outbox.backlog(self.mirror.name)
-        problem = self._problem or (_ELSEWHERE if self._taken >= 0 else None) or backlog.problem
+        backlog = self._store.outbox.backlog(self.mirror.name)
+        problem = self._problem or (None if self._taken is None else _ELSEWHERE) or backlog.problem
         return MirrorHealth(self._told, backlog.waiting, backlog.refused, problem)
 
     def _work(self) -> None:
@@ -190,14 +197,11 @@ class Mirroring:
         now = self._now()
         if now < self._held - LEASE / 2:
             return True
-        if self._taken <= now < self._taken + _ASK_AGAIN:
+        if self._taken is not None and self._taken <= now < self._taken + _ASK_AGAIN:
             return False
-        if not self._store.outbox.hold(self.mirror.name, self._holder, now, LEASE):
-            self._taken = now
-            return False
-        self._taken = -_ASK_AGAIN
-        self._held = now + LEASE
-        return True
+        free = self._store.outbox.hold(self.mirror.name, self._holder, now, LEASE)
+        self._held, self._taken = (now + LEASE, None) if free else (0.0, now)
+        return free
 
     def _tell(self, kind: Kind, waiting: Sequence[Waiting]) -> int:
         try:
@@ -271,15 +275,18 @@ class Mirroring:
 
     def _loaded(self, kind: Kind, waiting: Sequence[Waiting]) -> list[_Loaded]:
         """Return what waits, each thing once; what is not in the store any more is forgotten."""
-        latest: dict[str, Waiting] = {one.subject: one for one in waiting}
+        latest = {one.subject: one for one in waiting}
+        doubtful = {one.subject for one in waiting if one.told_at is not None}
         seqs: dict[str, list[int]] = {}
         for one in waiting:
             seqs.setdefault(one.subject, []).append(one.seq)
-        doubtful = {one.subject for one in waiting if one.told_at is not None}
-        found: dict[str, Told] = {told.subject: told for told in self._read(kind, list(latest.values()))}
-        if gone := [seq for subject in latest if subject not in found for seq in seqs[subject]]:
-            self._store.outbox.told(gone)
-        return [_Loaded(told._replace(doubtful=subject in doubtful), seqs[subject]) for subject, told in found.items()]
+        loaded = [
+            _Loaded(told._replace(doubtful=told.subject in doubtful), seqs.pop(told.subject))
+            for told in self._read(kind, list(latest.values()))
+        ]
+        if seqs:
+            self._store.outbox.told([seq for gone in seqs.values() for seq in gone])
+        return loaded
 
     def _read(self, kind: Kind, waiting: Sequence[Waiting]) -> Iterator[Told]:
         read = {
@@ -329,7 +336,8 @@ class Mirroring:
     def _datasets(self, waiting: Sequence[Waiting]) -> Iterator[Told]:
         for one in waiting:
             dataset = self._store.datasets.get(one.subject)
-            examples = _every(dataset.path)
+            splits = read_all(dataset.path)
+            examples = tuple(one for split, several in splits.items() if split != "validation" for one in several)
             run_ids = list({example.run_id for example in examples if example.run_id is not None})
             runs = self._store.runs.many(run_ids)
             traces = {run_id: run.trace for run_id, run in runs.items() if run.trace is not None}
@@ -340,15 +348,12 @@ class Mirroring:
             card = self._store.scorecards.numbered(one.subject)
             candidate, champion = (self._store.releases.get(side) for side in (card.candidate, card.champion))
             cases = {case.case_id: case for case in self._cases(card)}
-            results = {
-                side: tuple(result for key, result in self._results(side, card).items() if key in cases)
-                for side in (card.candidate, card.champion)
-            }
+            results = {}
+            for side in (card.candidate, card.champion):
+                known = self._store.scorecards.results(side, card.evaluator or "")
+                results[side] = tuple(result for key, result in known.items() if key in cases)
             what = ToldExamination(card, candidate, champion, tuple(cases.values()), results)
             yield Told("examination", one.subject, what)
-
-    def _results(self, release_id: str, card: Scorecard) -> dict[str, CaseResult]:
-        return self._store.scorecards.results(release_id, card.evaluator or "")
 
     def _champions(self, waiting: Sequence[Waiting]) -> Iterator[Told]:
         # Only the last of them serves; what served for a moment is history.
@@ -360,16 +365,3 @@ class Mirroring:
 def holder_of() -> str:
     """Return a name for whoever tells a mirror."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-
-
-class _Loaded(NamedTuple):
-    """One thing to tell, and the places in the outbox that ask for it."""
-
-    told: Told
-    seqs: list[int]
-
-
-def _every(path: str) -> tuple[Example, ...]:
-    """Return the examples of a dataset, but not those that only measure a search."""
-    splits = read_all(path)
-    return tuple(example for split, examples in splits.items() if split != "validation" for example in examples)

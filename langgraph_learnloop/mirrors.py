@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from langgraph_learnloop.errors import LearnLoopError
 from langgraph_learnloop.records import (
@@ -31,7 +31,7 @@ from langgraph_learnloop.records import (
 Kind = Literal["run", "feedback", "label", "dataset", "examination", "champion"]
 """What a mirror is told: a finished run, what was said of it, what became of it, a dataset version, a candidate's
 examination, and which release serves."""
-KINDS: tuple[Kind, ...] = ("run", "feedback", "label", "dataset", "examination", "champion")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _HEX = re.compile("[0-9a-f]{32}")
 
 

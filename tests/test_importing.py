@@ -241,7 +241,7 @@ def test_a_server_that_is_down(
     """Nobody at the address is one sentence and exit code 2."""
     pytest.importorskip("langfuse", reason="Langfuse is not installed")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("langgraph_learnloop.integrations.langfuse_reading._TRIES", 1)
+    monkeypatch.setattr("langgraph_learnloop.integrations.langfuse_history._TRIES", 1)
     for name, value in (("PUBLIC_KEY", "pk"), ("SECRET_KEY", "sk"), ("BASE_URL", "http://127.0.0.1:9")):
         monkeypatch.setenv(f"LANGFUSE_{name}", value)
     code, _, err = _run(capsys, monkeypatch, "langfuse")

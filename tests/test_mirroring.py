@@ -16,6 +16,7 @@ from langchain_core.messages import AIMessage
 
 from langgraph_learnloop import LearnLoop, LoopConfig
 from langgraph_learnloop.errors import ConfigError
+from langgraph_learnloop.mirror_process import MirrorProcess
 from langgraph_learnloop.mirroring import Mirroring
 from langgraph_learnloop.mirrors import DeliveryError, ToldChampion, ToldDataset, ToldExamination, ToldLabel, ToldRun
 from langgraph_learnloop.testing import MemoryMirror, ScriptedModel
@@ -288,20 +289,25 @@ def test_it_tells_in_the_background_and_what_is_left_at_the_end(told: Told) -> N
 def test_a_hanging_mirror_delays_the_end_by_little(tmp_path: Path) -> None:
     """A process ends without waiting for the mirror, whatever that does; nothing is lost."""
     code = """
-import sys, time
-from langgraph_learnloop.testing import MemoryMirror, ScriptedModel
-from tests.test_mirroring import Told
-from pathlib import Path
-made = Told(Path(sys.argv[1]))
+import sys, threading, time
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph_learnloop import LearnLoop
+from langgraph_learnloop.testing import MemoryMirror
+asked = threading.Event()
 class Hanging(MemoryMirror):
     def send(self, told):
+        asked.set()
         time.sleep(60)
-made.loop.mirror(Hanging("hanging"))
-made.runs(2)
-time.sleep(1.5)
+loop = LearnLoop(sys.argv[1], agent="shop")
+graph = StateGraph(MessagesState).add_node("answer", lambda state: {"messages": [("ai", "Soon.")]})
+loop.watch(graph.add_edge(START, "answer").add_edge("answer", END).compile()).invoke({"messages": [("user", "Hi")]})
+loop.flush()
+loop.mirror(Hanging("hanging"), everything=True)
+assert asked.wait(30)
 print(time.time(), flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    line = [sys.executable, "-c", code, str(tmp_path / "l.db")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
     ended = time.time()
     assert done.returncode == 0, done.stderr[-2000:]
     assert ended - float(done.stdout) < 30.0  # not the minute that it hangs; much of it is a busy machine
@@ -374,3 +380,21 @@ def test_a_mirror_that_is_none_is_a_sentence(tmp_path: Path) -> None:
 
 
 SETTINGS = MemoryMirror("settings")
+
+
+@pytest.mark.parametrize(
+    ("program", "says"), [("/there/is/none", "No process tells the mirror 'm'"), ("false", "ended with 1")]
+)
+def test_a_process_that_does_not_begin_or_ends_is_said(
+    program: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a line in the log, and tried again."""
+    monkeypatch.setattr("langgraph_learnloop.mirror_process._LOOK", 0.01)
+    monkeypatch.setattr("langgraph_learnloop.mirror_process.sys.executable", program)
+    with LearnLoop(tmp_path / "l.db", agent="shop") as loop:
+        beside = MirrorProcess(loop.store, MemoryMirror("m"), "tests.test_mirroring:SETTINGS", "shop")
+        deadline = time.monotonic() + 30
+        while says not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        beside.stop()
+    assert says in caplog.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,19 +50,13 @@ def mirror(
     retry: Annotated[bool, typer.Option("--retry", help="Tell again what was not taken.")] = False,
     forget: Annotated[bool, typer.Option("--forget", help="Tell it nothing any more, and forget what waits.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 1.0,
-    holder: Annotated[str | None, typer.Option("--holder", hidden=True)] = None,
 ) -> None:
     """Tell the mirror of the settings, such as Langfuse, what is stored, until ctrl-C; any number of these may run."""
     with opened(store) as loop:
-        mirroring = loop.mirroring(everything=everything, holder=holder)
+        mirroring = loop.mirroring(everything=everything)
         if forget:
             loop.store.outbox.forget(mirroring.mirror.name)
             console.print(f"{mirroring.mirror.name} is told nothing any more; take it out of the settings, too.")
-            return
-        if holder is not None:  # it is beside a process that runs the agent, and ends with it
-            mirroring.start()
-            sys.stdin.read()
-            mirroring.stop()
             return
         name = mirroring.mirror.name
         if retry:

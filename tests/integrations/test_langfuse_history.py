@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage
+from langchain_core.load import dumpd
+from langchain_core.messages import AIMessage, message_to_dict
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from langgraph_learnloop import LearnLoop, LoopConfig
-from langgraph_learnloop.errors import ConfigError, EngineError
+from langgraph_learnloop.errors import ConfigError, DataError, EngineError
 from langgraph_learnloop.importing import Imported
 from langgraph_learnloop.mirrors import ForeignRun, Remark, Untold, run_of, trace_of
 from langgraph_learnloop.records import Message, Run, Step, ToolCall
@@ -31,6 +32,9 @@ from tests.shop import ASK_RETURNS, RETURNS, Shop
 langfuse = pytest.importorskip("langfuse", reason="Langfuse is not installed")
 
 from langgraph_learnloop.integrations.langfuse_history import LangfuseHistory  # noqa: E402
+from langgraph_learnloop.integrations.langfuse_history_remarks import correction_of, remark_of_comment  # noqa: E402
+from langgraph_learnloop.integrations.langfuse_history_steps import texts_of  # noqa: E402
+from langgraph_learnloop.integrations.langfuse_messages import Reading  # noqa: E402
 from langgraph_learnloop.integrations.langfuse_traces import LangfuseTraces  # noqa: E402
 from langgraph_learnloop.integrations.langfuse_wire import Wire  # noqa: E402
 
@@ -337,10 +341,6 @@ HOSTILE: dict[str, tuple[list[dict[str, Any]], str]] = {
         [seen(TRACE), generation(TRACE, input='[{"role":"user","content":' + "[" * 5000 + "]" * 5000 + "}]")],
         "was cut",
     ),
-    "too many": (
-        [seen(TRACE), *(generation(TRACE, own_id=f"{number:016x}") for number in range(1, 10_001))],
-        "more than 10,000",
-    ),
     "experiment": ([seen(TRACE, environment="sdk-experiment"), generation(TRACE)], "It is of an experiment"),
     "no model call": ([seen(TRACE)], "no model call"),
 }
@@ -384,11 +384,15 @@ def test_odd_values_are_stored_as_data(fresh: LearnLoop, project: Langfuse) -> N
     assert step.tool_calls[0].args == {"input": "{broken"}
 
 
-def test_ten_thousand_observations(fresh: LearnLoop, project: Langfuse) -> None:
-    """A trace of many thousand steps is read, page by page."""
-    tell(project, seen(TRACE), *(generation(TRACE, own_id=f"{n:016x}") for n in range(1, 10_000)))
-    assert fresh.import_runs(history_of(project), LONG_AGO) == Imported(new=1)
-    assert len(next(fresh.store.runs.every()).steps) == 9_999
+def test_a_long_trace(fresh: LearnLoop, project: Langfuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace of as many steps as are allowed is read, page by page; one more, and it is skipped with the reason."""
+    monkeypatch.setattr("langgraph_learnloop.integrations.langfuse_history_order.MOST_OBSERVATIONS", 1_000)
+    tell(project, seen(TRACE), *(generation(TRACE, own_id=f"{n:016x}") for n in range(1, 1_000)))
+    long = "b" * 32
+    tell(project, seen(long), *(generation(long, own_id=f"{n:016x}") for n in range(1, 1_001)))
+    done = fresh.import_runs(history_of(project), LONG_AGO)
+    assert (done.new, [why.split(",")[0] for why in done.skipped]) == (1, ["It has more than 1"])
+    assert len(next(fresh.store.runs.every()).steps) == 999
 
 
 def test_lost_parents_stay_in_the_run(fresh: LearnLoop, project: Langfuse) -> None:
@@ -529,6 +533,54 @@ def test_which_scores_are_remarks(project: Langfuse) -> None:
     mine["updatedAt"] = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     assert remarks_of(project)[0].remark_id.startswith(f"langfuse:{mine['id']}:")
     assert any(isinstance(one, Untold) for one in history_of(project).remarks(LONG_AGO))
+
+
+NOTHING: list[tuple[Callable[[], object], str]] = [
+    (lambda: remark_of_comment({"id": "1"}, str), "a comment on nothing"),
+    (lambda: remark_of_comment({"objectId": TRACE, "objectType": "TRACE", "content": " "}, str), "without words"),
+    (lambda: remark_of_comment({"objectId": TRACE, "objectType": "TRACE", "content": "Hm."}, str), "no id"),
+    (lambda: correction_of('[{"role": "user", "content": "Hi"}]'), "without an answer of the assistant"),
+]
+
+
+@pytest.mark.parametrize(("read", "why"), NOTHING, ids=[why for _, why in NOTHING])
+def test_what_is_no_remark_says_why(read: Callable[[], object], why: str) -> None:
+    """What nobody can place is refused with the reason, which is counted."""
+    with pytest.raises(DataError, match=why):
+        read()
+
+
+CALLS = [{"tool": "weather", "args": {"city": "Rome"}}, {"tool": "weather", "args": {"city": "Oslo"}}]
+
+
+@pytest.mark.parametrize(("said", "means"), [(json.dumps(CALLS), CALLS), (CALLS[0], CALLS[0]), (5, "5")])
+def test_corrections_in_other_forms(said: object, means: object) -> None:
+    """Several calls are a list of them; what is neither message nor call is a text."""
+    assert correction_of(said) == means
+
+
+FORMS: list[Any] = [
+    dumpd(AIMessage("Ho", id="1")),
+    message_to_dict(AIMessage("Ho")),
+    {"type": "AIMessageChunk", "content": "Ho"},
+    {"role": "assistant", "content": "Ho", "extra": 10**40},
+    {"role": "assistant", "content": "Ho", "tool_calls": [{"torn": True}]},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_messages_in_other_forms(form: Any) -> None:
+    """However LangChain wrote a message down, it is read; torn calls do not take what was said with them."""
+    assert Reading().one(form) == (Message(role="assistant", content="Ho"), None)
+
+
+@pytest.mark.parametrize(
+    ("value", "texts"),
+    [(None, []), ({"messages": [["user", "Hi"]]}, ["Hi"]), ({"role": "user", "content": "Hi"}, ["Hi"]), (5, ["5"])],
+)
+def test_what_a_model_was_given_in_other_forms(value: Any, texts: list[str]) -> None:
+    """A state, a single message, pairs, and what is no message at all."""
+    assert [one.content for one in texts_of(value, "user", Reading())] == texts
 
 
 def test_comments_become_remarks(project: Langfuse) -> None:

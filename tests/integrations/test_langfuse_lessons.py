@@ -11,13 +11,13 @@ import pytest
 
 from langgraph_learnloop.cases import make_case
 from langgraph_learnloop.integrations.langfuse_datasets import cases_from_langfuse
-from langgraph_learnloop.integrations.langfuse_experiments import ENVIRONMENT
 from langgraph_learnloop.integrations.langfuse_lessons import (
     prompt_name,
     send_champion,
     send_dataset,
     send_examination,
 )
+from langgraph_learnloop.integrations.langfuse_lessons_experiments import ENVIRONMENT
 from langgraph_learnloop.integrations.langfuse_wire import Wire, trace_of
 from langgraph_learnloop.mirrors import DeliveryError, ToldChampion, ToldDataset, ToldExamination
 from langgraph_learnloop.records import (

@@ -221,16 +221,17 @@ def test_a_queue_of_the_teams_own(project: Langfuse) -> None:
     assert (newest["name"], len(queued(project)), len(project.score_configs)) == ("mine", 1, 2)
 
 
-def test_many_proposals(project: Langfuse, reviewer: LangfuseReviewer) -> None:
+def test_many_proposals(project: Langfuse, reviewer: LangfuseReviewer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of queues, items and scores are read to their ends."""
-    proposals = [proposal(number) for number in range(230)]
+    monkeypatch.setattr("langgraph_learnloop.integrations.langfuse_review.PAGE", 20)
+    proposals = [proposal(number) for number in range(70)]
     reviewer.review(proposals)
     for one in proposals:
         decides(project, one.proposal_id, "approve")
         corrects(project, one.proposal_id, "Ask the shop.")
     completes(project)
-    assert [one.action for one in reviewer.review(proposals)] == ["edit"] * 230
-    assert (len(queued(project)), len(project.spans)) == (230, 230)
+    assert [one.action for one in reviewer.review(proposals)] == ["edit"] * 70
+    assert (len(queued(project)), len(project.spans)) == (70, 70)
 
 
 # -- bad weather -------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 
 from langgraph_learnloop import LearnLoop, LoopConfig
+from langgraph_learnloop.cli import main
 from langgraph_learnloop.errors import ConfigError, MissingExtraError
 from langgraph_learnloop.integrations.langfuse_traces import LangfuseTraces, run_of, trace_of
 from langgraph_learnloop.integrations.langfuse_wire import SCORES, SPANS, Wire, span_of
@@ -219,8 +220,9 @@ def test_what_becomes_of_a_run_is_a_score(support: Support) -> None:
     assert flags[0]["comment"]
 
 
-def test_a_cycle_is_shown(tmp_path: Path, server: Langfuse) -> None:
+def test_a_cycle_is_shown(tmp_path: Path, server: Langfuse, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dataset with its runs, both sides of the examination, once each, however often something failed."""
+    monkeypatch.setattr("langgraph_learnloop.integrations.langfuse_wire._PATIENCE", (0.0, 0.0, 0.0))
     server.fail(0.2, ("500_before", "500_after", "429", "close_before", "close_after"))
     with (shop := Shop(tmp_path / "l.db")).loop as loop:
         clock = Clock()
@@ -232,6 +234,8 @@ def test_a_cycle_is_shown(tmp_path: Path, server: Langfuse) -> None:
         for _ in range(200):
             mirroring.step()
             clock.at += 61.0
+            if not mirroring.health().waiting:
+                break
         assert mirroring.health()[1:3] == (0, 0), mirroring.health()
     assert not server.duplicates()
     assert any(name.endswith(str(report.dataset)[:12]) for name in server.datasets)
@@ -400,35 +404,37 @@ def test_the_parts_can_be_switched_off(tmp_path: Path, server: Langfuse) -> None
     assert (len(server.traces()), len(server.scores)) == (0, 1)
 
 
-def test_the_command_tells_and_shows_the_address(tmp_path: Path, server: Langfuse) -> None:
+def test_the_command_tells_and_shows_the_address(
+    tmp_path: Path, server: Langfuse, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`learnloop mirror --once` and `learnloop runs show`, with the setting and the keys in the environment."""
     with (support := Support(tmp_path, server)).loop:
         run = support.ask()
     (tmp_path / "learnloop.toml").write_text(
         'mirror = "langgraph_learnloop.integrations.langfuse_traces:LangfuseTraces"\n'
     )
-    keys = {
-        "LANGFUSE_PUBLIC_KEY": server.public_key,
-        "LANGFUSE_SECRET_KEY": server.secret_key,
-        "LANGFUSE_BASE_URL": server.url,
-        "PATH": "",
-    }
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", server.public_key)
+    monkeypatch.setenv("LANGFUSE_SECRET_KEY", server.secret_key)
+    monkeypatch.setenv("LANGFUSE_BASE_URL", server.url)
 
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "langgraph_learnloop", *words, "--store", str(tmp_path / "l.db")]
-        return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=keys, timeout=60)
+    def command(*words: str) -> tuple[object, str]:
+        monkeypatch.setattr("sys.argv", ["learnloop", *words, "--store", "l.db"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, capsys.readouterr().out
 
-    told = command("mirror", "--all", "--once")
-    assert (told.returncode, "0 waiting" in told.stdout) == (0, True), told.stderr + told.stdout
+    code, said = command("mirror", "--all", "--once")
+    assert (code, "0 waiting" in said) == (0, True), said
     assert set(server.traces()) == {trace_of(run.run_id)}
-    assert command("mirror", "--forget").returncode == 0
+    assert command("mirror", "--forget")[0] == 0
     with LearnLoop(tmp_path / "l.db", agent="support") as loop:
         assert loop.store.outbox.names() == ()
-    shown = command("runs", "show", run.run_id)
-    assert f"/project/{server.project_id}/traces/{trace_of(run.run_id)}" in shown.stdout
+    address = f"/project/{server.project_id}/traces/{trace_of(run.run_id)}"
+    assert address in command("runs", "show", run.run_id)[1].replace("\n", "")
     server.stop()
     began = time.monotonic()
-    assert f"/trace/{trace_of(run.run_id)}" in command("runs", "show", run.run_id).stdout
+    assert f"/trace/{trace_of(run.run_id)}" in command("runs", "show", run.run_id)[1].replace("\n", "")
     assert time.monotonic() - began < 20
 
 
@@ -444,16 +450,16 @@ def test_a_process_ends_when_it_wants_to(tmp_path: Path, server: Langfuse, fault
     code = """
 import sys, time
 from pathlib import Path
-from langchain.agents import create_agent
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph_learnloop import LearnLoop
 from langgraph_learnloop.integrations.langfuse_traces import LangfuseTraces
-from langgraph_learnloop.testing import ScriptedModel
 loop = LearnLoop(Path(sys.argv[1]), agent="support")
-loop.mirror(LangfuseTraces())
-agent = loop.watch(create_agent(ScriptedModel(script=["Soon."]), []))
-agent.invoke({"messages": [("user", "Hi")]})
+graph = StateGraph(MessagesState).add_node("answer", lambda state: {"messages": [("ai", "Soon.")]})
+loop.watch(graph.add_edge(START, "answer").add_edge("answer", END).compile()).invoke({"messages": [("user", "Hi")]})
 loop.flush()
-time.sleep(1.2)
+telling = loop.mirror(LangfuseTraces(), everything=True)
+while telling.health().problem is None and loop.store.outbox.waiting("langfuse", "run", 1, 0.0):
+    time.sleep(0.01)  # until it is being told, or could not be
 began = time.monotonic()
 import atexit
 atexit._run_exitfuncs()
@@ -500,3 +506,19 @@ def test_an_address_that_moved_is_a_sentence() -> None:
     with pytest.raises(DeliveryError, match="LANGFUSE_BASE_URL") as moved:
         wire.send_scores([{"id": "x", "name": "n", "value": 1, "dataType": "NUMERIC", "traceId": "t"}])
     assert (moved.value.arrived, moved.value.forever) == (False, False)
+
+
+def test_a_list_of_which_some_are_rejected_is_told_one_by_one() -> None:
+    """A server that took the list and rejected one of it does not say which: each is told by itself."""
+    wire = Wire("pk", "sk", "http://langfuse.example")
+    rejected = {"rejected": 1, "errors": [{"message": "The score config forbids it."}]}
+    answers = [httpx.Response(207, json=rejected), httpx.Response(200, text="ok"), httpx.Response(200, text="ok")]
+    asked: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return answers[len(asked) - 1]
+
+    wire._client = httpx.Client(transport=httpx.MockTransport(answer), base_url=wire.url)
+    wire.send_scores([{"id": "x"}, {"id": "y"}])
+    assert asked == [[{"id": "x"}, {"id": "y"}], {"id": "x"}, {"id": "y"}]

@@ -16,11 +16,12 @@ from tests.integrations.loopback_langfuse import Langfuse
 
 AGENT = """
 import sys, time
-from langchain.agents import create_agent
-from langgraph_learnloop import LearnLoop
-from langgraph_learnloop.testing import ScriptedModel
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph_learnloop import LearnLoop, mirror_process
+mirror_process._LOOK = 0.2
 loop = LearnLoop("l.db", agent="support")
-agent = loop.watch(create_agent(ScriptedModel(script=["Soon."]), []))
+graph = StateGraph(MessagesState).add_node("answer", lambda state: {"messages": [("ai", "Soon.")]})
+agent = loop.watch(graph.add_edge(START, "answer").add_edge("answer", END).compile())
 for number in range(int(sys.argv[1])):
     agent.invoke({"messages": [("user", "Hi")]}, {"configurable": {"thread_id": str(number)}})
 loop.flush()
@@ -44,7 +45,7 @@ def agent(server: Langfuse, tmp_path: Path) -> Iterator[Callable[[int], subproce
         'mirror = "langgraph_learnloop.integrations.langfuse_traces:LangfuseTraces"\n'
     )
     keys = {"LANGFUSE_PUBLIC_KEY": server.public_key, "LANGFUSE_SECRET_KEY": server.secret_key}
-    environ = {**os.environ, **keys, "LANGFUSE_BASE_URL": server.url}
+    environ = {**os.environ, **keys, "LANGFUSE_BASE_URL": server.url, "PYTHONPATH": _without_typer(tmp_path)}
     started: list[subprocess.Popen[str]] = []
 
     def start(runs: int) -> subprocess.Popen[str]:
@@ -62,6 +63,13 @@ def agent(server: Langfuse, tmp_path: Path) -> Iterator[Callable[[int], subproce
         process.communicate()
 
 
+def _without_typer(folder: Path) -> str:
+    """Return a path on which typer is not installed, so to speak: the extra `langfuse` does not bring it."""
+    (folder / "path").mkdir()
+    (folder / "path" / "typer.py").write_text("raise ImportError('No module named typer')")
+    return os.pathsep.join([str(folder / "path"), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def until(what: Callable[[], object]) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + PATIENCE
@@ -75,7 +83,7 @@ def beside(store: Path) -> list[int]:
     found = []
     for place in Path("/proc").iterdir():
         try:
-            ours = place.name.isdecimal() and b"--holder" in (place / "cmdline").read_bytes()
+            ours = place.name.isdecimal() and b"mirroring(holder=" in (place / "cmdline").read_bytes()
             if ours and Path(os.readlink(place / "cwd")) == store.parent:
                 found.append(int(place.name))
         except OSError:
@@ -83,28 +91,30 @@ def beside(store: Path) -> list[int]:
     return found
 
 
+def _parent(process: int) -> int:
+    """Return who started a process."""
+    return int((Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[1])
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
-@pytest.mark.parametrize("end", ["ends", "is killed"])
 def test_it_is_there_once_and_ends_with_the_agents(
-    server: Langfuse, agent: Callable[[int], subprocess.Popen[str]], tmp_path: Path, end: str
+    server: Langfuse, agent: Callable[[int], subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """Two processes that run the agent have one beside them; when its own ends, the other one gets one."""
-    first = agent(2)
-    until(lambda: len(server.traces()) == 2)
-    second = agent(1)
-    until(lambda: len(server.traces()) == 3)
+    """Processes that run the agent have one beside them; when its own ends or is killed, another one gets one."""
+    first, second, third = agent(2), agent(1), agent(1)
+    until(lambda: len(server.traces()) == 4)
     mine = beside(tmp_path / "l.db")
     assert len(mine) == 1
-    if end == "ends":
-        began = time.monotonic()
-        first.communicate("\n")
-        assert (
-            time.monotonic() - began < 30.0
-        )  # the mirror may have a minute to hang; the interpreter takes a while, too
-    else:
-        os.kill(first.pid, signal.SIGKILL)
+    began = time.monotonic()
+    first.communicate("\n")
+    assert time.monotonic() - began < 30.0  # the mirror may have a minute to hang; the interpreter takes a while, too
     until(lambda: beside(tmp_path / "l.db") not in ([], mine))
-    assert second.poll() is None
-    second.communicate("\n")
+    its = beside(tmp_path / "l.db")
+    holding = next(one for one in (second, third) if _parent(its[0]) == one.pid)
+    os.kill(holding.pid, signal.SIGKILL)
+    until(lambda: beside(tmp_path / "l.db") not in ([], its))
+    last = second if holding is third else third
+    assert last.poll() is None
+    last.communicate("\n")
     until(lambda: not beside(tmp_path / "l.db"))
     assert not server.duplicates()

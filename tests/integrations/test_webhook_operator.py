@@ -42,7 +42,7 @@ def hook() -> Iterator[Hook]:
 
     server = Hook(("127.0.0.1", 0), Door)
     server.got = []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -94,6 +94,14 @@ def test_the_loop_tells_and_goes_on_without_it(hook: Hook, tmp_path: Path, monke
         loop._decide("rollout:live", loop.champion.release_id, "Still well.")
         assert [entry.because for entry in loop.log()][-2:] == ["All is well.", "Still well."]
     assert [body["decision"]["because"] for body in hook.got] == ["All is well."]
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1/top secret", "http://127.0.0.1:secret/", "http://[secret/"])
+def test_an_address_that_is_none_is_not_quoted(address: str) -> None:
+    """What the library says of an address it cannot use holds the address."""
+    with pytest.raises(LearnLoopError, match="did not take the decision") as refused:
+        WebhookOperator(address).tell(decision())
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("address", ["", "file:///etc/passwd", "hooks.example.com"])

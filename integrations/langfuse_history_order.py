@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.integrations.langfuse_reading import Seen, parsed
+from langgraph_learnloop.integrations.langfuse_messages import Seen, date_of, filled, parsed
 from langgraph_learnloop.mirrors import span_of, trace_of
 
 MOST_OBSERVATIONS = 10_000
@@ -58,17 +58,22 @@ class Observation:
         return None if value is None or isinstance(value, dict | list) else str(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Traced(NamedTuple):
     """One run of a trace: its root, and what is in it, parents first."""
 
+    trace: str
     root: Observation
     members: Sequence[Observation]
     resumes: Observation | None
     """The root of the run that it goes on with."""
 
+    @property
+    def ours(self) -> str | None:
+        """Return the id of the run that a mirror of ours told here; None where another tracer wrote it."""
+        return _ours(self.trace, self.root)
 
-def ordered(trace: str, seen: Iterable[Seen]) -> list[Told]:
+
+def ordered(trace: str, seen: Iterable[Seen]) -> list[Traced]:
     """Return the runs of a trace, in order of start; raise DataError where it has none, or is in no order."""
     by_id: dict[str, Observation] = {}
     size = 0
@@ -80,43 +85,32 @@ def ordered(trace: str, seen: Iterable[Seen]) -> list[Told]:
         by_id.setdefault(read.id, read)  # sent twice after a failure, it stands there twice
     depths = _depths(by_id)
     found = sorted(by_id.values(), key=lambda one: (depths[one.id], one.began, one.id))
-    return _with_members(_roots(trace, found, by_id), found)
+    return _with_members(trace, _roots(trace, found, by_id), found)
 
 
-def ours(trace: str, root: Observation) -> str | None:
-    """Return the id of the run that a mirror of ours told in this trace; None where another tracer wrote it."""
+def _ours(trace: str, root: Observation) -> str | None:
     run_id = root.fact("run_id")
     return run_id if run_id is not None and root.step_id is None and trace_of(run_id) == trace else None
 
 
 def _observation(seen: Seen) -> Observation:
-    own_id, parent, ended = seen.get("id"), seen.get("parentObservationId"), seen.get("endTime")
+    own_id, ended = seen.get("id"), seen.get("endTime")
     if not isinstance(own_id, str) or not 0 < len(own_id) <= _LONGEST_ID:
         raise DataError("It has an observation without an id.")
     metadata = parsed(seen.get("metadata"))
     facts = {str(key): _fact(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
-    said = seen.get("statusMessage")
     return Observation(
         id=own_id,
-        parent=parent if isinstance(parent, str) and parent else None,
+        parent=filled(seen.get("parentObservationId")),
         kind=str(seen.get("type") or "SPAN").upper(),
         name=str(seen.get("name") or ""),
         began=date_of(seen.get("startTime")),
         ended=None if ended is None else date_of(ended),
         failed=seen.get("level") == "ERROR",
-        said=said if isinstance(said, str) and said else None,
+        said=filled(seen.get("statusMessage")),
         facts=facts,
         seen=seen,
     )
-
-
-def date_of(value: object) -> datetime:
-    """Return a date of the API; raise DataError when it is none."""
-    try:
-        read = datetime.fromisoformat(str(value))
-        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise DataError("It has an observation without a time.") from error
 
 
 def _fact(value: Any) -> Any:
@@ -144,7 +138,7 @@ def _depths(by_id: Mapping[str, Observation]) -> dict[str, int]:
 
 def _roots(trace: str, found: Sequence[Observation], by_id: Mapping[str, Observation]) -> dict[str, Observation | None]:
     """Return the ids of runs' roots, each with the root of the run that it goes on with."""
-    marked = [one for one in found if one.facts.get("is_langchain_root") is True or ours(trace, one)]
+    marked = [one for one in found if one.facts.get("is_langchain_root") is True or _ours(trace, one)]
     tops = marked or [one for one in found if one.parent is None or one.seen.get("isRootObservation") is True]
     if not tops:
         raise DataError("Its root is missing: the process that was traced ended before it was sent.")
@@ -163,7 +157,7 @@ def _above(one: Observation, roots: Mapping[str, Any], by_id: Mapping[str, Obser
     return at
 
 
-def _with_members(roots: Mapping[str, Observation | None], found: Sequence[Observation]) -> list[Told]:
+def _with_members(trace: str, roots: Mapping[str, Observation | None], found: Sequence[Observation]) -> list[Traced]:
     """Return the runs that have a model call."""
     home: dict[str, str] = {}
     members: dict[str, list[Observation]] = {root: [] for root in roots}
@@ -178,8 +172,8 @@ def _with_members(roots: Mapping[str, Observation | None], found: Sequence[Obser
             home[one.id] = next((r.id for r in reversed(by_start) if r.began <= one.began), by_start[0].id)
         if one.id in home:
             members[home[one.id]].append(one)
-    told = [Told(root, members[root.id], roots[root.id]) for root in by_start]
-    told = [one for one in told if any(member.kind == "GENERATION" for member in one.members)]
-    if not told:
+    runs = [Traced(trace, root, members[root.id], roots[root.id]) for root in by_start]
+    runs = [one for one in runs if any(member.kind == "GENERATION" for member in one.members)]
+    if not runs:
         raise DataError("It holds no model call, so it is no agent's.")
-    return told
+    return runs

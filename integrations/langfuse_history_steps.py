@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.integrations.langfuse_messages import Reading, is_message
-from langgraph_learnloop.integrations.langfuse_observations import Observation, date_of
-from langgraph_learnloop.integrations.langfuse_reading import parsed
+from langgraph_learnloop.integrations.langfuse_history_order import Observation
+from langgraph_learnloop.integrations.langfuse_messages import Reading, date_of, filled, is_message, parsed
 from langgraph_learnloop.mirrors import ForeignStep
 from langgraph_learnloop.records import Message, Step, ToolCall
 
@@ -21,15 +20,15 @@ def model_step(one: Observation, common: dict[str, Any], reading: Reading) -> Fo
     given = parsed(one.seen.get("input"))
     asked, tools = _asked(given)
     said, thoughts = _said(parsed(one.seen.get("output")), reading)
-    read, written = _tokens(one.seen.get("usageDetails"))
+    usage = one.seen.get("usageDetails")
     step = Step(
-        **{**common, "name": one.fact("ls_model_name") or _text(one.seen.get("model")) or one.name or "model"},
+        **{**common, "name": one.fact("ls_model_name") or filled(one.seen.get("model")) or one.name or "model"},
         reasoning=thoughts,
         tool_calls=tuple(call for message in said for call in message.tool_calls),
         parameters=_parameters(parsed(one.seen.get("modelParameters"))),
         first_token_seconds=_first_token(one),
-        input_tokens=read,
-        output_tokens=written,
+        input_tokens=_tokens(usage, "input"),
+        output_tokens=_tokens(usage, "output"),
         usd=_usd(one),
     )
     return ForeignStep(step, texts_of(asked, "user", reading), said, tools)
@@ -62,8 +61,7 @@ def texts_of(value: Any, role: Literal["user", "assistant"], reading: Reading) -
         return reading.all(value)
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         raise DataError("A model's input or output was cut, so that it is no JSON.")
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return (Message(role=role, content=text),)
+    return (Message(role=role, content=_as_text(value)),)
 
 
 def _is_pair(item: object) -> bool:
@@ -106,31 +104,29 @@ def _results(output: Any, call_id: str | None, name: str, reading: Reading) -> t
     values = found if isinstance(found, list) else [update]
     if values and all(is_message(value) for value in values):
         return reading.all(values)
-    text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False, default=str)
-    return (Message(role="tool", content=text, tool_call_id=call_id or "", name=name),)
+    return (Message(role="tool", content=_as_text(output), tool_call_id=call_id or "", name=name),)
+
+
+def _as_text(value: Any) -> str:
+    """Return a value as LangChain writes it into a message."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _steered(output: Any) -> bool:
     """Return whether a tool returned more than messages: a `Command` that changes more, or goes somewhere."""
     commands = [one for one in (output if isinstance(output, list) else [output]) if isinstance(one, dict)]
-    return any("goto" in one and (bool(one["goto"]) or _changes(one.get("update"))) for one in commands)
+    return any("goto" in one and bool(one["goto"] or _more_than_messages(one.get("update"))) for one in commands)
 
 
-def _changes(update: Any) -> bool:
+def _more_than_messages(update: Any) -> bool:
     return isinstance(update, dict) and bool(update.keys() - {"messages"})
 
 
-def _tokens(usage: Any) -> tuple[int | None, int | None]:
-    """Return tokens read and written; Langfuse's handler counts what came from a cache apart."""
-    if not isinstance(usage, Mapping):
-        return None, None
-    return _sum(usage, "input"), _sum(usage, "output")
-
-
-def _sum(usage: Mapping[str, Any], side: str) -> int | None:
+def _tokens(usage: Any, side: str) -> int | None:
+    """Return tokens read or written; Langfuse's handler counts what came from a cache apart."""
     counts = [
         count
-        for name, count in usage.items()
+        for name, count in (usage.items() if isinstance(usage, Mapping) else ())
         if (name == side or (name.startswith(f"{side}_") and "priority" not in name))
         and isinstance(count, int)
         and 0 <= count < 2**53
@@ -156,12 +152,3 @@ def _usd(one: Observation) -> float | None:
     if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < _MOST_USD:
         return None
     return float(cost) if cost or (told is not None and one.step_id is not None) else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def last_said(messages: Sequence[Message]) -> Message | None:
-    """Return the last message of the assistant."""
-    return next((one for one in reversed(messages) if one.role == "assistant"), None)

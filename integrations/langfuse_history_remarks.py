@@ -11,10 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.integrations.langfuse_messages import Reading, is_message
-from langgraph_learnloop.integrations.langfuse_observations import date_of
-from langgraph_learnloop.integrations.langfuse_reading import Seen, parsed
-from langgraph_learnloop.integrations.langfuse_steps import last_said
+from langgraph_learnloop.integrations.langfuse_messages import Reading, Seen, date_of, filled, is_message, parsed
 from langgraph_learnloop.integrations.langfuse_traces import THEIRS
 from langgraph_learnloop.mirrors import Remark
 from langgraph_learnloop.records import Message
@@ -28,10 +25,10 @@ Configured = Callable[[str], Seen]
 def remark_of_score(score: Seen, configured: Configured) -> Remark:
     """Return a score as a remark; raise DataError, with the reason, where it is about no run or says nothing."""
     trace, observation = _subject(score)
-    kind, value, name = str(score.get("dataType")).upper(), score.get("value"), _text(score.get("name")) or "score"
+    kind, value, name = str(score.get("dataType")).upper(), score.get("value"), filled(score.get("name")) or "score"
     configuration = configured(str(score["configId"])) if score.get("configId") else {}
     judged, categories, correction, words = _verdict(kind, value, name, configuration)
-    said = [text for text in (words, _text(score.get("comment"))) if text]
+    said = [text for text in (words, filled(score.get("comment"))) if text]
     facts = score.get("metadata")
     by = facts.get("by") if isinstance(facts, dict) else None
     return Remark(
@@ -43,7 +40,7 @@ def remark_of_score(score: Seen, configured: Configured) -> Remark:
         text="\n".join(said) or None,
         correction=correction,
         categories=categories,
-        by=_text(score.get("authorUserId")) or _text(by),
+        by=filled(score.get("authorUserId")) or filled(by),
         at=date_of(score.get("timestamp") or score.get("createdAt")),
         origin="reviewer" if score.get("source") == "ANNOTATION" else "explicit",
     )
@@ -58,7 +55,7 @@ def remark_of_comment(comment: Seen, trace_of: Callable[[str], str | None]) -> R
     trace = about if is_trace else trace_of(about)
     if trace is None:
         raise DataError("It is a comment on an observation that Langfuse does not find.")
-    text = _text(comment.get("content"))
+    text = filled(comment.get("content"))
     if text is None:
         raise DataError("It is a comment without words.")
     return Remark(
@@ -70,14 +67,14 @@ def remark_of_comment(comment: Seen, trace_of: Callable[[str], str | None]) -> R
         text=text,
         correction=None,
         categories=(),
-        by=_text(comment.get("authorUserId")),
+        by=filled(comment.get("authorUserId")),
         at=date_of(comment.get("createdAt")),
     )
 
 
 def _id(said: Seen) -> str:
     """Return an id that changes when what was said is changed."""
-    if not _text(said.get("id")):
+    if not filled(said.get("id")):
         raise DataError("It has no id.")
     own_id = f"{THEIRS}{said['id']}"
     made, changed = said.get("createdAt"), said.get("updatedAt")
@@ -88,11 +85,12 @@ def _id(said: Seen) -> str:
 
 def _subject(score: Seen) -> tuple[str, str | None]:
     subject = score.get("subject")
-    kind, own_id = (subject.get("kind"), subject.get("id")) if isinstance(subject, dict) else (None, None)
-    trace = own_id if kind == "trace" else subject.get("traceId") if kind == "observation" and subject else None
-    if not isinstance(trace, str) or not trace:
-        raise DataError("It is about a session or an experiment, not about a run.")
-    return trace, str(own_id) if kind == "observation" else None
+    about: Seen = subject if isinstance(subject, dict) else {}
+    if about.get("kind") == "trace" and (trace := filled(about.get("id"))):
+        return trace, None
+    if about.get("kind") == "observation" and (trace := filled(about.get("traceId"))):
+        return trace, str(about.get("id"))
+    raise DataError("It is about a session or an experiment, not about a run.")
 
 
 Verdict = tuple[float | None, tuple[str, ...], object, str | None]
@@ -103,30 +101,24 @@ def _verdict(kind: str, value: Any, name: str, configuration: Seen) -> Verdict:
     if kind == "BOOLEAN":
         return (1.0 if value in (True, 1, "true", "True") else -1.0), (), None, None
     if kind == "NUMERIC":
-        score = _judged(value, *_bounds(configuration))
+        score = _judged(value, configuration.get("minValue"), configuration.get("maxValue"))
         return score, (), None, None if score is not None else f"{name}: {value}"
     if kind == "CATEGORICAL":
         return _judged_category(str(value), configuration), (str(value),), None, None
     if kind == "CORRECTION":
         return None, (), correction_of(value), None
-    return None, (), None, _text(value)
+    return None, (), None, filled(value)
 
 
-def _judged(value: Any, least: float | None, most: float | None) -> float | None:
+def _judged(value: Any, least: Any, most: Any) -> float | None:
     """Return a number as -1 to 1; None where its scale is not known."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if least is not None and most is not None and least < most:
+    if isinstance(least, int | float) and isinstance(most, int | float) and least < most:
         return 2 * (value - least) / (most - least) - 1 if least <= value <= most else None
     if 0 <= value <= 1:
         return 2.0 * value - 1
     return float(value) if -1 <= value < 0 else None
-
-
-def _bounds(configuration: Seen) -> tuple[float | None, float | None]:
-    least, most = (configuration.get(name) for name in ("minValue", "maxValue"))
-    numbers = isinstance(least, int | float) and isinstance(most, int | float)
-    return (least, most) if numbers else (None, None)
 
 
 def _judged_category(label: str, configuration: Seen) -> float | None:
@@ -154,11 +146,7 @@ def correction_of(value: Any) -> object:
     values: Sequence[Any] = read if isinstance(read, list) else [read]
     if not values or not all(is_message(one) for one in values):
         return value if isinstance(value, str) else str(value)
-    said = last_said(Reading().all(values))
+    said = next((one for one in reversed(Reading().all(values)) if one.role == "assistant"), None)
     if said is None:
         raise DataError("It is a correction without an answer of the assistant.")
     return Message(role="assistant", content=said.content, tool_calls=said.tool_calls)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None

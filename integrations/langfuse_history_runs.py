@@ -10,10 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.integrations.langfuse_messages import Reading, is_message
-from langgraph_learnloop.integrations.langfuse_observations import Observation, Told, ordered, ours
-from langgraph_learnloop.integrations.langfuse_reading import Seen, parsed
-from langgraph_learnloop.integrations.langfuse_steps import model_step, texts_of, tool_step
+from langgraph_learnloop.integrations.langfuse_history_order import Observation, Traced, ordered
+from langgraph_learnloop.integrations.langfuse_history_steps import model_step, texts_of, tool_step
+from langgraph_learnloop.integrations.langfuse_messages import Reading, Seen, filled, is_message, parsed
 from langgraph_learnloop.mirrors import ForeignRun, ForeignStep, run_of
 from langgraph_learnloop.records import Message, Outcome, Run, Step
 
@@ -48,7 +47,9 @@ def foreign_runs(trace: str, seen: Iterable[Seen], agents: Collection[str] = ())
         raise DataError("It is of an experiment, a judge or a review, where nobody asked the agent anything.")
     reading = Reading()
     try:
-        return [_run(trace, one, one.root is first, reading) for one in told]
+        return [
+            _run(one, one.ours or (run_of(trace) if one.root is first else _id(one, one.root)), reading) for one in told
+        ]
     except ValidationError as error:
         what = error.errors()[0]
         raise DataError(f"Its {'.'.join(map(str, what['loc'])) or 'content'} cannot be used.") from error
@@ -56,38 +57,36 @@ def foreign_runs(trace: str, seen: Iterable[Seen], agents: Collection[str] = ())
         raise DataError("It is nested too deeply.") from error
 
 
-def _run(trace: str, told: Told, is_first: bool, reading: Reading) -> ForeignRun:
-    root = told.root
-    mine = ours(trace, root)
-    run_id = mine or (run_of(trace) if is_first else _id(trace, root))
-    steps = _steps(trace, told, run_id, reading)
-    conversation = _conversation(root, steps, reading, mine is not None)
+def _run(told: Traced, run_id: str, reading: Reading) -> ForeignRun:
+    root, mine = told.root, told.ours is not None
+    steps = _steps(told, run_id, reading)
+    conversation = (_mirrored if mine else _left)(root, _last_call(steps), reading)
     costs = [one.step.usd for one in steps if one.step.usd is not None]
     question, answer = _question_and_answer(conversation)
     flagged = root.fact("flagged") if mine else None
     run = Run(
         run_id=run_id,
-        thread_id=root.fact("thread_id") or _text(root.seen.get("sessionId")),
+        thread_id=root.fact("thread_id") or filled(root.seen.get("sessionId")),
         agent=root.name if mine else "",
-        release=_text(root.seen.get("release")) if mine else _release(told, reading),
-        user=root.fact("user") or root.fact("user_id") or _text(root.seen.get("userId")),
+        release=filled(root.seen.get("release")) if mine else _release(told, reading),
+        user=root.fact("user") or root.fact("user_id") or filled(root.seen.get("userId")),
         question=question,
         answer=answer,
-        outcome=_outcome(told, mine is not None),
+        outcome=_outcome(told),
         error=(root.said or "Langfuse holds no reason.") if root.failed else None,
         started_at=root.began,
         seconds=root.seconds,
         usd=sum(costs) if costs else None,
-        tags=_tags(root, mine is not None),
-        metadata=_metadata(root, mine is not None),
+        tags=_tags(told),
+        metadata=_metadata(told),
         flagged=(flagged,) if flagged else (),
-        resumes=root.fact("resumes") if mine else _resumed(trace, told),
-        trace=trace,
+        resumes=root.fact("resumes") if mine else None if told.resumes is None else _id(told, told.resumes),
+        trace=told.trace,
     )
     return ForeignRun(run, conversation, tuple(steps))
 
 
-def _steps(trace: str, told: Told, run_id: str, reading: Reading) -> list[ForeignStep]:
+def _steps(told: Traced, run_id: str, reading: Reading) -> list[ForeignStep]:
     """Return the steps that are shown, in order of start; what they are built of is folded away."""
     home: dict[str, str] = {told.root.id: run_id}  # the step that an observation is or happened in, else the run
     by_id = {one.id: one for one in told.members}
@@ -98,9 +97,9 @@ def _steps(trace: str, told: Told, run_id: str, reading: Reading) -> list[Foreig
         if kind is None:
             home.setdefault(one.id, parent_id)
             continue
-        home[one.id] = one.step_id or _id(trace, one)
+        home[one.id] = one.step_id or _id(told, one)
         common = {"step_id": home[one.id], "parent_id": parent_id, "kind": kind, **_common(one)}
-        shown.append((one, _TOLD_BY[kind](one, common, reading)))
+        shown.append((one, _READ_BY[kind](one, common, reading)))
     place = {one.id: number for number, one in enumerate(told.members)}
     shown.sort(key=lambda pair: (pair[0].began, place[pair[0].id]))
     return _joined([step for _, step in shown])
@@ -127,7 +126,7 @@ def _node_step(one: Observation, common: dict[str, Any], reading: Reading) -> Fo
     return ForeignStep(Step(**common))
 
 
-_TOLD_BY = {"model": model_step, "tool": tool_step, "node": _node_step}
+_READ_BY = {"model": model_step, "tool": tool_step, "node": _node_step}
 
 
 def _kind(one: Observation, parent: Observation | None) -> str | None:
@@ -165,18 +164,19 @@ def _joined(steps: Sequence[ForeignStep]) -> list[ForeignStep]:
     return joined
 
 
-def _id(trace: str, one: Observation) -> str:
+def _id(told: Traced, one: Observation) -> str:
     """Return the id of a step whose observation this would be."""
-    whole = trace[:16] + one.id
-    return run_of(whole) if _HEX.fullmatch(one.id) else one.id
+    return run_of(told.trace[:16] + one.id) if _HEX.fullmatch(one.id) else one.id
 
 
-def _conversation(root: Observation, steps: Sequence[ForeignStep], reading: Reading, mine: bool) -> tuple[Message, ...]:
+def _last_call(steps: Sequence[ForeignStep]) -> tuple[Message, ...]:
+    """Return what the last model call read and said."""
+    last = next((one for one in reversed(steps) if one.step.kind == "model"), None)
+    return () if last is None else (*last.asked, *last.said)
+
+
+def _left(root: Observation, last: tuple[Message, ...], reading: Reading) -> tuple[Message, ...]:
     """Return the messages that the root left; else, as in a failed run, those of its last model call."""
-    calls = [one for one in steps if one.step.kind == "model"]
-    last = (*calls[-1].asked, *calls[-1].said) if calls else ()
-    if mine:
-        return _mirrored(root, last, reading)
     left = parsed(root.seen.get("output"))
     found = left.get("messages") if isinstance(left, dict) else left
     if isinstance(found, list) and found and all(is_message(value) for value in found):
@@ -206,21 +206,16 @@ def _question_and_answer(conversation: Sequence[Message]) -> tuple[str | None, s
     return None, answer or None
 
 
-def _outcome(told: Told, mine: bool) -> Outcome:
-    known = next((one for one in _OUTCOMES if one == told.root.fact("outcome")), None) if mine else None
-    if known is not None:
-        return known
-    if told.root.failed:
-        return "failed"
-    return "interrupted" if any(_is_pause(one) for one in told.members) else "finished"
+def _outcome(told: Traced) -> Outcome:
+    known = next((one for one in _OUTCOMES if one == told.root.fact("outcome")), None) if told.ours else None
+    if known is not None or told.root.failed:
+        return known or "failed"
+    # A node that stopped for somebody to answer: Langfuse's handler keeps LangGraph's interrupt as words.
+    paused = any(not one.failed and "Interrupt(" in (one.said or "")[:200] for one in told.members)
+    return "interrupted" if paused else "finished"
 
 
-def _is_pause(one: Observation) -> bool:
-    """Return whether a node stopped for somebody to answer: Langfuse's handler keeps LangGraph's interrupt as words."""
-    return not one.failed and one.said is not None and "Interrupt(" in one.said[:200]
-
-
-def _release(told: Told, reading: Reading) -> str | None:
+def _release(told: Traced, reading: Reading) -> str | None:
     """Return the release of ours that answered last."""
     left = parsed(told.root.seen.get("output"))
     found = left.get("messages") if isinstance(left, dict) else None
@@ -231,23 +226,14 @@ def _release(told: Told, reading: Reading) -> str | None:
     return None
 
 
-def _resumed(trace: str, told: Told) -> str | None:
-    before = told.resumes
-    return None if before is None else _id(trace, before)
-
-
-def _tags(root: Observation, mine: bool) -> tuple[str, ...]:
-    tags = root.seen.get("tags")
+def _tags(told: Traced) -> tuple[str, ...]:
+    tags = told.root.seen.get("tags")
     kept = (str(tag) for tag in tags if not str(tag).startswith(_INNER_TAGS)) if isinstance(tags, list) else ()
-    return tuple(tag for tag in kept if not (mine and tag == "flagged"))
+    return tuple(tag for tag in kept if not (told.ours and tag == "flagged"))
 
 
-def _metadata(root: Observation, mine: bool) -> dict[str, Any]:
-    left_out = _NOT_OWN | _OURS if mine else _NOT_OWN
-    own = {name: value for name, value in root.facts.items() if name not in left_out and not name.startswith(_INNER)}
-    release = None if mine else _text(root.seen.get("release"))
+def _metadata(told: Traced) -> dict[str, Any]:
+    facts, left_out = told.root.facts.items(), _NOT_OWN | _OURS if told.ours else _NOT_OWN
+    own = {name: value for name, value in facts if name not in left_out and not name.startswith(_INNER)}
+    release = None if told.ours else filled(told.root.seen.get("release"))
     return {**own, "release": release} if release else own
-
-
-def _text(value: object) -> str | None:
-    return str(value) if isinstance(value, str | int) and value != "" else None

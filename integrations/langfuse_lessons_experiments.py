@@ -1,4 +1,4 @@
-"""Show examinations in Langfuse as experiments, one for each side."""
+"""Keep datasets in Langfuse, and show examinations as experiments on them, one for each side."""
 
 from __future__ import annotations
 
@@ -9,36 +9,140 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langgraph_learnloop.errors import LearnLoopError
-from langgraph_learnloop.integrations.langfuse_items import (
-    ONCE,
-    add_items,
-    asked_of,
-    cases_name,
-    item_id,
-    known,
-    make_dataset,
-)
 from langgraph_learnloop.integrations.langfuse_spans import (
+    as_text,
     key_values,
     make_span,
+    observed,
     openai,
     short_form,
     storable,
     written,
 )
-from langgraph_learnloop.integrations.langfuse_wire import OURS, Wire, delivering, span_of
-from langgraph_learnloop.mirrors import DeliveryError, ToldExamination
-from langgraph_learnloop.records import Case, CaseResult, Message, Release, Scorecard, content_hash
+from langgraph_learnloop.integrations.langfuse_wire import (
+    ONCE,
+    OURS,
+    PAGE,
+    Wire,
+    delivering,
+    followed,
+    pages,
+    span_of,
+    trace_of,
+)
+from langgraph_learnloop.mirrors import DeliveryError, ToldDataset, ToldExamination
+from langgraph_learnloop.records import Case, CaseResult, Example, Message, Release, Scorecard, content_hash
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 ENVIRONMENT = "sdk-experiment"
 """The environment in which Langfuse's SDK runs experiments."""
+_BEGINNING = 12
+"""Characters of a dataset's version by which its counterpart in Langfuse is known."""
 _LONGEST_COMMENT = 10_000
 _MINUTE = timedelta(minutes=1)
 _EXPERIMENT = "langfuse.experiment."
-_OBSERVATION = "langfuse.observation."
+
+
+class Item(NamedTuple):
+    """An item of a dataset."""
+
+    key: str
+    """What it is made of."""
+    input: Any
+    expected: Any
+    metadata: dict[str, Any]
+    trace: str | None
+
+
+def dataset_name(version: str) -> str:
+    """Return the name that a dataset version has in Langfuse."""
+    return f"{OURS}{version[:_BEGINNING]}"
+
+
+def cases_name(card: Scorecard, cases: Sequence[Case]) -> str:
+    """Return the name of the dataset of the cases that a scorecard is about: candidates of one dataset share it."""
+    return f"{OURS}cases-{(card.dataset or content_hash(sorted(case.case_id for case in cases)))[:_BEGINNING]}"
+
+
+def taught(example: Example, told: ToldDataset) -> Item:
+    """Return an example as an item that `cases_from_langfuse` reads."""
+    facts = {
+        "origin": example.origin,
+        "split": example.split,
+        "category": example.category,
+        "by": example.by,
+        "review": example.review,
+        "example": example.example_id,
+        "run": example.run_id,
+        "agent_said": None if example.rejected is None else short_form(example.rejected),
+    }
+    trace = None if example.run_id is None else told.traces.get(example.run_id) or trace_of(example.run_id)
+    asked: dict[str, Any] = {"messages": [openai(message) for message in example.messages]}
+    if example.tools:
+        asked["tools"] = list(example.tools)
+    return Item(example.example_id, asked, short_form(example.chosen), facts, trace)
+
+
+def asked_of(case: Case) -> Item:
+    """Return a case as an item that `cases_from_langfuse` reads."""
+    facts = {"suite": case.suite, "category": case.category, "case": case.case_id, "run": case.run_id}
+    asked = {"messages": [openai(message) for message in case.messages]}
+    expected = None if case.expected is None else short_form(case.expected)
+    trace = None if case.run_id is None else trace_of(case.run_id)
+    return Item(case.case_id, asked, expected, facts, trace)
+
+
+def make_dataset(wire: Wire, name: str, description: str, metadata: dict[str, Any]) -> str:
+    """Return the id of a dataset, which is made if need be."""
+    with delivering(f"the dataset {name!r}"):
+        made = wire.api.datasets.create(
+            name=name, description=description, metadata=known(metadata), request_options=ONCE
+        )
+    return str(made.id)
+
+
+def item_id(dataset_id: str, key: str) -> str:
+    """Return the id of an item."""
+    # An id is its project's, not its dataset's: one that was renamed keeps its items.
+    return OURS + content_hash([dataset_id, key])
+
+
+def add_items(wire: Wire, name: str, dataset_id: str, items: Sequence[Item]) -> None:
+    """Add those items that are not there yet; those that Langfuse will never take do not keep the others away."""
+    api = wire.api.dataset_items
+    with delivering(f"items of the dataset {name!r}"):
+        there = {
+            str(one.id)
+            for one in pages(lambda page: api.list(dataset_name=name, page=page, limit=PAGE, request_options=ONCE))
+        }
+    refused: list[DeliveryError] = []
+    for item in items:
+        if item_id(dataset_id, item.key) in there:
+            continue
+        try:
+            with delivering(f"the item {item.key!r} of the dataset {name!r}"):
+                api.create(
+                    dataset_name=name,
+                    id=item_id(dataset_id, item.key),
+                    input=storable(item.input),
+                    expected_output=storable(item.expected),
+                    metadata=known(item.metadata),
+                    source_trace_id=item.trace,
+                    request_options=ONCE,
+                )
+        except DeliveryError as error:
+            if not error.forever:
+                raise
+            refused.append(error)
+    if refused:
+        raise DeliveryError(f"{len(refused)} of {len(items)} items are not shown. {refused[0]}", forever=True)
+
+
+def known(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of something, as databases take it."""
+    return {name: storable(value) for name, value in facts.items() if value is not None}
 
 
 class _Experiment(NamedTuple):
@@ -130,15 +234,12 @@ def _task(trace: str) -> str:
 def _spans(experiment: _Experiment, case: Case, result: CaseResult) -> list[Span]:
     """Return the observations of one answer as `run_experiment` of Langfuse's SDK sends them: an item, and its task."""
     trace, at = _trace(experiment, case.case_id), experiment.card.at
-    task, bytes_ = _task(trace), bytes.fromhex(trace)
+    task = _task(trace)
     both = key_values([*_everywhere(experiment, case, task), *_answer(experiment, case, result)])
-    spans = [
-        make_span(bytes_, trace, None, "experiment-item-run", at, result.seconds, result.error),
-        make_span(bytes_, task, trace, "experiment-item-task", at, result.seconds, result.error),
+    return [
+        make_span(trace, trace, "experiment-item-run", at, both, None, result.seconds, result.error),
+        make_span(trace, task, "experiment-item-task", at, both, trace, result.seconds, result.error),
     ]
-    for span in spans:
-        span.attributes.extend(both)
-    return spans
 
 
 def _everywhere(experiment: _Experiment, case: Case, task: str) -> Iterator[tuple[str, Any]]:
@@ -154,16 +255,10 @@ def _everywhere(experiment: _Experiment, case: Case, task: str) -> Iterator[tupl
     yield _EXPERIMENT + "item.metadata", written(known(asked_of(case).metadata))
     yield _EXPERIMENT + "item.root_observation_id", span_of(task)
     if case.expected is not None:
-        yield _EXPERIMENT + "item.expected_output", _text(short_form(case.expected))
+        yield _EXPERIMENT + "item.expected_output", as_text(short_form(case.expected))
 
 
 def _answer(experiment: _Experiment, case: Case, result: CaseResult) -> Iterator[tuple[str, Any]]:
-    yield _OBSERVATION + "type", "span"
-    yield _OBSERVATION + "input", written(asked_of(case).input)
-    yield _OBSERVATION + "output", _said(result.got)
-    if result.error is not None:
-        yield _OBSERVATION + "level", "ERROR"
-        yield _OBSERVATION + "status_message", result.error
     facts = {
         "experiment_name": experiment.name,
         "experiment_run_name": experiment.name,
@@ -178,15 +273,15 @@ def _answer(experiment: _Experiment, case: Case, result: CaseResult) -> Iterator
         "tokens": result.tokens,
         "usd": result.usd,
     }
-    for name, value in known(facts).items():
-        yield f"{_OBSERVATION}metadata.{name}", _text(value)
+    shown = {name: as_text(value) for name, value in known(facts).items()}
+    return observed("span", written(asked_of(case).input), _said(result.got), shown, result.error)
 
 
 def _said(got: Sequence[Message]) -> str | None:
     """Return what was answered; with what came after it, as a list of messages."""
     if not got:
         return None
-    return _text(short_form(got[0])) if len(got) == 1 else written([openai(message) for message in got])
+    return as_text(short_form(got[0])) if len(got) == 1 else written([openai(message) for message in got])
 
 
 def _figures(experiment: _Experiment, result: CaseResult) -> Iterator[dict[str, Any]]:
@@ -234,29 +329,22 @@ def _score(
 
 def _there(wire: Wire, experiment: _Experiment) -> frozenset[tuple[str, str]]:
     """Return the traces' and observations' ids of a release's answers that can be seen by now."""
-    found: set[tuple[str, str]] = set()
-    cursor: str | None = None
     at = experiment.card.at
-    while True:
-        try:
-            with delivering(f"the experiment {experiment.name!r}"):
-                page = wire.api.observations.get_many(
-                    version=experiment.release.release_id,
-                    environment=ENVIRONMENT,
-                    from_start_time=at - _MINUTE,
-                    to_start_time=at + _MINUTE,
-                    limit=1_000,
-                    cursor=cursor,
-                    request_options=ONCE,
-                )
-        except DeliveryError as error:
-            error.arrived, error.forever = None, False  # a question: what was sent before is as doubtful as ever
-            raise
-        found.update((str(one.trace_id), str(one.id)) for one in page.data)
-        cursor = page.meta.cursor
-        if not cursor:
-            return frozenset(found)
 
+    def page(cursor: str | None) -> Any:
+        return wire.api.observations.get_many(
+            version=experiment.release.release_id,
+            environment=ENVIRONMENT,
+            from_start_time=at - _MINUTE,
+            to_start_time=at + _MINUTE,
+            limit=1_000,
+            cursor=cursor,
+            request_options=ONCE,
+        )
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else written(value)
+    try:
+        with delivering(f"the experiment {experiment.name!r}"):
+            return frozenset((str(one.trace_id), str(one.id)) for one in followed(page))
+    except DeliveryError as error:
+        error.arrived, error.forever = None, False  # a question: what was sent before is as doubtful as ever
+        raise
