@@ -17,13 +17,12 @@ from langgraph_learnloop.errors import ConfigError, NotFoundError
 from langgraph_learnloop.evidence import Metric
 from langgraph_learnloop.examples import problems, read_examples
 from langgraph_learnloop.exams import Exams, Watched
-from langgraph_learnloop.importing import ignore
 from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job
 from langgraph_learnloop.improvement.lora.search import search
 from langgraph_learnloop.improvement.replay import replay_ratio
 from langgraph_learnloop.lessons import Lessons
 from langgraph_learnloop.ports import Evaluator, OnProgress, Operator, Planner, Replayer, Reviewer, Trainer
-from langgraph_learnloop.recording import Recording
+from langgraph_learnloop.recording import Recording, ignore
 from langgraph_learnloop.records import (
     Case,
     Dataset,

@@ -24,12 +24,16 @@ from langgraph_learnloop.errors import ConfigError, NotFoundError
 from langgraph_learnloop.evaluation.recording import recordable
 from langgraph_learnloop.evaluation.replaying import REPLAYING
 from langgraph_learnloop.hearing import Hearing
-from langgraph_learnloop.importing import Heard, Imported, Importing, ignore
+from langgraph_learnloop.importing import Heard, Imported, Importing
 from langgraph_learnloop.mirror_process import MirrorProcess
 from langgraph_learnloop.mirroring import Mirroring
 from langgraph_learnloop.mirrors import History, Mirror, Witness
 from langgraph_learnloop.records import Case, Feedback, Flag, FlagState, Run, Scorecard
 from langgraph_learnloop.store.opened import open_store
+
+
+def ignore(progress: object) -> None:
+    """Take progress that nobody asked for."""
 
 
 class Recording:
