@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from langgraph_learnloop.errors import ConfigError, DataError
+from langgraph_learnloop.evaluation.evaluators import right
 from langgraph_learnloop.ports import Evaluator
 from langgraph_learnloop.records import Case, Judged, Message, Score
 
@@ -54,8 +55,7 @@ class _Called:
 
     def judge(self, case: Case, got: Sequence[Message]) -> Judged:
         """Return the function's scores; raise DataError when they are none, or when the deciding one is missing."""
-        expected = (case.expected,) if case.expected is not None else ()
-        reference = (case.reference or expected) if self.whole else expected
+        reference = right(case, whole=self.whole)
         given = {
             "inputs": _openai(case.messages),
             "outputs": _openai(got if self.whole else got[:1]),

@@ -251,7 +251,7 @@ def _safety(exam: Exam, metric: str, limits: Limits) -> Gate:
     found = _safe(n, held, p, limits)
     compared = exam.pairs(metric, "safety")
     because = f"Safety: {held} of {n} cases held{found.said}{words.left_out(len(cases) - n)}"
-    gate = _gate(compared, "safety", because, found, test="exact binomial test (Clopper-Pearson bound)", p_value=p)
+    gate = _gate(compared, "safety", because, found, test=stats.SAFETY_TEST, p_value=p)
     return gate.model_copy(update={"candidate": held / n if n else None, "cases": n, "left_out": len(cases) - n})
 
 

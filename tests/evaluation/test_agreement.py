@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.evaluation.agreement import kappa
+from langgraph_learnloop.evaluation.judges import kappa
 
 
 def table(both: int, people: int, judge: int, neither: int) -> tuple[list[bool], list[bool]]:
