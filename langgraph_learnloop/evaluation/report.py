@@ -1,4 +1,4 @@
-"""Show a scorecard to a person: plain sentences, a table, or a whole report for the terminal.
+"""Show a scorecard to a person: its verdict in a sentence, a table, or a whole report for the terminal.
 
 What was captured is not trusted: it goes through `visible` before it reaches a terminal.
 """
@@ -26,7 +26,6 @@ _MISSING = 3
 """Gates that the verdict names of those that lack cases."""
 _LONGEST = 60
 """Characters of a captured text in a cell of the terminal."""
-_NO_RICH = 'A table needs rich: pip install "langgraph-learnloop[loop]".'
 _RATIOS = frozenset({"latency", "cost"})
 _COLUMNS: Mapping[str, Literal["left", "right"]] = {
     "gate": "left",
@@ -66,12 +65,6 @@ def score_words(score: Score) -> str:
     if score is None:
         return "not judged"
     return ("yes" if score else "no") if isinstance(score, bool) else f"{score:.2f}"
-
-
-def sentences(scorecard: Scorecard) -> list[str]:
-    """Return the verdict, then each gate's reason, failed ones first, those that only inform last."""
-    gates = [f"{mark(gate)} {gate.name}: {gate.because}{_facts(gate)}" for gate in ordered(scorecard.gates)]
-    return [visible(line) for line in (headline(scorecard), *gates)]
 
 
 def headline(scorecard: Scorecard) -> str:
@@ -151,11 +144,9 @@ def summary(report: Report) -> Group:
     if report.remembered:
         parts.append(_ledger(report))
     parts.append(_table("What it cost", _COSTS, costs(report)))
-    try:
-        from rich.console import Group
-        from rich.text import Text
-    except ImportError as error:
-        raise MissingExtraError(_NO_RICH) from error
+    from rich.console import Group
+    from rich.text import Text
+
     return Group(*(Text(visible(part)) if isinstance(part, str) else part for part in parts))
 
 
@@ -188,18 +179,6 @@ def _count(scorecard: Scorecard) -> str:
         return f"{said}."
     more = " and more" if len(missing) > _MISSING else ""
     return f"{said}; cases are missing: {', '.join(missing[:_MISSING])}{more}."
-
-
-def _facts(gate: Gate) -> str:
-    """Return how a gate decided, in brackets; "" where that is not known."""
-    facts = (
-        gate.test,
-        None if gate.power is None else f"power {whole_percent(gate.power)}",
-        f"{gate.needed} more cases needed" if gate.needed else None,
-        f"{gate.left_out} left out" if gate.left_out else None,
-    )
-    said = "; ".join(fact for fact in facts if fact)
-    return f" ({said})" if said else ""
 
 
 def _tests(scorecard: Scorecard) -> str:
@@ -240,7 +219,7 @@ def _table(
         from rich.table import Table
         from rich.text import Text
     except ImportError as error:
-        raise MissingExtraError(_NO_RICH) from error
+        raise MissingExtraError('A table needs rich: pip install "langgraph-learnloop[loop]".') from error
     made = Table(title=Text(visible(title)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     if caption:
         made.caption, made.caption_justify = Text(visible(caption)), "left"
