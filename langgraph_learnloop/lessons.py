@@ -174,7 +174,7 @@ class Lessons:
 
     def remembered(self, release: Release, evaluator: Evaluator) -> tuple[Remembered, ...]:
         """Return how a release does on each lesson that was shipped before it, by what it was asked already."""
-        from langgraph_learnloop.evaluation.ledger import Lesson, ledger
+        from langgraph_learnloop.evaluation.findings import Lesson, ledger
 
         shipped = [one for one in self.shipped() if one.release.made_at <= release.made_at]
         results = self._store.scorecards.results

@@ -113,7 +113,7 @@ class Judge:
 
     def judge(self, case: Case, got: Sequence[Message]) -> Judged:
         """Return the model's score and its reason, with its agreement if it was calibrated."""
-        score, why = self._asked(self._shown(case, got))
+        score, why = self._asked(case, got)
         measured = f" ({self.agreement.because})" if self.agreement is not None else ""
         return Judged({self.target: score}, why[:_LONGEST_COMMENT] + measured)
 
@@ -125,7 +125,7 @@ class Judge:
         labels: list[bool] = []
         judged: list[bool | None] = []
         for case, got, label in labelled:
-            score = self._asked(self._shown(case, got))[0]
+            score = self._asked(case, got)[0]
             labels.append(label)
             judged.append(None if score is None else score >= GOOD)
         self.agreement = kappa(labels, judged)
@@ -139,8 +139,9 @@ class Judge:
         text = json.dumps(shown, ensure_ascii=False, indent=1, default=str)
         return text.translate(_LINE_ENDS).encode("utf-8", "replace").decode("utf-8")
 
-    def _asked(self, shown: str) -> tuple[Score, str]:
+    def _asked(self, case: Case, got: Sequence[Message]) -> tuple[Score, str]:
         """Return the score and why; None with what went wrong after the last try."""
+        shown = self._shown(case, got)
         if len(shown) > LONGEST:
             return None, f"There are {len(shown):,} characters to judge; a judge is shown at most {LONGEST:,}."
         wrong = ""
