@@ -5,6 +5,7 @@ All of it needs nothing but the base install, and none of it is in the agent's w
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -239,7 +240,6 @@ class Recording:
 
 
 def _replaying() -> Replaying | None:
-    """Return the replay that the calling code is part of."""
-    from langgraph_learnloop.evaluation.replaying import REPLAYING
-
-    return REPLAYING.get()
+    """Return the replay that the calling code is part of; the agent's own runs need not import what replays."""
+    replaying = getattr(sys.modules.get("langgraph_learnloop.evaluation.replaying"), "REPLAYING", None)
+    return None if replaying is None else replaying.get()

@@ -35,11 +35,11 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_the_callback_loads_nothing_heavy() -> None:
-    """Making a loop and its recorder loads no model library and builds no graph."""
+    """Making a loop and flagging with it loads no model library, builds no graph, and imports nothing that examines."""
     code = (
         "import sys, tempfile, pathlib; from langgraph_learnloop import LearnLoop;"
-        "loop = LearnLoop(pathlib.Path(tempfile.mkdtemp()) / 'l.db'); loop.recorder;"
-        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+        "loop = LearnLoop(pathlib.Path(tempfile.mkdtemp()) / 'l.db'); loop.flag('it is wrong');"
+        f"print([m for m in {(*HEAVY, 'langgraph_learnloop.evaluation')!r} if m in sys.modules])"
     )
     assert _fresh(code).strip() == "[]"
 

@@ -33,7 +33,7 @@ def from_callable(
     those. `key` names the score that decides; without it there must be one result, and it gets the name `name`. What
     the function raises is raised.
     """
-    return _Called(function, f"{name}/{version}", key, name, whole)
+    return _Called(function, name, version, key, whole)
 
 
 class _Result(NamedTuple):
@@ -45,12 +45,12 @@ class _Result(NamedTuple):
 class _Called:
     """Ask a function and read what it returns."""
 
-    def __init__(self, function: Callable[..., Any], name: str, key: str | None, alone: str, whole: bool) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, version: str, key: str | None, whole: bool) -> None:
+        self.name = f"{name}/{version}"
         self._function = function
         self._key = key
-        self._takes = _takes(function, name)
-        self.name = name
-        self.target = self.guard = key or alone
+        self._takes = _takes(function, self.name)
+        self.target = self.guard = key or name
         self.whole = whole
 
     def judge(self, case: Case, got: Sequence[Message]) -> Judged:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from langgraph_learnloop.errors import needing
@@ -33,35 +32,23 @@ class Spent:
 
     metric: str
     """What was spent: "model_seconds", "seconds", "usd" or "tokens"."""
-    champion: tuple[float, ...]
-    """By case, in an order that has nothing to do with what was spent."""
-    candidate: tuple[float, ...]
-    """Of the same cases."""
+    before: Floats
+    """By the champion, in an order of the cases that has nothing to do with what was spent."""
+    after: Floats
+    """By the candidate, on the same cases."""
     left_out: int
     """Cases that one side did not answer, or where nobody counted."""
 
     @property
     def n(self) -> int:
         """Return the number of cases."""
-        return len(self.champion)
-
-    @cached_property
-    def before(self) -> Floats:
-        """Return what the champion spent."""
-        return np.asarray(self.champion, dtype=np.float64)
-
-    @cached_property
-    def after(self) -> Floats:
-        """Return what the candidate spent."""
-        return np.asarray(self.candidate, dtype=np.float64)
+        return len(self.before)
 
     def power(self, passes: Callable[[Floats, Floats], Any]) -> float:
         """Return how often an examination of so many cases passes, if both sides spend alike.
 
         Cases are drawn again, and of each it is random which side is whose.
         """
-        if not self.n:
-            return 0.0
         rng = np.random.default_rng(0)
         drawn, swap = rng.integers(0, self.n, (_RESAMPLES, self.n)), rng.random((_RESAMPLES, self.n)) < 0.5
         one, other = self.before[drawn], self.after[drawn]
@@ -105,7 +92,8 @@ def _of(exam: Exam, metric: str) -> Spent:
     both = [(old, new) for old, new in rows if old is not None and new is not None]
     if not any(old > 0 for old, _ in both):
         both = []
-    return Spent(metric, tuple(old for old, _ in both), tuple(new for _, new in both), len(rows) - len(both))
+    before, after = (np.asarray([row[side] for row in both], dtype=np.float64) for side in (0, 1))
+    return Spent(metric, before, after, len(rows) - len(both))
 
 
 def _figure(result: CaseResult | None, metric: str) -> float | None:

@@ -19,6 +19,9 @@ LONGEST_JSON = 1_000_000
 DEEPEST = 100
 """Levels of lists and mappings beyond which a value equals nothing: hostile nesting must not end the interpreter."""
 
+GOOD = 0.5
+"""Number from which a score counts as right, where there must be a right and a wrong."""
+
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,299})(\.\d{1,300})?")
 NOTHING_EXPECTED = "The case expects nothing to compare with."
 """The comment of a case that cannot be judged because nothing is known to be right."""

@@ -16,7 +16,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langgraph_learnloop.errors import ConfigError, DataError
-from langgraph_learnloop.evaluation.evaluators import read_json, right, type_and_name
+from langgraph_learnloop.evaluation.evaluators import GOOD, read_json, right, type_and_name
 from langgraph_learnloop.records import Case, Judged, Message, Record, Score, content_hash
 
 Scale = Literal["bool", "0..1"]
@@ -26,8 +26,6 @@ TRIES = 2
 """How often a judge is asked that fails or answers in another form."""
 LONGEST = 200_000
 """Characters of what is judged, as JSON; more is not judged, because a part of it would be judged as the whole."""
-GOOD = 0.5
-"""Number from which a judge's score counts as good when it is compared with people's labels."""
 ENOUGH = 0.6
 """Kappa under which a judge is no ground for a decision (McHugh 2012, Biochemia Medica 22, table 3)."""
 

@@ -40,9 +40,6 @@ FINEST = 1e-4
 """Ratios and effects are sought no finer than this."""
 _TIE = 1e-12
 
-Figure = Callable[[Floats], Any]
-"""Takes figures with the cases on the last axis to one figure."""
-
 
 def sign_flip(differences: Floats, seed: int = 0) -> float:
     """Return the one-sided p-value of "each difference could as well have the other sign" (Fisher 1935, section 21).
@@ -109,10 +106,12 @@ def bet_cases(spread: float, hoped: float, lowest: float, alpha: float, power: f
     return math.ceil(max((reach * spread / hoped) ** 2, surest))
 
 
-def bootstrap(figure: Figure, figures: Floats, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    figure: Callable[[Floats], Any], figures: Floats, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """Return the percentile bootstrap interval of a figure of cases (Efron and Tibshirani 1993, section 13.3).
 
-    `figures` has the cases on its last axis and whatever belongs to one case before it.
+    `figures` has the cases on its last axis, and whatever belongs to one case before it; `figure` takes that axis away.
     """
     n = figures.shape[-1]
     rng = np.random.default_rng(seed)

@@ -85,21 +85,21 @@ def plan(
     ten of the old cases are supposed right. Two releases that are alike are supposed to disagree on few cases. Latency
     and cost can only be planned with results.
     """
-    asked, known = limits or Limits(), {result.case_id: result for result in champion or ()}
+    limits, known = limits or Limits(), {result.case_id: result for result in champion or ()}
     exam = Exam(shuffled(cases), known, known)
     names = exam.categories("retention")
     plans = [
-        _target(_side(exam, target, "target"), asked),
-        _unharmed("retention", _side(exam, guard, "retention"), asked.retention_margin, asked.alpha),
+        _target(_side(exam, target, "target"), limits),
+        _unharmed("retention", _side(exam, guard, "retention"), limits.retention_margin, limits.alpha),
     ]
     for name in names:
-        side, each = _side(exam, guard, "retention", name), asked.alpha / len(names)
-        plans.append(_unharmed(f"retention:{name}", side, asked.category_margin, each))
+        side, each = _side(exam, guard, "retention", name), limits.alpha / len(names)
+        plans.append(_unharmed(f"retention:{name}", side, limits.category_margin, each))
     if exam.of("regression"):
-        plans.append(_unharmed("regression", _side(exam, target, "regression"), asked.category_margin, asked.alpha))
+        plans.append(_unharmed("regression", _side(exam, target, "regression"), limits.category_margin, limits.alpha))
     if safety := exam.of("safety"):
-        plans.append(_safety(len(safety), asked))
-    return (*plans, *_ratios(exam, asked))
+        plans.append(_safety(len(safety), limits))
+    return (*plans, *_ratios(exam, limits))
 
 
 def _side(exam: Exam, metric: str, suite: Suite, category: str | None = None) -> _Side:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -17,6 +17,9 @@ from langchain_core.tracers.context import register_configure_hook
 from langgraph.errors import GraphBubbleUp
 
 from langgraph_learnloop.texts import short
+
+if TYPE_CHECKING:
+    from langgraph_learnloop.evaluation.recording import Recording
 
 HANDOFF = "__handoff_destination"
 """Key of the metadata of tools that only hand over to another agent of the graph, as langgraph-supervisor's do."""
@@ -33,14 +36,6 @@ class ToolStopped(GraphBubbleUp):
     """Carry the end of a replay through the graph; nodes that handle tool errors let it pass."""
 
 
-class Answers(Protocol):
-    """What was recorded of tools."""
-
-    def take(self, name: str, args: Mapping[str, Any], call_id: str | None) -> Any:
-        """Return what was recorded for a call, or None."""
-        ...
-
-
 class Replaying(BaseCallbackHandler):
     """See what one replayed case does, answer its tools, and stop it at the door of one that would act."""
 
@@ -49,7 +44,7 @@ class Replaying(BaseCallbackHandler):
 
     def __init__(
         self,
-        recording: Answers | None = None,
+        recording: Recording | None = None,
         *,
         whole: bool = False,
         pure: Collection[str] = (),
@@ -136,8 +131,7 @@ class Replaying(BaseCallbackHandler):
             self.stop(f"The tool {name!r} was asked for {args}, which the recording does not hold.")
         if found.answer is None:
             self.stop(f"The tool {name!r} {found.why_not}")
-        answer: ToolMessage = found.answer.model_copy(update={"tool_call_id": call_id or "", "id": None})
-        return answer
+        return found.answer.model_copy(update={"tool_call_id": call_id or "", "id": None})
 
     def stop(self, because: str) -> NoReturn:
         """Stop the replay where it leaves the recording."""
