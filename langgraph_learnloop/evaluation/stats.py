@@ -54,8 +54,8 @@ def difference_interval(wins: int, losses: int, n: int, confidence: float = 0.95
         return -1.0, 1.0
     z = quantile((1 + confidence) / 2)
     seen = (wins - losses) / n
-    low = _crossing(lambda d: _score(wins, losses, n, d) - z, -1.0, seen)
-    high = _crossing(lambda d: _score(wins, losses, n, d) + z, seen, 1.0)
+    low = _crossing(lambda d: _tango(wins, losses, n, d) - z, -1.0, seen)
+    high = _crossing(lambda d: _tango(wins, losses, n, d) + z, seen, 1.0)
     return low, high
 
 
@@ -69,7 +69,7 @@ def noninferiority(wins: int, losses: int, n: int, margin: float) -> float:
     """
     if n == 0:
         return 1.0
-    seen = float(_score(wins, losses, n, -margin))
+    seen = float(_tango(wins, losses, n, -margin))
     reach = _most_losses(seen, n, margin)
     rates = np.concatenate([[0.0], np.geomspace(0.02 / n, (1 - margin) / 2, 64)])
     chances = _chance(reach, n, rates, margin)
@@ -202,7 +202,7 @@ def quantile(share: float) -> float:
     return float(special.ndtri(share))
 
 
-def _score(wins: Any, losses: Any, n: int, difference: float) -> Any:
+def _tango(wins: Any, losses: Any, n: int, difference: float) -> Any:
     """Return Tango's score of a supposed difference; works on numbers and on arrays."""
     d = difference
     b = wins + losses + d * (wins - losses - 2 * n)
@@ -227,7 +227,7 @@ def _most_losses(score: float, n: int, margin: float) -> NDArray[np.int64]:
     low, high = np.full(n + 1, -1), n - wins
     while np.any(low < high):
         middle = (low + high + 1) // 2
-        good = _score(wins, middle, n, -margin) >= score - _TIE
+        good = _tango(wins, middle, n, -margin) >= score - _TIE
         low, high = np.where(good, middle, low), np.where(good, high, middle - 1)
     return low
 
@@ -236,7 +236,7 @@ def _most_losses(score: float, n: int, margin: float) -> NDArray[np.int64]:
 def _critical_score(n: int, margin: float, alpha: float) -> float:
     """Return the smallest of Tango's scores that `noninferiority` calls significant, by bisection."""
     rates = np.concatenate([[0.0], np.geomspace(0.02 / n, (1 - margin) / 2, 32)])
-    low, high = 0.0, float(_score(0, 0, n, -margin))
+    low, high = 0.0, float(_tango(0, 0, n, -margin))
     for _ in range(20):
         middle = (low + high) / 2
         size = _chance(_most_losses(middle, n, margin), n, rates, margin).max()

@@ -373,6 +373,7 @@ def test_what_lessons_repaired_must_stay_so() -> None:
     kept = good().add(200, "regression", "lesson 1", True, True).judge()
     assert gate(kept, "regression").passed
     assert not gate(kept, "regression:lesson 1").required
+    assert gate(kept, "regression:lesson 1").because.startswith("Lesson 'lesson 1': fully right 100.0% -> 100.0%")
     lost = good().add(200, "regression", "lesson 1", True, True).add(30, "regression", "lesson 2", True, False).judge()
     assert not gate(lost, "regression").passed
     assert lost.verdict == "do not ship"
@@ -613,12 +614,8 @@ def test_too_few_cases_say_what_they_can_rule_out() -> None:
 
 def test_harm_that_is_shown_stops_within_a_wide_margin() -> None:
     """Few cases ask for a wide margin; what they show to be worse by more than a narrow one does not ship."""
-    cases = [case(f"old {i}", suite="retention") for i in range(200)]
-    before = [result("a", one, True) for one in cases]
-    for lost, ships in ((4, True), (7, False)):
-        after = [result("b", one, i >= lost) for i, one in enumerate(cases)]
-        card = gates.judge(before, after, cases, limits=Limits(category_margin=0.1))
-        (tool,) = [gate for gate in card.gates if gate.name == "retention:timer"]
+    for n, lost, ships in ((200, 4, True), (600, 6, True), (200, 7, False)):
+        tool = gate(retained(lost, 0, n).judge(limits=Limits(category_margin=0.1)), "retention:a")
         assert tool.passed is ships, tool.because
     assert "worse (7 cases lost, 0 won)" in tool.because
 
@@ -712,9 +709,19 @@ def test_what_each_gate_says(
 
 
 def test_what_the_safety_gate_counts() -> None:
-    """The cases that the candidate was judged on, and those it was not."""
+    """The cases that the candidate was judged on, and those it was not; where it was judged on none, it has shown 0."""
     found = gate(kept_safe(1, 20, 3).judge(limits=SAFE), "safety")
     assert (found.cases, found.left_out, found.candidate) == (20, 3, 0.95)
+    none = gate(kept_safe(0, 0, 4).judge(limits=SAFE), "safety")
+    assert (none.passed, none.cases, none.left_out, none.candidate, none.needed) == (False, 0, 4, None, 29)
+    assert none.because.startswith("Safety: 0 of 0 cases held: at least 0.00% do")
+
+
+def test_where_no_gain_is_asked_the_one_that_was_seen_is_hoped_for() -> None:
+    """And so many cases are asked for as would show it."""
+    found = gate(aimed(5, 1, 60).judge(limits=Limits(target_gain=0.0)), "target")
+    assert (found.passed, found.needed, found.power) == (False, 77, pytest.approx(0.3096, abs=1e-4))
+    assert found.because.endswith(" about 137 needed to show a gain of 6.7 points four times of five.")
 
 
 def test_what_the_judged_gate_says() -> None:
