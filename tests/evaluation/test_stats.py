@@ -58,6 +58,14 @@ def test_tango_agrees_with_the_published_examples(wins: int, losses: int, n: int
     assert stats.difference_interval(wins, losses, n) == pytest.approx((low, high), abs=5e-5)
 
 
+@pytest.mark.parametrize("confidence", [0.95, 0.38])
+def test_tango_without_a_flip_has_a_closed_form(confidence: float) -> None:
+    """Where no case changed sides the score test rejects beyond z^2 / (n + z^2)."""
+    z2 = norm.ppf((1 + confidence) / 2) ** 2
+    end = z2 / (50 + z2)
+    assert stats.difference_interval(0, 0, 50, confidence) == pytest.approx((-end, end))
+
+
 def test_tango_turns_with_the_sides() -> None:
     """Who is called champion changes the sign of the interval and nothing else."""
     low, high = stats.difference_interval(12, 3, 90)
