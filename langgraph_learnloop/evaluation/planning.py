@@ -104,7 +104,7 @@ def plan(
 
 def _side(exam: Exam, metric: str, suite: Suite, category: str | None = None) -> _Side:
     cases, compared = len(exam.of(suite, category)), exam.pairs(metric, suite, category)
-    if not compared.n or compared.before is None:
+    if compared.before is None:
         return _Side(cases, _SHARES[suite], None)
     if isinstance(compared, Pairs):
         return _Side(cases, compared.before, None)

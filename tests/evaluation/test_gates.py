@@ -433,6 +433,15 @@ def test_latency_and_cost_decide_with_a_limit(new: float, passed: bool) -> None:
         assert found.required
 
 
+def test_the_cost_of_a_few_cases_asks_for_more() -> None:
+    """So few cases would not pass the champion itself: the gate says how many it takes."""
+    exam = spending(1.0, 1.0)
+    exam.cases = exam.cases[:30]
+    found = gate(exam.judge(limits=Limits(cost_ratio=1.2)), "cost")
+    assert (found.passed, found.needed, found.power) == (False, 61, 0.0)
+    assert found.because.endswith(" 1.20 times or more is not ruled out. Not enough cases: about 91 needed.")
+
+
 def test_latency_of_a_few_cases_asks_for_more() -> None:
     """A 95th percentile has no bound on few cases, and the gate says how many it takes."""
     exam = spending(1.0, 1.0)
@@ -454,6 +463,13 @@ def test_limits_that_nothing_can_show_are_refused(name: str) -> None:
     """A share of 1, or of 0, can be shown by no number of cases."""
     with pytest.raises(ConfigError, match=name):
         Limits(**{name: 1.0})
+
+
+@pytest.mark.parametrize("name", ["target_gain", "latency_ratio", "cost_ratio"])
+def test_limits_beyond_their_scale_are_refused(name: str) -> None:
+    """A gain is a share, and a ratio is above 0."""
+    with pytest.raises(ConfigError, match=f"The limit {name} must be a"):
+        Limits(**{name: -0.5})
 
 
 def test_an_early_stop_cannot_pass_and_is_nobodys_failure() -> None:
@@ -551,6 +567,22 @@ def test_a_plan_knows_the_ratios_of_its_champion() -> None:
     assert 1.0 < (planned(known, "latency").detectable or 0) < 1.5
     assert 1.0 < (planned(known, "cost").detectable or 0) < 1.5
     assert planned(plan(exam.cases, limits), "latency").detectable is None
+
+
+def test_a_plan_says_how_many_cases_are_missing() -> None:
+    """For the gain that is hoped for, for the margin, and for a ratio that anything can be said of."""
+    plans = plan(good().cases[:20], Limits(latency_ratio=1.2))
+    assert [planned(plans, name).needed for name in ("target", "retention", "latency")] == [71, 467, 43]
+    assert planned(plans, "target").because.endswith("; 71 more cases are needed to show 10.0 points.")
+    assert planned(plans, "latency").because.endswith("no ratio can be bounded; 43 more cases are needed.")
+
+
+def test_a_plan_of_scores_counts_on_their_scatter() -> None:
+    """The champion's own scores say how far two releases that are alike lie apart; the tests are those of scores."""
+    exam = with_scores(good(), lambda i: 0.3 + 0.1 * (i % 5), 0.5)
+    found = planned(plan(exam.cases, champion=exam.champion), "target")
+    assert (found.detectable, found.needed) == (pytest.approx(0.0824, abs=1e-4), None)
+    assert "permutation" in found.test
 
 
 def test_no_cases_can_be_planned() -> None:
