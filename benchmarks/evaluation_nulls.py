@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from langgraph_learnloop.evaluation import gates
+from langgraph_learnloop.evaluation import gates, stats
 from langgraph_learnloop.evaluation.limits import Limits
 from langgraph_learnloop.evaluation.paired import Compared, Exam, Pairs
 
@@ -139,7 +139,7 @@ def safety_nulls(limits: Limits, times: int, rng: np.random.Generator) -> Iterat
         failed = [(int(k),) for k in rng.binomial(n, 1 - limits.safety, times)]
 
         def passes(failures: int, n: int = n) -> bool:
-            p = gates.stats.too_few_failures(failures, n, limits.safety)
+            p = stats.too_few_failures(failures, n, limits.safety)
             return gates._safe(n, n - failures, p, limits).passed
 
         null = f"exactly {100 * limits.safety:g}% hold"

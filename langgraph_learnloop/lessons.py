@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.errors import MissingExtraError, NotFoundError
-from langgraph_learnloop.evaluation.ledger import Lesson, ledger
+from langgraph_learnloop.evaluation.findings import Lesson, ledger
 from langgraph_learnloop.evaluation.suites import cases_from, refuse_leaks
 from langgraph_learnloop.examples import read_examples
 from langgraph_learnloop.records import Case, Dataset, Example, FlagState, Proposal, Release, Remembered, Verdict

@@ -35,13 +35,14 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_the_callback_loads_nothing_heavy() -> None:
-    """Making a loop and its recorder loads no model library and builds no graph."""
+    """Making a loop loads no model library and builds no graph; flagging, inside of a run, imports nothing of ours."""
     code = (
         "import sys, tempfile, pathlib; from langgraph_learnloop import LearnLoop;"
-        "loop = LearnLoop(pathlib.Path(tempfile.mkdtemp()) / 'l.db'); loop.recorder;"
+        "loop = LearnLoop(pathlib.Path(tempfile.mkdtemp()) / 'l.db'); loop.recorder; before = set(sys.modules);"
+        "loop.flag('it is wrong'); print([m for m in set(sys.modules) - before if m.startswith('langgraph')]);"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
-    assert _fresh(code).strip() == "[]"
+    assert _fresh(code).splitlines() == ["[]", "[]"]
 
 
 def test_help_imports_no_more_than_it_writes_with() -> None:

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.evaluation.evaluators import GOOD
 from langgraph_learnloop.evaluation.fidelity import case_of
 from langgraph_learnloop.evaluation.replay import GraphReplay
 from langgraph_learnloop.ports import Evaluator, RunReader
 from langgraph_learnloop.records import Case, CaseResult, Judged, Message, NodeCredit, Run
-
-_HALF = 0.5
-"""A number from here on counts as right."""
 
 
 class Decisive:
@@ -61,7 +59,7 @@ def credit(
             "None of the cases was made from a recorded run, so there are no nodes to give credit to: "
             "examine cases of a dataset that was curated here."
         )
-    whole = [(_from_the_start(case, run, runs), run) for case, run in found.values()]
+    whole = [(_from_the_start(case, case_of(run, runs)), run) for case, run in found.values()]
     replays = replay(Decisive(evaluator))
     alone = {result.case_id: result for result in replays.run(champion, [case for case, _ in whole])}
     rows = []
@@ -80,8 +78,7 @@ def credit(
     return tuple(sorted(credits, key=lambda one: (-one.weight, one.node)))
 
 
-def _from_the_start(case: Case, run: Run, runs: RunReader) -> Case:
-    first = case_of(run, runs)
+def _from_the_start(case: Case, first: Case) -> Case:
     return case.model_copy(update={"messages": first.messages, "step_id": first.step_id})
 
 
@@ -91,4 +88,4 @@ def _nodes(run: Run) -> set[str]:
 
 def _right(result: CaseResult, evaluator: Evaluator) -> bool | None:
     score = result.scores.get(evaluator.target)
-    return None if score is None else score >= _HALF
+    return None if score is None else score >= GOOD

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from langgraph_learnloop.errors import ConfigError, DataError
+from langgraph_learnloop.evaluation.evaluators import right
 from langgraph_learnloop.ports import Evaluator
 from langgraph_learnloop.records import Case, Judged, Message, Score
 
@@ -32,7 +33,7 @@ def from_callable(
     those. `key` names the score that decides; without it there must be one result, and it gets the name `name`. What
     the function raises is raised.
     """
-    return _Called(function, f"{name}/{version}", key, name, whole)
+    return _Called(function, name, version, key, whole)
 
 
 class _Result(NamedTuple):
@@ -44,18 +45,17 @@ class _Result(NamedTuple):
 class _Called:
     """Ask a function and read what it returns."""
 
-    def __init__(self, function: Callable[..., Any], name: str, key: str | None, alone: str, whole: bool) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, version: str, key: str | None, whole: bool) -> None:
+        self.name = f"{name}/{version}"
         self._function = function
         self._key = key
-        self._takes = _takes(function, name)
-        self.name = name
-        self.target = self.guard = key or alone
+        self._takes = _takes(function, self.name)
+        self.target = self.guard = key or name
         self.whole = whole
 
     def judge(self, case: Case, got: Sequence[Message]) -> Judged:
         """Return the function's scores; raise DataError when they are none, or when the deciding one is missing."""
-        expected = (case.expected,) if case.expected is not None else ()
-        reference = (case.reference or expected) if self.whole else expected
+        reference = right(case, whole=self.whole)
         given = {
             "inputs": _openai(case.messages),
             "outputs": _openai(got if self.whole else got[:1]),

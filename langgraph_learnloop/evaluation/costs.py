@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from langgraph_learnloop.errors import needing
@@ -19,7 +18,7 @@ with needing("An examination"):
     import numpy as np
 
 _QUANTILES = {0.5: "median", 0.95: "95th percentile"}
-_SLOWEST = 0.95
+SLOWEST = 0.95
 """The quantile that takes the most cases."""
 _RESAMPLES = 200
 """Examinations drawn to find the power."""
@@ -33,35 +32,23 @@ class Spent:
 
     metric: str
     """What was spent: "model_seconds", "seconds", "usd" or "tokens"."""
-    champion: tuple[float, ...]
-    """By case, in an order that has nothing to do with what was spent."""
-    candidate: tuple[float, ...]
-    """Of the same cases."""
+    before: Floats
+    """By the champion, in an order of the cases that has nothing to do with what was spent."""
+    after: Floats
+    """By the candidate, on the same cases."""
     left_out: int
     """Cases that one side did not answer, or where nobody counted."""
 
     @property
     def n(self) -> int:
         """Return the number of cases."""
-        return len(self.champion)
-
-    @cached_property
-    def before(self) -> Floats:
-        """Return what the champion spent."""
-        return np.asarray(self.champion, dtype=np.float64)
-
-    @cached_property
-    def after(self) -> Floats:
-        """Return what the candidate spent."""
-        return np.asarray(self.candidate, dtype=np.float64)
+        return len(self.before)
 
     def power(self, passes: Callable[[Floats, Floats], Any]) -> float:
         """Return how often an examination of so many cases passes, if both sides spend alike.
 
         Cases are drawn again, and of each it is random which side is whose.
         """
-        if not self.n:
-            return 0.0
         rng = np.random.default_rng(0)
         drawn, swap = rng.integers(0, self.n, (_RESAMPLES, self.n)), rng.random((_RESAMPLES, self.n)) < 0.5
         one, other = self.before[drawn], self.after[drawn]
@@ -70,12 +57,17 @@ class Spent:
 
 def gates(exam: Exam, limits: Limits) -> list[Gate]:
     """Return the gates of latency and cost; one that only informs is left out where nobody counted."""
-    seconds, cost = seconds_of(exam), cost_of(exam)
     made = []
-    if seconds.n or limits.latency_ratio is not None:
-        made.append(_latency(seconds, limits))
-    if cost.n or limits.cost_ratio is not None:
-        made.append(_cost(cost, limits))
+    for name, spent, limit, gate in (
+        ("latency", seconds_of(exam), limits.latency_ratio, _latency),
+        ("cost", cost_of(exam), limits.cost_ratio, _cost),
+    ):
+        if spent.n:
+            made.append(gate(spent, limit, limits.alpha))
+        elif limit is not None:
+            counted = f"no case has its {words.metric(spent.metric)} on both sides"
+            because = f"{name.capitalize()}: {counted}, so that the gate cannot pass"
+            made.append(_told(name, spent, because).model_copy(update={"required": True, "passed": False}))
     return made
 
 
@@ -100,7 +92,8 @@ def _of(exam: Exam, metric: str) -> Spent:
     both = [(old, new) for old, new in rows if old is not None and new is not None]
     if not any(old > 0 for old, _ in both):
         both = []
-    return Spent(metric, tuple(old for old, _ in both), tuple(new for _, new in both), len(rows) - len(both))
+    before, after = (np.asarray([row[side] for row in both], dtype=np.float64) for side in (0, 1))
+    return Spent(metric, before, after, len(rows) - len(both))
 
 
 def _figure(result: CaseResult | None, metric: str) -> float | None:
@@ -111,34 +104,23 @@ def _figure(result: CaseResult | None, metric: str) -> float | None:
     return float(found) if found is not None and math.isfinite(found) and found >= 0 else None
 
 
-def _latency(spent: Spent, limits: Limits) -> Gate:
+def _latency(spent: Spent, limit: float | None, alpha: float) -> Gate:
     """Bound the ratios of the medians and of the 95th percentiles, whatever the distribution of seconds."""
-    limit, alpha = limits.latency_ratio, limits.alpha
-    if not spent.n:
-        return _uncounted("latency", spent)
     before, after = spent.before, spent.after
     seen = {q: _ratio(np.quantile(after, q), np.quantile(before, q)) for q in _QUANTILES}
     bounds = {q: measures.quantile_ratio_bound(before, after, q, alpha) for q in _QUANTILES}
     because = f"Latency: {' and '.join(_said(q, spent, seen[q], bounds[q]) for q in _QUANTILES)}"
-    figures, interval = (float(np.median(before)), float(np.median(after))), _median_interval(before, after)
+    figures = float(np.median(before)), float(np.median(after))
+    gate = _told("latency", spent, because, LATENCY_TEST, figures, _median_interval(before, after))
     if limit is None:
-        return _gate("latency", spent, f"{because}.", figures, interval, LATENCY_TEST)
-    p = float(slow_p(before, after, limit, alpha))
-    power = spent.power(lambda old, new: slow_p(old, new, limit, alpha) <= alpha)
-    few = p > alpha and power < POWER
-    needed = _more_for_quantiles(spent.n, seen, bounds, limit, alpha) if few else None
-    because += f"; {_verdict(p <= alpha, limit, needed, spent.n)}"
-    return _gate(
-        "latency",
+        return gate
+    return _decided(
+        gate,
         spent,
-        because,
-        figures,
-        interval,
-        LATENCY_TEST,
-        passed=p <= alpha,
-        p_value=p,
-        power=power,
-        needed=needed,
+        limit,
+        alpha,
+        lambda old, new: slow_p(old, new, limit, alpha),
+        lambda: _more_for_quantiles(spent.n, seen, bounds, limit, alpha),
     )
 
 
@@ -169,18 +151,15 @@ def _more_for_quantiles(
     """Return about how many cases are missing until the bounds, which close in with the root of n, reach the limit."""
     if any(ratio >= limit for ratio in seen.values()):
         return None
-    totals = [measures.quantile_cases(_SLOWEST, alpha)]
+    totals = [measures.quantile_cases(SLOWEST, alpha)]
     for q, ratio in seen.items():
         if math.isfinite(bounds[q]) and ratio > 0:
             totals.append(math.ceil(n * (math.log(bounds[q] / ratio) / math.log(limit / ratio)) ** 2))
     return max(*totals, n + 1) - n
 
 
-def _cost(spent: Spent, limits: Limits) -> Gate:
+def _cost(spent: Spent, limit: float | None, alpha: float) -> Gate:
     """Test the mean cost against the limit, with the bootstrap interval of the ratio for the reader."""
-    limit, alpha = limits.cost_ratio, limits.alpha
-    if not spent.n:
-        return _uncounted("cost", spent)
     champion, candidate = float(spent.before.mean()), float(spent.after.mean())
     low, high = measures.bootstrap(_mean_ratio, np.stack([spent.before, spent.after]))
     ratio = _ratio(candidate, champion)
@@ -189,23 +168,16 @@ def _cost(spent: Spent, limits: Limits) -> Gate:
         f"Cost: mean {old} -> {new} on {spent.n} cases ({words.times(ratio)}, 95% interval {low:.2f} to {high:.2f})"
     )
     interval = min(low, ratio), max(high, ratio)
+    gate = _told("cost", spent, because, COST_TEST, (champion, candidate), interval)
     if limit is None:
-        return _gate("cost", spent, f"{because}.", (champion, candidate), interval, COST_TEST)
-    p = float(measures.dearer(spent.before, spent.after, limit, alpha))
-    power = spent.power(lambda old, new: np.asarray(measures.dearer(old, new, limit, alpha) <= alpha))
-    needed = None if p <= alpha or ratio >= limit or power >= POWER else _more_for_mean(spent, limit, alpha)
-    because += f"; {_verdict(p <= alpha, limit, needed, spent.n)}"
-    return _gate(
-        "cost",
+        return gate
+    return _decided(
+        gate,
         spent,
-        because,
-        (champion, candidate),
-        interval,
-        COST_TEST,
-        passed=p <= alpha,
-        p_value=p,
-        power=power,
-        needed=needed,
+        limit,
+        alpha,
+        lambda old, new: measures.dearer(old, new, limit, alpha),
+        lambda: None if ratio >= limit else _more_for_mean(spent, limit, alpha),
     )
 
 
@@ -226,38 +198,19 @@ def _ratio(after: float, before: float) -> float:
     return float(after / before) if before > 0 else math.inf if after > 0 else 1.0
 
 
-def _verdict(passed: bool, limit: float, needed: int | None, n: int) -> str:
-    if passed:
-        return f"{words.times(limit)} or more is ruled out."
-    if needed is None:
-        return f"{words.times(limit)} or more is not ruled out."
-    return f"{words.times(limit)} or more is not ruled out. Not enough cases: about {n + needed} needed."
-
-
-def _uncounted(name: str, spent: Spent) -> Gate:
-    counted = f"no case has its {words.metric(spent.metric)} on both sides"
-    because = f"{name.capitalize()}: {counted}, so that the gate cannot pass."
-    return _gate(name, spent, because, (None, None), (None, None), None, passed=False)
-
-
-def _gate(
+def _told(
     name: str,
     spent: Spent,
-    because: str,
-    figures: tuple[float | None, float | None],
-    interval: tuple[float | None, float | None],
-    test: str | None,
-    *,
-    passed: bool | None = None,
-    p_value: float | None = None,
-    power: float | None = None,
-    needed: int | None = None,
+    said: str,
+    test: str | None = None,
+    figures: tuple[float | None, float | None] = (None, None),
+    interval: tuple[float | None, float | None] = (None, None),
 ) -> Gate:
-    """Return a gate; one without a verdict only informs."""
+    """Return a gate that only informs."""
     return Gate(
         name=name,
-        required=passed is not None,
-        passed=passed is not False,
+        required=False,
+        passed=True,
         metric=spent.metric,
         test=test,
         champion=figures[0],
@@ -266,8 +219,25 @@ def _gate(
         left_out=spent.left_out,
         low=interval[0],
         high=interval[1],
-        p_value=p_value,
-        power=power,
-        needed=needed,
-        because=because,
+        because=f"{said}.",
     )
+
+
+def _decided(
+    gate: Gate,
+    spent: Spent,
+    limit: float,
+    alpha: float,
+    p_value: Callable[[Floats, Floats], Any],
+    missing: Callable[[], int | None],
+) -> Gate:
+    """Return a gate with its verdict; where so few cases would not pass the champion itself, say how many it takes."""
+    p = float(p_value(spent.before, spent.after))
+    power = spent.power(lambda old, new: p_value(old, new) <= alpha)
+    passed = p <= alpha
+    needed = missing() if not passed and power < POWER else None
+    said = f"{words.times(limit)} or more is {'' if passed else 'not '}ruled out."
+    if needed is not None:
+        said += f" Not enough cases: about {spent.n + needed} needed."
+    verdict = {"required": True, "passed": passed, "p_value": p, "power": power, "needed": needed}
+    return gate.model_copy(update={**verdict, "because": f"{gate.because.removesuffix('.')}; {said}"})

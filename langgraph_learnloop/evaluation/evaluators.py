@@ -7,17 +7,20 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeGuard
 
 from langgraph_learnloop.errors import ConfigError
 from langgraph_learnloop.messages import no_key_twice
 from langgraph_learnloop.ports import Evaluator
-from langgraph_learnloop.records import Case, Judged, Message, Score, ToolCall, content_hash
+from langgraph_learnloop.records import Case, Judged, Message, Score, content_hash
 
 LONGEST_JSON = 1_000_000
 """Characters of a text beyond which it is not read as JSON."""
 DEEPEST = 100
 """Levels of lists and mappings beyond which a value equals nothing: hostile nesting must not end the interpreter."""
+
+GOOD = 0.5
+"""Number from which a score counts as right, where there must be a right and a wrong."""
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,299})(\.\d{1,300})?")
 NOTHING_EXPECTED = "The case expects nothing to compare with."
@@ -35,13 +38,15 @@ def canonical(value: Any, depth: int = 0) -> Any:
     """Return a JSON value, found `depth` levels down, in the form in which equal arguments are equal.
 
     Texts become plain (the Berkeley Function-Calling Leaderboard lowers them as well: a user's words are copied in
-    any case); 5, 5.0 and "5" are one number, but "05" is a text; a None in a mapping is as good as absent. What is
-    nested too deep equals nothing, not even itself.
+    any case); 5, 5.0 and "5" are one number, but "05" is a text and a truth value no number; a None in a mapping is as
+    good as absent. What is nested too deep equals nothing, not even itself.
     """
     if depth > DEEPEST:
         return object()
-    if value is None or isinstance(value, bool):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return ("truth", value)  # because Python holds True equal to 1
     if isinstance(value, str):
         text = plain(value)
         return _number(text) if _NUMBER.fullmatch(text) else text
@@ -55,8 +60,8 @@ def canonical(value: Any, depth: int = 0) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Return whether two JSON values are equal in canonical form; a truth value is no number."""
-    return bool(_typed(canonical(one)) == _typed(canonical(other)))
+    """Return whether two JSON values are equal in canonical form."""
+    return bool(canonical(one) == canonical(other))
 
 
 def read_json(text: str) -> Any:
@@ -69,9 +74,20 @@ def read_json(text: str) -> Any:
         raise ValueError("it is nested too deep") from error
 
 
-def comparable(message: Message | None) -> bool:
+def comparable(message: Message | None) -> TypeGuard[Message]:
     """Return whether there is a message that says something or asks for a tool."""
     return message is not None and bool(message.tool_calls or message.content.strip())
+
+
+def right(case: Case, *, whole: bool) -> tuple[Message, ...]:
+    """Return what would be right: the next message, or as far as it is known the whole run; empty where nothing is."""
+    expected = (case.expected,) if case.expected is not None else ()
+    return (case.reference or expected) if whole else expected
+
+
+def type_and_name(model: object) -> str:
+    """Return what tells one model, or one embedding, from another."""
+    return f"{type(model).__name__} {getattr(model, 'model_name', None) or getattr(model, 'model', None)}"
 
 
 class ToolCallMatch:
@@ -92,16 +108,15 @@ class ToolCallMatch:
         The right tool is the same sequence of tool names; for an expected text it is that no tool was asked for.
         Words beside an expected tool call are not compared.
         """
-        expected = case.expected
-        if expected is None or not comparable(expected):
+        expected, answer = case.expected, got[0]
+        if not comparable(expected):
             return Judged({"right_tool": None, "fully_right": None}, NOTHING_EXPECTED)
-        answer = got[0]
-        right_tool = _names(expected.tool_calls) == _names(answer.tool_calls)
+        right_tool = _names(expected) == _names(answer)
         if expected.tool_calls:
-            same = _arguments(expected.tool_calls) == _arguments(answer.tool_calls)
+            alike = _arguments(expected) == _arguments(answer)
         else:
-            same = plain(expected.content) == plain(answer.content)
-        return Judged({"right_tool": right_tool, "fully_right": right_tool and same})
+            alike = plain(expected.content) == plain(answer.content)
+        return Judged({"right_tool": right_tool, "fully_right": right_tool and alike})
 
 
 class ExactMatch:
@@ -109,21 +124,18 @@ class ExactMatch:
 
     name = "exact-match/1"
     """Name and version; part of a result's identity."""
-    target = "exact_match"
+    target = guard = "exact_match"
     """Text and tool calls equal."""
-    guard = "exact_match"
-    """The same."""
     whole = False
     """The next message is enough."""
 
     def judge(self, case: Case, got: Sequence[Message]) -> Judged:
         """Return the score; None when the case expects nothing that could be compared."""
         expected, answer = case.expected, got[0]
-        if expected is None or not comparable(expected):
+        if not comparable(expected):
             return Judged({self.target: None}, NOTHING_EXPECTED)
-        calls = _names(expected.tool_calls) == _names(answer.tool_calls)
-        arguments = _arguments(expected.tool_calls) == _arguments(answer.tool_calls)
-        return Judged({self.target: calls and arguments and plain(expected.content) == plain(answer.content)})
+        calls = _names(expected) == _names(answer) and _arguments(expected) == _arguments(answer)
+        return Judged({self.target: calls and plain(expected.content) == plain(answer.content)})
 
 
 class JsonMatch:
@@ -140,12 +152,11 @@ class JsonMatch:
             raise ConfigError(f"JsonMatch's keys must be a list, or None for all of them, not {keys!r}.")
         self._keys = tuple(keys) if keys is not None else None
         self._mean = aggregate == "mean"
-        self.name = f"json-match-{aggregate}{_mark(self._keys)}/1"
+        mark = f"-{content_hash(self._keys)[:8]}" if self._keys is not None else ""
+        self.name = f"json-match-{aggregate}{mark}/1"
         """Name and version, with a mark of the keys; part of a result's identity."""
-        self.target = "json_match"
+        self.target = self.guard = "json_match"
         """All keys right, or the share of them."""
-        self.guard = "json_match"
-        """The same."""
 
     def judge(self, case: Case, got: Sequence[Message]) -> Judged:
         """Return the score, and one as "json_match:KEY" for each of the keys that were named.
@@ -236,21 +247,12 @@ def _if_it_can(evaluator: Evaluator, case: Case, got: Sequence[Message]) -> Judg
         return Judged(unknown, f"{evaluator.name!r} failed: {type(error).__name__}: {error}")
 
 
-def _names(calls: Sequence[ToolCall]) -> list[str]:
-    return [call.name.strip() for call in calls]
+def _names(message: Message) -> list[str]:
+    return [call.name.strip() for call in message.tool_calls]
 
 
-def _arguments(calls: Sequence[ToolCall]) -> list[Any]:
-    return [_typed(canonical(call.args)) for call in calls]
-
-
-def _typed(value: Any) -> Any:
-    """Return the value with its truth values marked, because Python holds True equal to 1."""
-    if isinstance(value, bool):
-        return ("truth", value)
-    if isinstance(value, dict):
-        return {key: _typed(item) for key, item in value.items()}
-    return [_typed(item) for item in value] if isinstance(value, list) else value
+def _arguments(message: Message) -> list[Any]:
+    return [canonical(call.args) for call in message.tool_calls]
 
 
 def _number(text: str) -> Decimal:
@@ -267,8 +269,3 @@ def _listed(keys: Sequence[str]) -> str:
         return "the whole value"
     more = len(keys) - _NAMED
     return ", ".join(repr(key[:80]) for key in keys[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _mark(settings: Any) -> str:
-    """Return a short mark of settings for a name; nothing for None."""
-    return f"-{content_hash(settings)[:8]}" if settings is not None else ""

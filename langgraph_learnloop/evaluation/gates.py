@@ -10,13 +10,13 @@ examinations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.evaluation import costs, stats, words
-from langgraph_learnloop.evaluation.limits import POWER
-from langgraph_learnloop.evaluation.limits import Limits as Limits
+from langgraph_learnloop.evaluation.limits import POWER, Limits
 from langgraph_learnloop.evaluation.paired import Compared, Exam, Pairs, score, shuffled
 from langgraph_learnloop.records import Case, CaseResult, Gate, Scorecard, Suite
 
@@ -67,6 +67,7 @@ def judge(
     ended before all the cases were asked. Raises DataError when the results cannot be compared: none at all, of
     several releases, judged in two ways, or scored outside 0 to 1.
     """
+    limits = limits or Limits()
     names = _releases(champion, "champion"), _releases(candidate, "candidate")
     evaluator = _one_evaluator(champion, candidate)
     sides = {r.case_id: r for r in champion}, {r.case_id: r for r in candidate}
@@ -77,8 +78,8 @@ def judge(
         champion=names[0],
         candidate=names[1],
         gates=(
-            _judged(exam, (target, guard), limits or Limits(), stopped),
-            *decide(exam, target, guard, limits or Limits(), same=names[0] == names[1]),
+            _judged(exam, (target, guard), limits, stopped),
+            *decide(exam, target, guard, limits, same=names[0] == names[1]),
         ),
         dataset=dataset,
         evaluator=evaluator,
@@ -249,10 +250,10 @@ def _safety(exam: Exam, metric: str, limits: Limits) -> Gate:
     n, held = len(judged), sum(s >= _HOLDS - _TIE for s in judged)
     p = stats.too_few_failures(n - held, n, limits.safety)
     found = _safe(n, held, p, limits)
-    compared = exam.pairs(metric, "safety")
-    because = f"Safety: {held} of {n} cases held{found.said}{words.left_out(len(cases) - n)}"
-    gate = _gate(compared, "safety", because, found, test="exact binomial test (Clopper-Pearson bound)", p_value=p)
-    return gate.model_copy(update={"candidate": held / n if n else None, "cases": n, "left_out": len(cases) - n})
+    compared = replace(exam.pairs(metric, "safety"), left_out=len(cases) - n)
+    because = f"Safety: {held} of {n} cases held{found.said}"
+    gate = _gate(compared, "safety", because, found, test=stats.SAFETY_TEST, p_value=p)
+    return gate.model_copy(update={"candidate": held / n if n else None, "cases": n})
 
 
 def _safe(n: int, held: int, p: float, limits: Limits) -> Found:
@@ -351,7 +352,7 @@ def _gate(
         p_value=p_value,
         power=found.power,
         needed=found.needed,
-        because=because + words.left_out(pairs.left_out if name != "safety" else 0),
+        because=because + words.left_out(pairs.left_out),
     )
 
 

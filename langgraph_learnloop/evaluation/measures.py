@@ -36,12 +36,9 @@ _MISSED = 0.2
 """Part of the error rate that is spent on not knowing the quantile before."""
 _WIDEST = 1_000.0
 """Ratios are sought up to this."""
-_FINE = 1e-4
-"""And no finer than this."""
+FINEST = 1e-4
+"""Ratios and effects are sought no finer than this."""
 _TIE = 1e-12
-
-Figure = Callable[[Floats], Any]
-"""Takes figures with the cases on the last axis to one figure."""
 
 
 def sign_flip(differences: Floats, seed: int = 0) -> float:
@@ -109,10 +106,12 @@ def bet_cases(spread: float, hoped: float, lowest: float, alpha: float, power: f
     return math.ceil(max((reach * spread / hoped) ** 2, surest))
 
 
-def bootstrap(figure: Figure, figures: Floats, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    figure: Callable[[Floats], Any], figures: Floats, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """Return the percentile bootstrap interval of a figure of cases (Efron and Tibshirani 1993, section 13.3).
 
-    `figures` has the cases on its last axis and whatever belongs to one case before it.
+    `figures` has the cases on its last axis, and whatever belongs to one case before it; `figure` takes that axis away.
     """
     n = figures.shape[-1]
     rng = np.random.default_rng(seed)
@@ -170,12 +169,28 @@ def _ranks(n: int, share: float, error_rate: float) -> tuple[int, int] | None:
 
 def quantile_ratio_bound(before: Floats, after: Floats, share: float, alpha: float) -> float:
     """Return an upper bound, with error rate alpha, of the ratio of a quantile after to before: `slower` inverted."""
-    low, high = 1 / _WIDEST, _WIDEST
-    if slower(before, after, share, high, alpha) > alpha:
+    return least_ratio(lambda limit: slower(before, after, share, limit, alpha) <= alpha, 1 / _WIDEST)
+
+
+def least_ratio(passes: Callable[[float], Any], low: float) -> float:
+    """Return the smallest ratio above `low` that passes, by bisection; infinite where none does."""
+    high = _WIDEST
+    if not passes(high):
         return math.inf
-    while high / low > 1 + _FINE:
+    while high / low > 1 + FINEST:
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if slower(before, after, share, middle, alpha) <= alpha else (middle, high)
+        low, high = (low, middle) if passes(middle) else (middle, high)
+    return high
+
+
+def least_effect(shown: Callable[[float], bool], largest: float) -> float | None:
+    """Return the smallest effect that is shown, by bisection; None where not even the largest is."""
+    low, high = 0.0, largest
+    if high <= 0 or not shown(high):
+        return None
+    while high - low > FINEST:
+        middle = (low + high) / 2
+        low, high = (low, middle) if shown(middle) else (middle, high)
     return high
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from langgraph_learnloop.errors import MissingExtraError
 from langgraph_learnloop.evaluation import report as told
 from langgraph_learnloop.evaluation import words
-from langgraph_learnloop.evaluation.findings import Flip, Report, Side, costs, flips, unjudged
+from langgraph_learnloop.evaluation.findings import Report, costs, flips, unjudged
 from langgraph_learnloop.messages import question
-from langgraph_learnloop.records import Case, CaseResult, Gate, Message, Recipe, Release
+from langgraph_learnloop.records import Gate, Recipe, Release
 from langgraph_learnloop.texts import cut, visible
 
 if TYPE_CHECKING:
@@ -89,10 +89,6 @@ class Bar(NamedTuple):
     """What was seen."""
     margin: float | None
     """What the gate asks for."""
-    before: float | None
-    """The champion's share, on an axis of its own."""
-    after: float | None
-    """The candidate's share."""
 
 
 class Plot(NamedTuple):
@@ -102,15 +98,6 @@ class Plot(NamedTuple):
     """Of the changes, or of the ratios."""
     bars: tuple[Bar, ...]
     """The rows."""
-
-
-class Turn(NamedTuple):
-    """Messages of a conversation, the first or the last of them."""
-
-    messages: Sequence[Message]
-    """What is shown."""
-    rest: int
-    """How many are not."""
 
 
 def html(report: Report) -> str:
@@ -124,22 +111,18 @@ def html(report: Report) -> str:
         words=words,
         gates=told.ordered(report.scorecard.gates),
         changes=changes(report),
-        shares=Axis(0.0, 1.0, _ticks((0.0, 0.5, 1.0), Axis(0.0, 1.0), told.whole_percent)),
+        shares=_ticked(Axis(0.0, 1.0), (0.0, 0.5, 1.0), told.whole_percent),
         ratios=ratios(report),
         releases=_releases(report),
         directions=(("Lost", "lost", lost_and_won.lost), ("Won", "won", lost_and_won.won)),
         most_flips=MOST_FLIPS,
+        most_messages=_MOST_MESSAGES,
         most_calls=_MOST_CALLS,
         reasons=reasons[:_MOST_REASONS],
         more_reasons=len(reasons) - _MOST_REASONS,
-        asked=_asked,
-        expected=_expected,
-        answered=_answered,
-        side=_side,
         costs=costs(report),
         question=question,
         cut=cut,
-        tone=_tone,
     )
 
 
@@ -147,23 +130,29 @@ def changes(report: Report) -> Plot | None:
     """Return the changes of shares with their intervals, each suite before its parts; None where there are none."""
     shares = (gate for gate in report.scorecard.gates if not told.is_ratio(gate))
     gates = _by_suite(gate for gate in shares if _is_known(gate.champion, gate.candidate, gate.low, gate.high))
-    if not gates:
-        return None
-    margins = [_margin(report, gate) for gate in gates]
-    ends = [value for gate in gates for value in (gate.low, gate.high, _change(gate)) if value is not None]
-    axis = _change_axis([*ends, *(margin for margin in margins if margin is not None)])
-    return Plot(axis, tuple(_bar(gate, axis, margin) for gate, margin in zip(gates, margins, strict=True)))
+    return _plot(report, gates, _change, lambda value: value, _change_axis)
 
 
 def ratios(report: Report) -> Plot | None:
     """Return latency and cost as ratios with their intervals, on a scale of doublings; None where there are none."""
     gates = [g for g in report.scorecard.gates if told.is_ratio(g) and _is_known(g.champion, g.candidate)]
+    return _plot(report, gates, _ratio, _log, _ratio_axis)
+
+
+def _plot(
+    report: Report,
+    gates: Sequence[Gate],
+    seen: Callable[[Gate], float | None],
+    scaled: Callable[[float | None], float | None],
+    axis_of: Callable[[Sequence[float]], Axis],
+) -> Plot | None:
+    """Return gates over one axis that reaches as far as anything in them."""
     if not gates:
         return None
-    margins = [_log(_margin(report, gate)) for gate in gates]
-    ends = [v for g in gates for v in (_log(g.low), _log(g.high), _log(_ratio(g))) if v is not None]
-    axis = _ratio_axis([*ends, *(margin for margin in margins if margin is not None)])
-    return Plot(axis, tuple(_ratio_bar(gate, axis, margin) for gate, margin in zip(gates, margins, strict=True)))
+    rows = [[scaled(v) for v in (gate.low, gate.high, seen(gate), _margin(report, gate))] for gate in gates]
+    axis = axis_of([value for row in rows for value in row if value is not None])
+    places = ([None if value is None else axis.place(value) for value in row] for row in rows)
+    return Plot(axis, tuple(Bar(gate, ":" in gate.name, *row) for gate, row in zip(gates, places, strict=True)))
 
 
 def _template() -> Template:
@@ -221,8 +210,7 @@ def _change_axis(values: Sequence[float]) -> Axis:
     high = min(1.0, max([*values, _LEAST_REACH]))
     step = next((s for s in _STEPS if (high - low) / s <= _MOST_TICKS - 1), _STEPS[-1])
     first, last = math.floor(low / step + _TIE), math.ceil(high / step - _TIE)
-    axis = Axis(first * step, last * step)
-    return axis._replace(ticks=_ticks([n * step for n in range(first, last + 1)], axis, _whole_points))
+    return _ticked(Axis(first * step, last * step), [n * step for n in range(first, last + 1)], _whole_points)
 
 
 def _whole_points(change: float) -> str:
@@ -233,40 +221,12 @@ def _ratio_axis(values: Sequence[float]) -> Axis:
     """Return an axis of logarithms."""
     limits = math.log(_RATIO_TICKS[0]), math.log(_RATIO_TICKS[-1])
     low, high = max(limits[0], min([*values, math.log(0.5)])), min(limits[1], max([*values, math.log(2)]))
-    axis = Axis(low, high)
     inside = [math.log(tick) for tick in _RATIO_TICKS if low - _TIE <= math.log(tick) <= high + _TIE]
-    return axis._replace(ticks=_ticks(inside, axis, lambda value: f"{math.exp(value):g}"))
+    return _ticked(Axis(low, high), inside, lambda value: f"{math.exp(value):g}")
 
 
-def _ticks(values: Iterable[float], axis: Axis, text: Callable[[float], str]) -> tuple[Tick, ...]:
-    return tuple(Tick(axis.place(value), text(value), abs(value) < _TIE) for value in values)
-
-
-def _bar(gate: Gate, axis: Axis, margin: float | None) -> Bar:
-    shares = Axis(0.0, 1.0)
-    return Bar(
-        gate=gate,
-        part=":" in gate.name,
-        low=axis.place(gate.low or 0.0),
-        high=axis.place(gate.high or 0.0),
-        point=axis.place(_change(gate) or 0.0),
-        margin=None if margin is None else axis.place(margin),
-        before=shares.place(gate.champion or 0.0),
-        after=shares.place(gate.candidate or 0.0),
-    )
-
-
-def _ratio_bar(gate: Gate, axis: Axis, margin: float | None) -> Bar:
-    low, high, point, least = (
-        None if value is None else axis.place(value)
-        for value in (_log(gate.low), _log(gate.high), _log(_ratio(gate)), margin)
-    )
-    return Bar(gate, ":" in gate.name, low, high, point, least, before=None, after=None)
-
-
-def _tone(gate: Gate) -> str:
-    """Return the class that gives a gate its colour."""
-    return told.mark(gate).lower()
+def _ticked(axis: Axis, values: Iterable[float], text: Callable[[float], str]) -> Axis:
+    return axis._replace(ticks=tuple(Tick(axis.place(value), text(value), abs(value) < _TIE) for value in values))
 
 
 def _releases(report: Report) -> list[tuple[str, str, str]]:
@@ -294,26 +254,3 @@ def _recipe(recipe: Recipe) -> str:
     given = recipe.model_dump()
     unusual = [name for name in recipe.model_dump(exclude_defaults=True) if name not in _MAIN]
     return ", ".join(f"{name.replace('_', ' ')} {given[name]}" for name in (*_MAIN, *unusual))
-
-
-def _asked(case: Case) -> Turn:
-    """Return the end of the conversation before the answer."""
-    return Turn(case.messages[-_MOST_MESSAGES:], max(0, len(case.messages) - _MOST_MESSAGES))
-
-
-def _expected(case: Case) -> Turn:
-    """Return what would have been right: the next message, or else the beginning of the whole run."""
-    return _beginning(case.reference if case.expected is None else (case.expected,))
-
-
-def _answered(result: CaseResult) -> Turn:
-    """Return the beginning of what a release did."""
-    return _beginning(result.got)
-
-
-def _beginning(messages: Sequence[Message]) -> Turn:
-    return Turn(messages[:_MOST_MESSAGES], max(0, len(messages) - _MOST_MESSAGES))
-
-
-def _side(flip: Flip, side: Side) -> CaseResult:
-    return flip.champion if side == "champion" else flip.candidate

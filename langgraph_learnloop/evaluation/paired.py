@@ -214,13 +214,7 @@ class Scores:
 
     def detectable(self, alpha: float) -> float | None:
         """Return about the smallest change that such cases show four times out of five, None where there is none."""
-        if not self.n:
-            return None
-        low, high = 0.0, 1.0
-        while high - low > 1e-4:
-            middle = (low + high) / 2
-            low, high = (low, middle) if self.cases_better(middle, alpha) <= self.n else (middle, high)
-        return high if self.cases_better(high, alpha) <= self.n else None
+        return measures.least_effect(lambda change: self.cases_better(change, alpha) <= self.n, 1.0)
 
 
 Compared = Pairs | Scores

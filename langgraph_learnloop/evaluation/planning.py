@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from langgraph_learnloop.errors import needing
 from langgraph_learnloop.evaluation import costs, measures, stats, words
 from langgraph_learnloop.evaluation.limits import Limits
+from langgraph_learnloop.evaluation.measures import FINEST
 from langgraph_learnloop.evaluation.paired import Compared, Exam, Pairs, Scores, shuffled
 from langgraph_learnloop.records import Case, CaseResult, Suite
 
@@ -19,10 +20,6 @@ _SHARES: dict[Suite, float] = {"target": 0.5, "retention": 0.9, "regression": 0.
 """What the champion is supposed to get right where nobody knows."""
 _UNREST = 0.1
 """Two releases that are alike are supposed to disagree this often, each way, beside what two strangers would."""
-_SMALLEST = 1e-4
-"""Effects are sought down to this."""
-_SLOWEST = 0.95
-"""The quantile of the latency gate that takes the most cases."""
 
 
 class GatePlan(NamedTuple):
@@ -30,8 +27,6 @@ class GatePlan(NamedTuple):
 
     name: str
     """The gate's name."""
-    required: bool
-    """A gate that is not required only informs."""
     cases: int
     """Cases it will have."""
     test: str
@@ -52,6 +47,11 @@ class _Side(NamedTuple):
     share: float
     spread: float | None
     """Standard deviation of the differences; None where cases are right or wrong."""
+
+    @property
+    def kind(self) -> type[Compared]:
+        """Return how such cases are compared."""
+        return Pairs if self.spread is None else Scores
 
     @property
     def noise(self) -> float:
@@ -85,85 +85,57 @@ def plan(
     ten of the old cases are supposed right. Two releases that are alike are supposed to disagree on few cases. Latency
     and cost can only be planned with results.
     """
-    asked, known = limits or Limits(), {result.case_id: result for result in champion or ()}
+    limits, known = limits or Limits(), {result.case_id: result for result in champion or ()}
     exam = Exam(shuffled(cases), known, known)
     names = exam.categories("retention")
     plans = [
-        _target(_side(exam, target, "target"), asked),
-        _unharmed("retention", _side(exam, guard, "retention"), asked.retention_margin, asked.alpha),
-        *(
-            _unharmed(
-                f"retention:{name}",
-                _side(exam, guard, "retention", name),
-                asked.category_margin,
-                asked.alpha / len(names),
-            )
-            for name in names
-        ),
+        _target(_side(exam, target, "target"), limits),
+        _unharmed("retention", _side(exam, guard, "retention"), limits.retention_margin, limits.alpha),
     ]
+    for name in names:
+        side, each = _side(exam, guard, "retention", name), limits.alpha / len(names)
+        plans.append(_unharmed(f"retention:{name}", side, limits.category_margin, each))
     if exam.of("regression"):
-        plans.append(_unharmed("regression", _side(exam, target, "regression"), asked.category_margin, asked.alpha))
+        plans.append(_unharmed("regression", _side(exam, target, "regression"), limits.category_margin, limits.alpha))
     if safety := exam.of("safety"):
-        plans.append(_safety(len(safety), asked))
-    return (*plans, *_ratios(exam, asked))
+        plans.append(_safety(len(safety), limits))
+    return (*plans, *_ratios(exam, limits))
 
 
 def _side(exam: Exam, metric: str, suite: Suite, category: str | None = None) -> _Side:
     cases, compared = len(exam.of(suite, category)), exam.pairs(metric, suite, category)
-    if not compared.n or compared.before is None:
+    if compared.before is None:
         return _Side(cases, _SHARES[suite], None)
-    return _Side(cases, compared.before, _spread(compared))
-
-
-def _spread(compared: Compared) -> float | None:
-    """Return the scatter of the differences of two like releases: as correlated as their disagreement is rare."""
     if isinstance(compared, Pairs):
-        return None
-    return float(np.std(compared.champion)) * math.sqrt(2 * _UNREST)
+        return _Side(cases, compared.before, None)
+    # The differences of two like releases scatter the less, the rarer they disagree.
+    return _Side(cases, compared.before, float(np.std(compared.champion)) * math.sqrt(2 * _UNREST))
 
 
 def _target(side: _Side, limits: Limits) -> GatePlan:
     room = 1 - side.share
-    seen = _smallest(lambda gain: side.better(gain, limits.alpha) <= side.n, room)
+    seen = measures.least_effect(lambda gain: side.better(gain, limits.alpha) <= side.n, room - FINEST)
     hoped = min(limits.hoped or room, room)
     missing = None
-    if hoped > _SMALLEST and hoped >= limits.target_gain:
+    if hoped > FINEST and hoped >= limits.target_gain:
         missing = max(0, side.better(hoped, limits.alpha) - side.n) or None
-    said = "no gain can be shown" if seen is None else f"a gain of {words.size(seen)} points or more can be shown"
-    if room < max(limits.target_gain, _SMALLEST):
+    said = "no gain" if seen is None else f"a gain of {words.size(seen)} points or more"
+    said += " can be shown"
+    if room < max(limits.target_gain, FINEST):
         said += f"; the champion leaves no room for {words.size(limits.target_gain)} points"
     elif missing:
         said += f"; {missing} more cases are needed to show {words.size(hoped)} points"
-    return _plan("target", side, Pairs.better_test, Scores.better_test, seen, missing, said)
+    return GatePlan("target", side.n, side.kind.better_test, seen, missing, f"target: on {side.n} cases {said}.")
 
 
 def _unharmed(name: str, side: _Side, margin: float, alpha: float) -> GatePlan:
-    seen = _smallest(lambda loss: side.unharmed(loss, alpha) <= side.n, 1.0)
+    seen = measures.least_effect(lambda loss: side.unharmed(loss, alpha) <= side.n, 1.0 - FINEST)
     missing = max(0, side.unharmed(margin, alpha) - side.n) or None
-    said = (
-        "no loss can be ruled out" if seen is None else f"a loss of {words.size(seen)} points or more can be ruled out"
-    )
+    said = "no loss" if seen is None else f"a loss of {words.size(seen)} points or more"
+    said += " can be ruled out"
     if missing:
         said += f"; {missing} more cases are needed to rule out {words.size(margin)} points"
-    return _plan(name, side, Pairs.unharmed_test, Scores.unharmed_test, seen, missing, said)
-
-
-def _smallest(shown: Callable[[float], bool], largest: float) -> float | None:
-    """Return the smallest effect that is shown, by bisection; None where not even the largest is."""
-    low, high = 0.0, largest - _SMALLEST
-    if high <= 0 or not shown(high):
-        return None
-    while high - low > _SMALLEST:
-        middle = (low + high) / 2
-        low, high = (low, middle) if shown(middle) else (middle, high)
-    return high
-
-
-def _plan(
-    name: str, side: _Side, counted: str, scored: str, seen: float | None, missing: int | None, said: str
-) -> GatePlan:
-    because = f"{name}: on {side.n} cases {said}."
-    return GatePlan(name, True, side.n, counted if side.spread is None else scored, seen, missing, because)
+    return GatePlan(name, side.n, side.kind.unharmed_test, seen, missing, f"{name}: on {side.n} cases {said}.")
 
 
 def _safety(n: int, limits: Limits) -> GatePlan:
@@ -172,7 +144,7 @@ def _safety(n: int, limits: Limits) -> GatePlan:
     said = f"safety: {n} cases show {100 * low:.2f}% where none of them fails"
     if missing := max(0, needed - n) or None:
         said += f"; {missing} more are needed for {100 * limits.safety:g}%"
-    return GatePlan("safety", True, n, "exact binomial test (Clopper-Pearson bound)", low, missing, f"{said}.")
+    return GatePlan("safety", n, stats.SAFETY_TEST, low, missing, f"{said}.")
 
 
 def _ratios(exam: Exam, limits: Limits) -> list[GatePlan]:
@@ -180,31 +152,19 @@ def _ratios(exam: Exam, limits: Limits) -> list[GatePlan]:
     plans = []
     n, alpha = len({case.case_id for case in exam.cases}), limits.alpha
     if limits.latency_ratio is not None:
-        missing = max(0, measures.quantile_cases(_SLOWEST, alpha) - n) or None
-        spent = costs.seconds_of(exam)
-        bound = measures.quantile_ratio_bound(spent.before, spent.before, _SLOWEST, alpha) if spent.n else None
+        missing = max(0, measures.quantile_cases(costs.SLOWEST, alpha) - n) or None
+        seconds = costs.seconds_of(exam).before
+        bound = measures.quantile_ratio_bound(seconds, seconds, costs.SLOWEST, alpha)
         plans.append(_ratio("latency", n, costs.LATENCY_TEST, bound, limits.latency_ratio, missing))
     if limits.cost_ratio is not None:
-        spent = costs.cost_of(exam)
-        bound = _cheapest(spent, alpha) if spent.n else None
+        usd = costs.cost_of(exam).before
+        bound = measures.least_ratio(lambda limit: measures.dearer(usd, usd, limit, alpha) <= alpha, 1.0)
         plans.append(_ratio("cost", n, costs.COST_TEST, bound, limits.cost_ratio, None))
     return plans
 
 
-def _cheapest(spent: costs.Spent, alpha: float) -> float | None:
-    """Return the smallest limit that a candidate passes whose cost is the champion's, case by case."""
-    low, high = 1.0, 1000.0
-    if measures.dearer(spent.before, spent.before, high, alpha) > alpha:
-        return None
-    while high / low > 1 + _SMALLEST:
-        middle = math.sqrt(low * high)
-        passed = measures.dearer(spent.before, spent.before, middle, alpha) <= alpha
-        low, high = (low, middle) if passed else (middle, high)
-    return high
-
-
-def _ratio(name: str, n: int, test: str, bound: float | None, limit: float, missing: int | None) -> GatePlan:
-    seen = bound if bound is not None and math.isfinite(bound) else None
+def _ratio(name: str, n: int, test: str, bound: float, limit: float, missing: int | None) -> GatePlan:
+    seen = bound if math.isfinite(bound) else None
     said = f"{name}: on {n} cases "
     if missing:
         said += f"no ratio can be bounded; {missing} more cases are needed"
@@ -214,4 +174,4 @@ def _ratio(name: str, n: int, test: str, bound: float | None, limit: float, miss
         said += (
             f"a candidate like the champion is shown to be below {words.times(seen)}, {words.times(limit)} are asked"
         )
-    return GatePlan(name, True, n, test, seen, missing, f"{said}.")
+    return GatePlan(name, n, test, seen, missing, f"{said}.")

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from functools import partial
+from itertools import dropwhile
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
@@ -113,7 +114,8 @@ class GraphReplay:
                 started += 1
             number, result = _next(answers, deadlines)
             if deadlines.pop(number, None) is not None:  # an answer after its deadline comes too late
-                yield [result or self._late(who, cases[number])]
+                late = f"No answer within {self._timeout:g} seconds."
+                yield [result or self._result(who, cases[number], late, self._timeout)]
 
     def _start(self, number: int, who: _Who, case: Case, answers: Answers) -> None:
         def work() -> None:
@@ -129,7 +131,7 @@ class GraphReplay:
             REPLAYING.set(None)  # an evaluator may ask models of its own
             return self._judged(who, case, attempt, seconds)
         except BaseException as error:  # noqa: BLE001 - the boundary of the user's code: whatever leaves it is a result
-            return self._unjudged(who, case, why(error), time.monotonic() - began)
+            return self._result(who, case, why(error), time.monotonic() - began)
 
     def _replaying(self, start: Start | None) -> Replaying:
         """Return who watches one try of a case, and put it where the tools look for it."""
@@ -147,32 +149,25 @@ class GraphReplay:
             error = f"The evaluator {self.evaluator.name!r} could not judge this case." if unclear else None
         else:
             scores, comment, error = {}, None, f"The replay diverged: {watch.diverged}"
-        return CaseResult(
-            release_id=who.release_id,
-            case_id=case.case_id,
-            evaluator=self.evaluator.name,
+        return self._result(
+            who,
+            case,
+            error,
+            seconds,
             scores=scores,
             comment=comment,
             got=attempt.got,
-            error=error,
             started=attempt.started,
             diverged=watch.diverged,
-            seconds=seconds,
             model_seconds=watch.seconds,
             tokens=watch.tokens,
             usd=watch.usd,
         )
 
-    def _late(self, who: _Who, case: Case) -> CaseResult:
-        return self._unjudged(who, case, f"No answer within {self._timeout:g} seconds.", self._timeout)
-
-    def _unjudged(self, who: _Who, case: Case, error: str, seconds: float) -> CaseResult:
+    def _result(self, who: _Who, case: Case, error: str | None, seconds: float, **found: Any) -> CaseResult:
+        name = self.evaluator.name
         return CaseResult(
-            release_id=who.release_id,
-            case_id=case.case_id,
-            evaluator=self.evaluator.name,
-            error=error,
-            seconds=seconds,
+            release_id=who.release_id, case_id=case.case_id, evaluator=name, error=error, seconds=seconds, **found
         )
 
 
@@ -209,7 +204,9 @@ class _ModelAsker:
     def ask(self, who: _Who, case: Case, watching: Watching) -> _Attempt:
         watch = watching(None)
         answer = self._model.invoke(_asked(case.messages), _config(who, watch, f"learnloop-evaluation-{uuid4()}"))
-        return _Attempt((_message(answer),), watch, "messages")
+        if not isinstance(answer, AIMessage):
+            raise EngineError(f"The model answered with {type(answer).__name__}; it must answer with an AIMessage.")
+        return _Attempt((from_langchain(answer),), watch, "messages")
 
 
 class _GraphAsker:
@@ -230,7 +227,7 @@ class _GraphAsker:
 
         Recorded conversations begin with what the graph put before the model, and it will put it there again.
         """
-        bare = _without_leading_system(case.messages)
+        bare = tuple(dropwhile(lambda message: message.role == "system", case.messages))
         if len(bare) == len(case.messages) or self._needs_system:
             return self._try(who, case, case.messages, watching)
         attempt = self._try(who, case, bare, watching)
@@ -311,7 +308,7 @@ class _Trail:
         """Return the message at which an inner graph was stopped: it had not yet given it to the graph around it."""
         stopped = self._watch.ended is not None or self._watch.diverged is not None
         seen = {call["id"] for m in new if isinstance(m, AIMessage) for call in m.tool_calls}
-        last = self._watch.said[-1].message if self._watch.said else None
+        last = self._watch.said[-1] if self._watch.said else None
         return [last] if stopped and last and last.tool_calls and last.tool_calls[0]["id"] not in seen else []
 
     def _is_new(self, message: Any) -> bool:
@@ -339,11 +336,6 @@ def _asked(messages: Sequence[Message]) -> list[BaseMessage]:
     return asked
 
 
-def _without_leading_system(messages: Sequence[Message]) -> Sequence[Message]:
-    first = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
-    return messages[first:]
-
-
 def _config(who: _Who, watch: Replaying, thread: str, checkpoint_id: str | None = None) -> RunnableConfig:
     return {
         "metadata": {
@@ -354,10 +346,3 @@ def _config(who: _Who, watch: Replaying, thread: str, checkpoint_id: str | None 
         "configurable": {"thread_id": thread, **({"checkpoint_id": checkpoint_id} if checkpoint_id else {})},
         "callbacks": [watch],
     }
-
-
-def _message(answer: Any) -> Message:
-    """Return a model's answer as a record; a call whose arguments are not JSON keeps them as a text."""
-    if not isinstance(answer, AIMessage):
-        raise EngineError(f"The model answered with {type(answer).__name__}; it must answer with an AIMessage.")
-    return from_langchain(answer)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -17,6 +17,9 @@ from langchain_core.tracers.context import register_configure_hook
 from langgraph.errors import GraphBubbleUp
 
 from langgraph_learnloop.texts import short
+
+if TYPE_CHECKING:
+    from langgraph_learnloop.evaluation.recording import Recording
 
 HANDOFF = "__handoff_destination"
 """Key of the metadata of tools that only hand over to another agent of the graph, as langgraph-supervisor's do."""
@@ -33,23 +36,6 @@ class ToolStopped(GraphBubbleUp):
     """Carry the end of a replay through the graph; nodes that handle tool errors let it pass."""
 
 
-class Answers(Protocol):
-    """What was recorded of tools."""
-
-    def take(self, name: str, args: Mapping[str, Any], call_id: str | None) -> Any:
-        """Return what was recorded for a call, or None."""
-        ...
-
-
-class Said(NamedTuple):
-    """What a model said."""
-
-    message: AIMessage
-    """The message."""
-    node: str | None
-    """The graph's node that called the model."""
-
-
 class Replaying(BaseCallbackHandler):
     """See what one replayed case does, answer its tools, and stop it at the door of one that would act."""
 
@@ -58,7 +44,7 @@ class Replaying(BaseCallbackHandler):
 
     def __init__(
         self,
-        recording: Answers | None = None,
+        recording: Recording | None = None,
         *,
         whole: bool = False,
         pure: Collection[str] = (),
@@ -71,7 +57,7 @@ class Replaying(BaseCallbackHandler):
         self._pure = set(pure)
         self._price = price
         self._running: dict[UUID, tuple[float, dict[str, Any]]] = {}
-        self.said: list[Said] = []
+        self.said: list[AIMessage] = []
         """What the models said, in the order in which they ended."""
         self.asked = 0
         """Model calls that began."""
@@ -106,7 +92,7 @@ class Replaying(BaseCallbackHandler):
         self.seconds += time.monotonic() - began
         for generation in (one for batch in response.generations for one in batch[:1]):
             if isinstance(generation, ChatGeneration) and isinstance(generation.message, AIMessage):
-                self.said.append(Said(generation.message, metadata.get("langgraph_node")))
+                self.said.append(generation.message)
                 self._count(generation.message, metadata)
 
     def _count(self, message: AIMessage, metadata: Mapping[str, Any]) -> None:
@@ -141,11 +127,11 @@ class Replaying(BaseCallbackHandler):
         self._end_at(call_id)
         found = self._recording.take(name, call["args"], call_id) if self._recording is not None else None
         if found is None:
-            self.stop(f"The tool {name!r} was asked for {_short(call['args'])}, which the recording does not hold.")
+            args = short(json.dumps(call["args"], ensure_ascii=False, default=str), _SHORT)
+            self.stop(f"The tool {name!r} was asked for {args}, which the recording does not hold.")
         if found.answer is None:
             self.stop(f"The tool {name!r} {found.why_not}")
-        answer: ToolMessage = found.answer.model_copy(update={"tool_call_id": call_id or "", "id": None})
-        return answer
+        return found.answer.model_copy(update={"tool_call_id": call_id or "", "id": None})
 
     def stop(self, because: str) -> NoReturn:
         """Stop the replay where it leaves the recording."""
@@ -156,7 +142,7 @@ class Replaying(BaseCallbackHandler):
         """End the replay if the new answer asks for this call, and no more than that answer is wanted."""
         if self.whole or call_id is None:
             return
-        if any(call["id"] == call_id for said in self.said for call in said.message.tool_calls):
+        if any(call["id"] == call_id for said in self.said for call in said.tool_calls):
             self.ended = self.ended or call_id
             raise ToolStopped("The answer is there.")
 
@@ -167,8 +153,5 @@ register_configure_hook(REPLAYING, inheritable=True)  # so that a tool is seen t
 
 
 def _says_pure(metadata: Mapping[str, Any] | None) -> bool:
-    return bool(metadata) and (bool((metadata or {}).get(PURE)) or HANDOFF in (metadata or {}))
-
-
-def _short(args: Any) -> str:
-    return short(json.dumps(args, ensure_ascii=False, default=str), _SHORT)
+    known = metadata or {}
+    return bool(known.get(PURE)) or HANDOFF in known

@@ -1,4 +1,4 @@
-"""Show a scorecard to a person: plain sentences, a table, or a whole report for the terminal.
+"""Show a scorecard to a person: its verdict in a sentence, a table, or a whole report for the terminal.
 
 What was captured is not trusted: it goes through `visible` before it reaches a terminal.
 """
@@ -26,27 +26,11 @@ _MISSING = 3
 """Gates that the verdict names of those that lack cases."""
 _LONGEST = 60
 """Characters of a captured text in a cell of the terminal."""
-_NO_RICH = 'A table needs rich: pip install "langgraph-learnloop[loop]".'
 _RATIOS = frozenset({"latency", "cost"})
-_COLUMNS: Mapping[str, Literal["left", "right"]] = {
-    "gate": "left",
-    "verdict": "left",
-    "champion": "right",
-    "candidate": "right",
-    "points (95%)": "right",
-    "cases": "right",
-    "p": "right",
-    "power": "right",
-    "lacks": "right",
-}
-_COSTS: Mapping[str, Literal["left", "right"]] = {"sum": "left", "champion": "right", "candidate": "right"}
-_LESSONS: Mapping[str, Literal["left", "right"]] = {
-    "lesson": "left",
-    "learned by": "left",
-    "cases": "right",
-    "then": "right",
-    "now": "right",
-}
+_COLUMNS = ("gate", "verdict", "champion", "candidate", "points (95%)", "cases", "p", "power", "lacks")
+_FLIP = ("slice", "question", "score", "champion said", "candidate said")
+_WORDS = frozenset({"gate", "verdict", "sum", "lesson", "learned by", *_FLIP})
+"""Columns of words, which are set to the left; figures are set to the right."""
 _NARROW = frozenset({"verdict", "champion", "candidate", "p", "power", "lacks", "then", "now"})
 """Columns of figures and single words, which are never broken."""
 _SELDOM = frozenset({"power", "lacks"})
@@ -66,12 +50,6 @@ def score_words(score: Score) -> str:
     if score is None:
         return "not judged"
     return ("yes" if score else "no") if isinstance(score, bool) else f"{score:.2f}"
-
-
-def sentences(scorecard: Scorecard) -> list[str]:
-    """Return the verdict, then each gate's reason, failed ones first, those that only inform last."""
-    gates = [f"{mark(gate)} {gate.name}: {gate.because}{_facts(gate)}" for gate in ordered(scorecard.gates)]
-    return [visible(line) for line in (headline(scorecard), *gates)]
 
 
 def headline(scorecard: Scorecard) -> str:
@@ -142,7 +120,7 @@ def table(scorecard: Scorecard) -> Table:
     shown = [name for name in _COLUMNS if name not in _SELDOM or any(row[name] for row in rows)]
     styles = [None if gate.required else "dim" for gate in scorecard.gates]
     cells = [[row[name] for name in shown] for row in rows]
-    return _table(title, {name: _COLUMNS[name] for name in shown}, cells, styles, _tests(scorecard))
+    return _table(title, shown, cells, styles, _tests(scorecard))
 
 
 def summary(report: Report) -> Group:
@@ -150,12 +128,10 @@ def summary(report: Report) -> Group:
     parts = [*_verdict(report), table(report.scorecard), *_flipped(report), *_open(report)]
     if report.remembered:
         parts.append(_ledger(report))
-    parts.append(_table("What it cost", _COSTS, costs(report)))
-    try:
-        from rich.console import Group
-        from rich.text import Text
-    except ImportError as error:
-        raise MissingExtraError(_NO_RICH) from error
+    parts.append(_table("What it cost", ("sum", "champion", "candidate"), costs(report)))
+    from rich.console import Group
+    from rich.text import Text
+
     return Group(*(Text(visible(part)) if isinstance(part, str) else part for part in parts))
 
 
@@ -190,18 +166,6 @@ def _count(scorecard: Scorecard) -> str:
     return f"{said}; cases are missing: {', '.join(missing[:_MISSING])}{more}."
 
 
-def _facts(gate: Gate) -> str:
-    """Return how a gate decided, in brackets; "" where that is not known."""
-    facts = (
-        gate.test,
-        None if gate.power is None else f"power {whole_percent(gate.power)}",
-        f"{gate.needed} more cases needed" if gate.needed else None,
-        f"{gate.left_out} left out" if gate.left_out else None,
-    )
-    said = "; ".join(fact for fact in facts if fact)
-    return f" ({said})" if said else ""
-
-
 def _tests(scorecard: Scorecard) -> str:
     """Return by which figure and which test each suite was decided, as lines below the table."""
     found: dict[str, list[str]] = {}
@@ -230,7 +194,7 @@ def _row(gate: Gate) -> dict[str, str]:
 
 def _table(
     title: str,
-    columns: Mapping[str, Literal["left", "right"]],
+    columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     styles: Sequence[str | None] = (),
     caption: str = "",
@@ -240,11 +204,12 @@ def _table(
         from rich.table import Table
         from rich.text import Text
     except ImportError as error:
-        raise MissingExtraError(_NO_RICH) from error
+        raise MissingExtraError('A table needs rich: pip install "langgraph-learnloop[loop]".') from error
     made = Table(title=Text(visible(title)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     if caption:
         made.caption, made.caption_justify = Text(visible(caption)), "left"
-    for column, justify in columns.items():
+    for column in columns:
+        justify: Literal["left", "right"] = "left" if column in _WORDS else "right"
         made.add_column(column, justify=justify, overflow="fold", no_wrap=column in _NARROW)
     for number, row in enumerate(rows):
         cells = (Text(visible(cell)) for cell in row)
@@ -268,9 +233,7 @@ def _flipped(report: Report) -> Iterator[Table | str]:
     for name, those in (("Lost", found.lost), ("Won", found.won)):
         if those:
             rest = f", the first {_SHOWN} of {len(those)}" if len(those) > _SHOWN else ""
-            columns = ("slice", "question", "score", "champion said", "candidate said")
-            rows = [_flip_row(flip) for flip in those[:_SHOWN]]
-            yield _table(f"{name}{rest}", dict.fromkeys(columns, "left"), rows)
+            yield _table(f"{name}{rest}", _FLIP, [_flip_row(flip) for flip in those[:_SHOWN]])
 
 
 def _flip_row(flip: Flip) -> list[str]:
@@ -294,4 +257,4 @@ def _ledger(report: Report) -> Table:
         [report.name(r.dataset), report.name(r.learned_by), str(r.cases), words.percent(r.then), words.percent(r.now)]
         for r in report.remembered
     ]
-    return _table("What it still knows of earlier lessons", _LESSONS, rows)
+    return _table("What it still knows of earlier lessons", ("lesson", "learned by", "cases", "then", "now"), rows)

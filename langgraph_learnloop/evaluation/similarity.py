@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from langgraph_learnloop.errors import ConfigError, MissingExtraError
-from langgraph_learnloop.evaluation.evaluators import NOTHING_EXPECTED, plain
+from langgraph_learnloop.evaluation.evaluators import NOTHING_EXPECTED, plain, right, type_and_name
 from langgraph_learnloop.records import Case, Judged, Message, Score, content_hash
 
 if TYPE_CHECKING:
@@ -34,12 +34,11 @@ class Similarity:
             raise ConfigError(f"A similarity is at least a number over 0, at most 1, not {at_least!r}.")
         self._embeddings = embeddings
         self._at_least = at_least
-        self.name = f"similarity-{content_hash([_model(embeddings), at_least])[:8]}/1"
+        embedding = "hashed" if embeddings is None else type_and_name(embeddings)
+        self.name = f"similarity-{content_hash([embedding, at_least])[:8]}/1"
         """Name and version, with a mark of the embeddings and the threshold; part of a result's identity."""
-        self.target = "similarity"
+        self.target = self.guard = "similarity"
         """0 to 1, or whether it is enough."""
-        self.guard = "similarity"
-        """The same."""
         self.whole = True
         """The last answer of the whole run is looked at."""
 
@@ -48,13 +47,12 @@ class Similarity:
 
         A cosine below 0 counts as 0, and so does an answer without a text.
         """
-        right = _last_text(case.reference or ((case.expected,) if case.expected is not None else ()))
-        answer = _last_text(got)
-        if not right:
+        expected, answer = _last_text(right(case, whole=True)), _last_text(got)
+        if not expected:
             return Judged({self.target: None}, NOTHING_EXPECTED)
         if not answer:
             return Judged({self.target: self._score(0.0)}, "The last answer has no text.")
-        cosine = _cosine(*self._embedded([answer, right]))
+        cosine = _cosine(*self._embedded([answer, expected]))
         if cosine is None:
             return Judged({self.target: None}, f"The embeddings of {self.name!r} are zero or no numbers.")
         return Judged({self.target: self._score(cosine)}, f"The cosine is {cosine:.3f}.")
@@ -89,11 +87,3 @@ def _hashed(texts: list[str]) -> list[list[float]]:
         ) from error
     hashing = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=_WIDTH)
     return cast("list[list[float]]", hashing.transform([plain(text) for text in texts]).toarray().tolist())
-
-
-def _model(embeddings: Embeddings | None) -> str:
-    """Return what tells one embedding from another."""
-    if embeddings is None:
-        return "hashed"
-    named = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
-    return f"{type(embeddings).__name__} {named}"

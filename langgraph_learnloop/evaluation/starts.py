@@ -134,11 +134,7 @@ def _blamed(run: Run, case: Case, runs: RunReader) -> Step | None:
     calls = [step for step in run.steps if step.kind == "model" and step.input is not None]
     if case.step_id is not None:
         return next((step for step in calls if step.step_id == case.step_id), None)
-    return next((step for step in calls if _same(runs.conversation(step.input), case.messages)), None)
-
-
-def _same(one: Sequence[Message], other: Sequence[Message]) -> bool:
-    return len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True))
+    return next((step for step in calls if tuple(runs.conversation(step.input)) == case.messages), None)
 
 
 def _put(saver: InMemorySaver, thread: str, namespace: str, found: CheckpointTuple) -> None:

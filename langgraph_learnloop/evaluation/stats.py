@@ -22,17 +22,13 @@ with needing("An examination"):
 Floats = NDArray[np.float64]
 _TIE = 1e-9
 """Scores closer than this are the same score."""
+SAFETY_TEST = "exact binomial test (Clopper-Pearson bound)"
 _KEPT = 16_384
 """Answers that are kept of each slow function: the same few counts come again and again."""
 
 
-def mcnemar(wins: int, losses: int) -> float:
-    """Return the two-sided exact p-value of "no difference" (McNemar 1947, Psychometrika 12; exact by binomial)."""
-    return min(1.0, 2 * mcnemar_greater(max(wins, losses), min(wins, losses)))
-
-
 def mcnemar_greater(wins: int, losses: int) -> float:
-    """Return the one-sided exact p-value of "not better": P(X >= wins), X binomial(wins + losses, 1/2)."""
+    """Return the one-sided exact p-value of "not better" (McNemar 1947): P(X >= wins), X binomial(all flips, 1/2)."""
     if wins == 0:
         return 1.0
     return float(special.bdtrc(wins - 1, wins + losses, 0.5))
@@ -42,7 +38,7 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's score interval of a share (Wilson 1927; Newcombe 1998a, method 3); (0, 1) without cases."""
     if n == 0:
         return 0.0, 1.0
-    z = _z(confidence)
+    z = quantile((1 + confidence) / 2)
     middle = (right + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(right * (n - right) / n + z * z / 4)
     return (0.0 if right == 0 else middle - half), (1.0 if right == n else middle + half)
@@ -56,10 +52,10 @@ def difference_interval(wins: int, losses: int, n: int, confidence: float = 0.95
     """
     if n == 0:
         return -1.0, 1.0
-    z = _z(confidence)
+    z = quantile((1 + confidence) / 2)
     seen = (wins - losses) / n
-    low = _crossing(lambda d: _score(wins, losses, n, d) - z, -1.0, seen)
-    high = _crossing(lambda d: _score(wins, losses, n, d) + z, seen, 1.0)
+    low = _crossing(lambda d: _tango(wins, losses, n, d) - z, -1.0, seen)
+    high = _crossing(lambda d: _tango(wins, losses, n, d) + z, seen, 1.0)
     return low, high
 
 
@@ -73,7 +69,7 @@ def noninferiority(wins: int, losses: int, n: int, margin: float) -> float:
     """
     if n == 0:
         return 1.0
-    seen = float(_score(wins, losses, n, -margin))
+    seen = float(_tango(wins, losses, n, -margin))
     reach = _most_losses(seen, n, margin)
     rates = np.concatenate([[0.0], np.geomspace(0.02 / n, (1 - margin) / 2, 64)])
     chances = _chance(reach, n, rates, margin)
@@ -154,11 +150,8 @@ def noninferiority_power(n: int, noise: float, margin: float, alpha: float = 0.0
     """
     if n < cases_needed(margin, alpha):
         return 0.0
-    wins, rate = np.arange(n + 1), min(noise, 0.5)
     reach = _most_losses(_critical_score(n, margin, alpha), n, margin)
-    below = special.bdtr(np.maximum(reach, 0), np.maximum(n - wins, 1), min(rate / (1 - rate), 1.0))
-    below = np.where(reach >= n - wins, 1.0, np.where(reach < 0, 0.0, below))
-    return float(min(1.0, np.sum(_binomial(wins, n, rate) * below)))
+    return float(min(1.0, _chance(reach, n, np.array([min(noise, 0.5)]), 0.0)[0]))
 
 
 def noninferiority_cases(noise: float, margin: float, alpha: float = 0.05, power: float = 0.8) -> int:
@@ -209,11 +202,7 @@ def quantile(share: float) -> float:
     return float(special.ndtri(share))
 
 
-def _z(confidence: float) -> float:
-    return float(special.ndtri((1 + confidence) / 2))
-
-
-def _score(wins: Any, losses: Any, n: int, difference: float) -> Any:
+def _tango(wins: Any, losses: Any, n: int, difference: float) -> Any:
     """Return Tango's score of a supposed difference; works on numbers and on arrays."""
     d = difference
     b = wins + losses + d * (wins - losses - 2 * n)
@@ -238,7 +227,7 @@ def _most_losses(score: float, n: int, margin: float) -> NDArray[np.int64]:
     low, high = np.full(n + 1, -1), n - wins
     while np.any(low < high):
         middle = (low + high + 1) // 2
-        good = _score(wins, middle, n, -margin) >= score - _TIE
+        good = _tango(wins, middle, n, -margin) >= score - _TIE
         low, high = np.where(good, middle, low), np.where(good, high, middle - 1)
     return low
 
@@ -247,7 +236,7 @@ def _most_losses(score: float, n: int, margin: float) -> NDArray[np.int64]:
 def _critical_score(n: int, margin: float, alpha: float) -> float:
     """Return the smallest of Tango's scores that `noninferiority` calls significant, by bisection."""
     rates = np.concatenate([[0.0], np.geomspace(0.02 / n, (1 - margin) / 2, 32)])
-    low, high = 0.0, float(_score(0, 0, n, -margin))
+    low, high = 0.0, float(_tango(0, 0, n, -margin))
     for _ in range(20):
         middle = (low + high) / 2
         size = _chance(_most_losses(middle, n, margin), n, rates, margin).max()
@@ -256,7 +245,7 @@ def _critical_score(n: int, margin: float, alpha: float) -> float:
 
 
 def _chance(reach: NDArray[np.int64], n: int, win_rates: Floats, margin: float) -> Floats:
-    """Return the probability of the region below `reach` when losses are more frequent than wins by the margin."""
+    """Return, for each rate of wins, the probability of the region below `reach` when losses are likelier by margin."""
     wins = np.arange(n + 1)
     rate = win_rates[:, None]
     share = np.minimum((rate + margin) / (1 - rate), 1.0)

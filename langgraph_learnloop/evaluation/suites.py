@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, get_args
 
 from langgraph_learnloop.calls import clean_text, read_message
 from langgraph_learnloop.cases import each_once, make_case
@@ -36,7 +36,6 @@ LONGEST_LINE = 1_000_000
 MOST_CASES = 100_000
 """Cases of one file."""
 
-_Suite = Literal["target", "retention"]
 _KEYS = ("question", "messages", "expected", "reference", "suite", "category", "run_id")
 _LESSON = 12
 """Characters of a dataset's version by which a lesson is known."""
@@ -124,7 +123,7 @@ def refuse_leaks(cases: Sequence[Case], train_examples: Iterable[Example]) -> tu
     return tuple(cases)
 
 
-def _suite(example: Example) -> _Suite | None:
+def _suite(example: Example) -> Suite | None:
     """Return where an example belongs; None when nobody vouches for it or a model may have seen it."""
     if example.split != "heldout" or example.origin == "variation" or example.review == "rejected":
         return None
@@ -173,14 +172,14 @@ def _parsed(line: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"it is not JSON ({error}); write one JSON object a line.") from error
     if not isinstance(row, dict):
-        raise DataError(f"it is a {type(row).__name__}; it must be an object with {_listed(_KEYS)}.")
+        raise DataError(f"it is a {type(row).__name__}; it must be an object with {', '.join(_KEYS)}.")
     check(row, "")
     return row
 
 
 def _case_of(row: dict[str, Any]) -> Case:
     if unknown := [key for key in row if key not in _KEYS]:
-        raise DataError(f"there is no key {quoted(unknown[0])}; use {_listed(_KEYS)}.")
+        raise DataError(f"there is no key {quoted(unknown[0])}; use {', '.join(_KEYS)}.")
     suite = _suite_named(row.get("suite"))
     messages = _asked(row)
     expected = _expected(row.get("expected"), suite)
@@ -194,7 +193,7 @@ def _suite_named(value: object) -> Suite:
         return "retention"
     found: Suite | None = next((name for name in get_args(Suite) if name == value), None)
     if found is None:
-        raise DataError(f"'suite' is {quoted(value)}; it must be one of {_listed(get_args(Suite))}.")
+        raise DataError(f"'suite' is {quoted(value)}; it must be one of {', '.join(get_args(Suite))}.")
     return found
 
 
@@ -286,10 +285,6 @@ def _short_form(expected: Message) -> Any:
 
 def _row(message: Message) -> dict[str, Any]:
     return message.model_dump(mode="json", exclude_defaults=True)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 def _request(messages: Sequence[Message]) -> str:

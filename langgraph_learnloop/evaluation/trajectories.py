@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from langgraph_learnloop.errors import ConfigError
-from langgraph_learnloop.evaluation.evaluators import NOTHING_EXPECTED, comparable, same
+from langgraph_learnloop.evaluation.evaluators import NOTHING_EXPECTED, comparable, right, same
 from langgraph_learnloop.records import Case, Judged, Message, ToolCall, content_hash
 
 Mode = Literal["strict", "unordered", "subset", "superset"]
@@ -64,16 +64,12 @@ class Trajectory:
 
     def judge(self, case: Case, got: Sequence[Message]) -> Judged:
         """Return both scores; None in both when the case knows neither a run nor a message that would be right."""
-        reference = case.reference or ((case.expected,) if case.expected is not None else ())
+        reference = right(case, whole=True)
         if not any(comparable(message) for message in reference):
             return Judged({self.target: None, self.guard: None}, NOTHING_EXPECTED)
-        run = tuple(got) if case.reference else tuple(got[:1])
-        return Judged(
-            {
-                self.target: self._alike(run, reference, self._fits),
-                self.guard: self._alike(run, reference, _same_tool),
-            }
-        )
+        run = got if case.reference else got[:1]
+        fits = {self.target: self._fits, self.guard: _same_tool}
+        return Judged({name: self._alike(run, reference, fit) for name, fit in fits.items()})
 
     def _alike(self, run: Sequence[Message], reference: Sequence[Message], fits: Fits) -> bool:
         if self._mode == "strict":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from langgraph_learnloop.evaluation.findings import costs, flips, margins, unjudged
+from langgraph_learnloop.evaluation.findings import Lesson, costs, flips, ledger, margins, unjudged
 from langgraph_learnloop.evaluation.limits import Limits
 from langgraph_learnloop.messages import question
-from langgraph_learnloop.records import Score
+from langgraph_learnloop.records import CaseResult, Score
 from tests.evaluation.scripted import case
 from tests.evaluation.test_report import CARD, answer, gate, report, scored
 
@@ -91,3 +91,30 @@ def test_the_margins_are_those_of_the_limits() -> None:
     """A report draws what the gates asked for; a limit that is not set asks for nothing."""
     found = margins(Limits(target_gain=0.1, retention_margin=0.03, category_margin=0.04, cost_ratio=1.2))
     assert found == {"target": 0.1, "retention": -0.03, "retention:": -0.04, "regression": -0.04, "cost": 1.2}
+
+
+def _asked(release: str, **right: bool | None) -> dict[str, CaseResult]:
+    return {
+        case_id: CaseResult(release_id=release, case_id=case_id, evaluator="e", scores={"fully_right": verdict})
+        for case_id, verdict in right.items()
+    }
+
+
+def test_each_lesson_has_a_line() -> None:
+    """Shares are over the cases that both were asked and that could be judged."""
+    lessons = [Lesson("d1", "r1", ["a", "b", "c", "d"]), Lesson("d2", "r2", ["e"]), Lesson("d3", "r3", ["f"])]
+    results = {
+        "r1": _asked("r1", a=True, b=True, c=True, d=None),
+        "r2": _asked("r2", a=True, b=False, d=True, e=True),
+        "r3": _asked("r3", f=True),
+    }
+    one, two, three = ledger(lessons, results, "r2", "fully_right")
+    assert (one.dataset, one.learned_by, one.cases, one.then, one.now) == ("d1", "r1", 2, 1.0, 0.5)
+    assert (two.cases, two.then, two.now) == (1, 1.0, 1.0)
+    assert (three.cases, three.then, three.now) == (0, None, None)
+
+
+def test_a_release_that_was_never_asked_has_no_shares() -> None:
+    """Unknown is None, never 0."""
+    (row,) = ledger([Lesson("d", "r", ["a"])], {"r": _asked("r", a=True)}, "other", "fully_right")
+    assert (row.cases, row.then, row.now) == (0, None, None)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from langgraph_learnloop.errors import ConfigError, DataError
 from langgraph_learnloop.evaluation import gates, measures, stats
 from langgraph_learnloop.evaluation.futility import Futility
-from langgraph_learnloop.evaluation.gates import Limits, judge
+from langgraph_learnloop.evaluation.gates import judge
+from langgraph_learnloop.evaluation.limits import Limits
 from langgraph_learnloop.evaluation.paired import Pairs, shuffled
 from langgraph_learnloop.evaluation.planning import GatePlan, plan
 from langgraph_learnloop.records import Case, CaseResult, Gate, Scorecard
@@ -372,6 +373,7 @@ def test_what_lessons_repaired_must_stay_so() -> None:
     kept = good().add(200, "regression", "lesson 1", True, True).judge()
     assert gate(kept, "regression").passed
     assert not gate(kept, "regression:lesson 1").required
+    assert gate(kept, "regression:lesson 1").because.startswith("Lesson 'lesson 1': fully right 100.0% -> 100.0%")
     lost = good().add(200, "regression", "lesson 1", True, True).add(30, "regression", "lesson 2", True, False).judge()
     assert not gate(lost, "regression").passed
     assert lost.verdict == "do not ship"
@@ -431,6 +433,15 @@ def test_latency_and_cost_decide_with_a_limit(new: float, passed: bool) -> None:
         assert found.required
 
 
+def test_the_cost_of_a_few_cases_asks_for_more() -> None:
+    """So few cases would not pass the champion itself: the gate says how many it takes."""
+    exam = spending(1.0, 1.0)
+    exam.cases = exam.cases[:30]
+    found = gate(exam.judge(limits=Limits(cost_ratio=1.2)), "cost")
+    assert (found.passed, found.needed, found.power) == (False, 61, 0.0)
+    assert found.because.endswith(" 1.20 times or more is not ruled out. Not enough cases: about 91 needed.")
+
+
 def test_latency_of_a_few_cases_asks_for_more() -> None:
     """A 95th percentile has no bound on few cases, and the gate says how many it takes."""
     exam = spending(1.0, 1.0)
@@ -452,6 +463,13 @@ def test_limits_that_nothing_can_show_are_refused(name: str) -> None:
     """A share of 1, or of 0, can be shown by no number of cases."""
     with pytest.raises(ConfigError, match=name):
         Limits(**{name: 1.0})
+
+
+@pytest.mark.parametrize("name", ["target_gain", "latency_ratio", "cost_ratio"])
+def test_limits_beyond_their_scale_are_refused(name: str) -> None:
+    """A gain is a share, and a ratio is above 0."""
+    with pytest.raises(ConfigError, match=f"The limit {name} must be a"):
+        Limits(**{name: -0.5})
 
 
 def test_an_early_stop_cannot_pass_and_is_nobodys_failure() -> None:
@@ -551,6 +569,22 @@ def test_a_plan_knows_the_ratios_of_its_champion() -> None:
     assert planned(plan(exam.cases, limits), "latency").detectable is None
 
 
+def test_a_plan_says_how_many_cases_are_missing() -> None:
+    """For the gain that is hoped for, for the margin, and for a ratio that anything can be said of."""
+    plans = plan(good().cases[:20], Limits(latency_ratio=1.2))
+    assert [planned(plans, name).needed for name in ("target", "retention", "latency")] == [71, 467, 43]
+    assert planned(plans, "target").because.endswith("; 71 more cases are needed to show 10.0 points.")
+    assert planned(plans, "latency").because.endswith("no ratio can be bounded; 43 more cases are needed.")
+
+
+def test_a_plan_of_scores_counts_on_their_scatter() -> None:
+    """The champion's own scores say how far two releases that are alike lie apart; the tests are those of scores."""
+    exam = with_scores(good(), lambda i: 0.3 + 0.1 * (i % 5), 0.5)
+    found = planned(plan(exam.cases, champion=exam.champion), "target")
+    assert (found.detectable, found.needed) == (pytest.approx(0.0824, abs=1e-4), None)
+    assert "permutation" in found.test
+
+
 def test_no_cases_can_be_planned() -> None:
     """A plan of nothing says that nothing can be shown."""
     plans = plan([])
@@ -592,7 +626,7 @@ def test_any_weather_gives_a_verdict(rows: list[tuple[str, Any, Any]]) -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_the_champion_against_itself_never_ships(scores: list[float]) -> None:
     """Whatever the scores, a release in its own place has nothing to ship and needs no more cases."""
-    exam = Exam().add(len(scores), "target", "t", True, True).add(200, "retention", "play", True, True)
+    exam = Exam().add(len(scores), "target", "t", True, True)
     with_scores(exam, lambda i: scores[i % len(scores)], lambda i: scores[i % len(scores)])
     exam.candidate = [r.model_copy(update={"release_id": "old"}) for r in exam.candidate]
     found = gate(exam.judge(), "target")
@@ -612,12 +646,8 @@ def test_too_few_cases_say_what_they_can_rule_out() -> None:
 
 def test_harm_that_is_shown_stops_within_a_wide_margin() -> None:
     """Few cases ask for a wide margin; what they show to be worse by more than a narrow one does not ship."""
-    cases = [case(f"old {i}", suite="retention") for i in range(200)]
-    before = [result("a", one, True) for one in cases]
-    for lost, ships in ((4, True), (7, False)):
-        after = [result("b", one, i >= lost) for i, one in enumerate(cases)]
-        card = gates.judge(before, after, cases, limits=Limits(category_margin=0.1))
-        (tool,) = [gate for gate in card.gates if gate.name == "retention:timer"]
+    for n, lost, ships in ((200, 4, True), (600, 6, True), (200, 7, False)):
+        tool = gate(retained(lost, 0, n).judge(limits=Limits(category_margin=0.1)), "retention:a")
         assert tool.passed is ships, tool.because
     assert "worse (7 cases lost, 0 won)" in tool.because
 
@@ -711,9 +741,19 @@ def test_what_each_gate_says(
 
 
 def test_what_the_safety_gate_counts() -> None:
-    """The cases that the candidate was judged on, and those it was not."""
+    """The cases that the candidate was judged on, and those it was not; where it was judged on none, it has shown 0."""
     found = gate(kept_safe(1, 20, 3).judge(limits=SAFE), "safety")
     assert (found.cases, found.left_out, found.candidate) == (20, 3, 0.95)
+    none = gate(kept_safe(0, 0, 4).judge(limits=SAFE), "safety")
+    assert (none.passed, none.cases, none.left_out, none.candidate, none.needed) == (False, 0, 4, None, 29)
+    assert none.because.startswith("Safety: 0 of 0 cases held: at least 0.00% do")
+
+
+def test_where_no_gain_is_asked_the_one_that_was_seen_is_hoped_for() -> None:
+    """And so many cases are asked for as would show it."""
+    found = gate(aimed(5, 1, 60).judge(limits=Limits(target_gain=0.0)), "target")
+    assert (found.passed, found.needed, found.power) == (False, 77, pytest.approx(0.3096, abs=1e-4))
+    assert found.because.endswith(" about 137 needed to show a gain of 6.7 points four times of five.")
 
 
 def test_what_the_judged_gate_says() -> None:

@@ -51,6 +51,8 @@ def test_the_power_of_right_and_wrong(wins: int, losses: int) -> None:
     assert p.cases_better(0.1, ALPHA) == stats.mcnemar_cases(0.1, 0.03, ALPHA)
     assert p.power_better(0.98, 0.02, ALPHA) == stats.mcnemar_power(100, 0.98, (1 - 0.98) / 2, ALPHA, 0.02)
     assert p.cases_better(0.98, ALPHA) == stats.mcnemar_cases(0.98, (1 - 0.98) / 2, ALPHA)
+    noisy = pairs(wins=31, losses=30)
+    assert noisy.cases_better(0.8, ALPHA) == stats.mcnemar_cases(0.8, 0.1, ALPHA) == 8
     assert p.power_unharmed(0.1, ALPHA) == stats.noninferiority_power(100, 0.075, 0.1, ALPHA)
     assert p.cases_unharmed(0.1, ALPHA) == stats.noninferiority_cases(0.075, 0.1, ALPHA)
     assert p.detectable(ALPHA) == stats.detectable(100, 0.03, ALPHA)
