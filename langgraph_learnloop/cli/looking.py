@@ -7,15 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from langgraph_learnloop.cli.app import app, runs_app
-from langgraph_learnloop.cli.opened import opened
-from langgraph_learnloop.cli.options import Agent, Limit, RunId, Store
-from langgraph_learnloop.cli.terminal import ID, SHORT, cell, columns, console, one_line, say, show_table, unwritable
-from langgraph_learnloop.errors import ConfigError, LearnLoopError, needing
-from langgraph_learnloop.files import whole_file
+import typer
 
-with needing("The command line"):
-    import typer
+from langgraph_learnloop.cli.app import Agent, Limit, MaybeRelease, Release, RunId, Store, app, runs_app
+from langgraph_learnloop.cli.opened import opened
+from langgraph_learnloop.cli.terminal import ID, SHORT, cell, columns, console, one_line, say, show_table, written
+from langgraph_learnloop.errors import ConfigError, LearnLoopError
 
 if TYPE_CHECKING:
     from langgraph_learnloop.loop import LearnLoop
@@ -78,15 +75,12 @@ def export(
             write_jsonl(found, sys.stdout)
             return
         target = Path(str(jsonl or parquet))
-        try:
-            with whole_file(target) as beside:
-                if parquet is not None:
-                    count = write_parquet(found, beside)
-                else:
-                    with beside.open("w", encoding="utf-8") as out:
-                        count = write_jsonl(found, out)
-        except OSError as error:
-            raise ConfigError(unwritable("The export", target, error)) from error
+        with written("The export", target) as beside:
+            if parquet is not None:
+                count = write_parquet(found, beside)
+            else:
+                with beside.open("w", encoding="utf-8") as out:
+                    count = write_jsonl(found, out)
         say(f"{count} runs are in {target}.")
 
 
@@ -134,7 +128,7 @@ def releases(store: Store = "learnloop.db") -> None:
 
 @app.command()
 def diff(
-    one: Annotated[str, typer.Argument(help="A release, or the beginning of its id.")],
+    one: Release,
     other: Annotated[
         str | None, typer.Argument(help="The one to hold against it; alone, ONE is held against the champion.")
     ] = None,
@@ -163,19 +157,13 @@ def report(
         found = loop.report(release)
     console.print(summary(found))
     target = Path(html or f"report-{found.candidate.release_id}.html")
-    try:
-        with whole_file(target) as beside:
-            beside.write_text(page(found), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(unwritable("The page", target, error)) from error
+    with written("The page", target) as beside:
+        beside.write_text(page(found), encoding="utf-8")
     say(f"The page is in {target}.")
 
 
 @app.command()
-def remembered(
-    release: Annotated[str | None, typer.Argument(help="A release, or the beginning of its id.")] = None,
-    store: Store = "learnloop.db",
-) -> None:
+def remembered(release: MaybeRelease = None, store: Store = "learnloop.db") -> None:
     """Say how a release (default: the one that serves) still does on every lesson that was learned before it."""
     with opened(store) as loop:
         table = columns("dataset", "learned by", "cases", "right then", "right now")

@@ -7,14 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from langgraph_learnloop.cli.app import app
-from langgraph_learnloop.cli.opened import loaded, opened, whoever
-from langgraph_learnloop.cli.options import App, Release, Store
-from langgraph_learnloop.cli.terminal import cell, columns, console, say, show_table
-from langgraph_learnloop.errors import ConfigError, NotFoundError, needing
+import typer
 
-with needing("The command line"):
-    import typer
+from langgraph_learnloop.cli.app import App, Release, Store, app
+from langgraph_learnloop.cli.opened import loaded, opened, whoever
+from langgraph_learnloop.cli.terminal import cell, columns, console, say, show_table
+from langgraph_learnloop.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
     from langgraph_learnloop.loop import LearnLoop
@@ -33,14 +31,12 @@ def serve(
     """Serve the live model by OpenAI's protocol, for agents in any process or language."""
     from langgraph_learnloop.serving import endpoint
 
-    loop = loaded(app_name)
-    application = endpoint.application(loop.live, key=key, releases=loop.store.releases)
-
     def ready(address: str) -> None:
         say(f"The live model is served at {address}/v1; ctrl-C ends it.")
 
-    endpoint.serve(application, host, port, on_ready=ready)
-    loop.close()
+    with loaded(app_name) as loop:
+        application = endpoint.application(loop.live, key=key, releases=loop.store.releases)
+        endpoint.serve(application, host, port, on_ready=ready)
 
 
 @app.command()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from langgraph_learnloop.errors import needing
+from langgraph_learnloop.errors import ConfigError, needing
+from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.texts import short, visible
 
 with needing("The command line"):
@@ -57,10 +60,17 @@ def show_table(table: Table, nothing: str) -> None:
     console.print(table if table.row_count else nothing, highlight=False)
 
 
-def unwritable(what: str, target: Path, error: OSError) -> str:
-    """Return why a file could not be written."""
-    why = error.strerror or error
-    return f"{what} cannot be written to {str(target)!r}: {why}. Name a file in a folder that is there."
+@contextmanager
+def written(what: str, target: Path) -> Iterator[Path]:
+    """Give a path whose file takes the target's place, whole; raise ConfigError when it cannot be written."""
+    try:
+        with whole_file(target) as beside:
+            yield beside
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(
+            f"{what} cannot be written to {str(target)!r}: {why}. Name a file in a folder that is there."
+        ) from error
 
 
 def refuse(sentence: str) -> NoReturn:
