@@ -21,15 +21,24 @@ from langgraph_learnloop.records import FLAG_MOVES
 from tests.shop import Shop
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Leave a store behind in which a release was promoted."""
-    monkeypatch.chdir(tmp_path)
-    with (shop := Shop(tmp_path / "l.db")).loop:
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Leave a folder behind with a store in which a release was promoted."""
+    folder = tmp_path_factory.mktemp("promoted")
+    with pytest.MonkeyPatch.context() as patch, (shop := Shop(folder / "l.db")).loop:
+        patch.chdir(folder)
         shop.remember()
         shop.bad_day()
         shop.ask("a[red]b", "hello [bold]you[/bold] \x1b[31m, what are the opening hours on monday")
         shop.loop.cycle()
+    return folder
+
+
+@pytest.fixture
+def store(promoted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give a copy of that store, to be changed."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(promoted, tmp_path, dirs_exist_ok=True)
     return str(tmp_path / "l.db")
 
 

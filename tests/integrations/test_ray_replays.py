@@ -317,8 +317,7 @@ def test_a_result_that_is_none(tmp_path: Path) -> None:
     """A worker of another version may write what this one cannot read."""
     order = ray_replays._Order("agent:loop", "r1", "tool-call-match/1", 1, 1, 1.0)
     errand = ray_replays._Errand(None, None, order)
-    batch = ray_replays._Batch(cases("a"), 1, 0.0)
-    (result,) = errand._read(json.dumps({"results": [{"case_id": 5}]}), batch)
+    (result,) = errand._read(json.dumps({"results": [{"case_id": 5}]}), cases("a"))
     assert str(result.error).startswith("The worker's results cannot be read: ")
 
 
