@@ -18,6 +18,7 @@ from langgraph_learnloop.cli import terminal
 from langgraph_learnloop.evaluation.suites import read_suite
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import FLAG_MOVES
+from langgraph_learnloop.testing import ScriptedModel
 from tests.shop import Shop
 
 
@@ -326,8 +327,8 @@ def test_cycle_walks_the_app(
         assert len(loop.store.releases.all()) == 2
 
 
-def _learnloop(*words: str, cwd: Path, before: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [*before, sys.executable, "-m", "langgraph_learnloop", *words]
+def _python(*words: str, cwd: Path, before: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [*before, sys.executable, *words]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False, **options)
 
 
@@ -337,26 +338,46 @@ def test_a_read_only_folder_is_a_sentence(tmp_path: Path) -> None:
     if humbly and shutil.which(humbly[0]) is None:
         pytest.skip("root may write everywhere, and setpriv is not there to change that")
     tmp_path.chmod(0o555)
-    done = _learnloop("demo", "--home", str(tmp_path / "demo"), cwd=tmp_path, before=humbly)
+    command = ("-m", "langgraph_learnloop", "demo", "--home", str(tmp_path / "demo"))
+    done = _python(*command, cwd=tmp_path, before=humbly)
     assert done.returncode == 2, done.stderr
     assert str(tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
 
 
+SHORT_DAY = """
+import sys
+from dataclasses import replace
+from langgraph_learnloop import cli
+from langgraph_learnloop.demo import play
+
+world = play.sample_world()
+play.sample_world = lambda: replace(world, day1=world.day1[:24])
+sys.argv = ["learnloop", "demo", "--home", "demo"]
+cli.main()
+"""
+
+
 @pytest.mark.slow
-def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
-    """When the disk takes no more in the middle of the first day, the demo says so, and the store can be read."""
+def test_a_full_disk_is_a_sentence_and_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk takes no more in the middle of the first day, the demo says so, and all that ran is there later."""
     resource = pytest.importorskip("resource")
 
     def small_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))  # a write beyond it fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (450_000, 450_000))  # a write beyond it fails, as on a full disk
 
-    full = _learnloop("demo", "--home", "demo", cwd=tmp_path, preexec_fn=small_disk)
+    full = _python("-c", SHORT_DAY, cwd=tmp_path, preexec_fn=small_disk)
     assert full.returncode == 2, full.stdout + full.stderr
     assert "disk" in full.stderr
     assert "Traceback" not in full.stderr
-    runs = _learnloop("runs", "--store", "demo/learnloop.db", cwd=tmp_path)
-    assert runs.returncode == 0, runs.stderr
+    store = str(tmp_path / "demo" / "learnloop.db")
+    assert _run(capsys, monkeypatch, "runs", "--store", store)[0] == 0
+    with LearnLoop(store) as loop:
+        ScriptedModel(script=["Hi."]).invoke("Hello", {"callbacks": [loop.recorder]})
+        loop.flush()
+        assert len(loop.store.runs.recent(100)) == 24 + 1
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
@@ -367,7 +388,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         "loop.LearnLoop.__init__ = stop; sys.argv = ['learnloop', 'runs', '--store', sys.executable]\n"
         "cli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = _python("-c", code, cwd=tmp_path)
     assert done.returncode == 130
     assert "Run the same command again" in done.stderr
     assert "Traceback" not in done.stderr
