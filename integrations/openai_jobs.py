@@ -189,7 +189,7 @@ class Attempt:
 
     def _remember(self, file: str, remote_id: str | None = None) -> None:
         self.files.add(file)
-        _write(_note(self.job), _Kept(job=remote_id, files=tuple(sorted(self.files))))
+        _write(_kept_at(self.job), _Kept(job=remote_id, files=tuple(sorted(self.files))))
 
     def _delete_files(self) -> None:
         """Delete what was uploaded at the provider, or say what is still there."""
@@ -246,27 +246,24 @@ def _ending(job: Job, remote: FineTuningJob | None, why: str | None) -> str:
     if remote is None:
         return f"{who} ended before the provider began it, for {why}. Run it again."
     if remote.status == "failed":
-        return f"{who} failed at the provider ({remote.id}): {_failure(remote)}. Mend that and run it again."
+        said = remote.error and (remote.error.message or remote.error.code)
+        reason = one_line(said) if said else "it gave no reason"
+        return f"{who} failed at the provider ({remote.id}): {reason}. Mend that and run it again."
     if remote.status == "succeeded":
         return f"{who} succeeded at the provider ({remote.id}), which names no model: ask the provider."
     because = f"for {why}" if why else "and not by this process"
     return f"{who} was cancelled at the provider ({remote.id}), {because}. Run again, it begins anew."
 
 
-def _failure(remote: FineTuningJob) -> str:
-    said = remote.error and (remote.error.message or remote.error.code)
-    return one_line(said) if said else "it gave no reason"
-
-
 def _kept(job: Job) -> _Kept:
     """Return what an attempt on this machine wrote down; nothing where none did."""
     try:
-        return _Kept.model_validate_json(_note(job).read_bytes())
+        return _Kept.model_validate_json(_kept_at(job).read_bytes())
     except (OSError, ValidationError):
         return _Kept()
 
 
-def _note(job: Job) -> Path:
+def _kept_at(job: Job) -> Path:
     return Path(f"{job.output}.openai.json")
 
 

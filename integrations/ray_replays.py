@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -36,14 +36,6 @@ _CASES = TypeAdapter(list[Case])
 _RESULTS = TypeAdapter(list[CaseResult])
 
 Results = list[CaseResult]
-
-
-class Examines(Protocol):
-    """Whoever can be asked how a release does on cases: a LearnLoop."""
-
-    def examine(self, release_id: str, cases: Sequence[Case]) -> tuple[CaseResult, ...]:
-        """Return a result for each case."""
-        ...
 
 
 class RayReplay:
@@ -278,8 +270,8 @@ class _Errand:
             ) from error
 
 
-_apps: dict[str, Examines] = {}
-"""Of a worker's process: the apps that it has made."""
+_apps: dict[str, Any] = {}
+"""Of a worker's process: the apps that it has made, LearnLoops or what can `examine` like one."""
 
 
 def _examine(app: str, release_id: str, cases: str) -> str:
@@ -295,7 +287,7 @@ def _examine(app: str, release_id: str, cases: str) -> str:
         return json.dumps({"error": why(error)})
 
 
-def _loaded(app: str) -> Examines:
+def _loaded(app: str) -> Any:
     """Return the app, made once a process."""
     if app not in _apps:
         module, _, attribute = app.partition(":")

@@ -6,7 +6,6 @@ cannot be told stays. Only folders directly in the loop's own jobs folder are ev
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -262,11 +261,9 @@ def _names(release: Release) -> frozenset[str]:
 
 def _folders(folder: Path) -> list[Path]:
     """Return the folders in a folder, none of them a link; none where it is not there."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
-    except FileNotFoundError:
-        return []
+    return (
+        sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()) if folder.exists() else []
+    )
 
 
 def _job_of(name: str) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ import pytest
 
 from langgraph_learnloop import cli
 from langgraph_learnloop.cli import terminal
+from langgraph_learnloop.curation.review import TerminalReviewer
 from langgraph_learnloop.evaluation.suites import read_suite
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import FLAG_MOVES
 from langgraph_learnloop.testing import ScriptedModel
 from tests.shop import Shop
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +233,75 @@ def test_a_rollout_is_shown_and_moved(
         code, _, err = _run(capsys, monkeypatch, "rollout", word, "--store", store)
         assert code == 2
         assert sentence in err
+
+
+def test_a_rollout_is_watched_until_it_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stage is said once; who takes it back from elsewhere ends the watch."""
+    store = str(tmp_path / "l.db")
+    with (shop := Shop(tmp_path / "l.db")).loop as loop:
+        shop.remember()
+        shop.bad_day()
+        dataset = loop.curate()
+        assert dataset is not None
+        candidate = loop.train(dataset).release_id
+        loop.evaluate(loop.store.releases.get(candidate), dataset)
+        loop.rollout(candidate)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            with LearnLoop(store) as elsewhere:
+                elsewhere.rolling.back("It lies.", "ann")
+
+    monkeypatch.setattr("langgraph_learnloop.cli.serving.time.sleep", sleep)
+    code, out, err = _run(capsys, monkeypatch, "rollout", "watch", "--every", "5", "--store", store)
+    assert (code, err) == (0, "")
+    assert [line.partition(".")[0] for line in out.splitlines()[:2]] == [
+        f"{candidate}: shadow",
+        f"{candidate}: rolled_back",
+    ]
+    assert slept == [5.0, 5.0]
+
+
+def test_corrections_are_decided_at_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not decided when the person leaves waits for the next time; who decided is kept."""
+    with (shop := Shop(tmp_path / "l.db")).loop as loop:
+        shop.remember()
+        shop.bad_day()
+        loop.store.cycles.start("c", NOW)
+        assert loop.curate(TerminalReviewer(terminal.console, "nobody", lambda _: "q"), "c") is None
+        waiting = len(loop.pending())
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a\nr\nq\n"))
+    code, out, _ = _run(capsys, monkeypatch, "review", "--by", "ann", "--store", str(tmp_path / "l.db"))
+    assert code == 0
+    assert f"2 decided, {waiting - 2} left." in out
+    with LearnLoop(tmp_path / "l.db") as loop:
+        assert {verdict.by for _, verdict in loop.lessons.decided("c")} == {"ann"}
+
+
+def test_what_the_file_system_refuses_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the file, and nothing is a traceback."""
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = _run(capsys, monkeypatch, "init", str(tmp_path / "notes.txt" / "new"))
+    assert code == 2
+    assert f"The file system refused ({tmp_path / 'notes.txt'}" in err
+
+
+def test_a_base_has_nothing_to_merge(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release without an adapter is its base already."""
+    with LearnLoop(store) as loop:
+        base = loop.store.releases.history()[0].release_id
+    code, _, err = _run(capsys, monkeypatch, "merge", base, "folder", "--store", store)
+    assert (code, "has no adapter to merge: use 'memory' as it is" in err) == (2, True)
 
 
 def test_rollback_twice_says_there_is_nothing_left(

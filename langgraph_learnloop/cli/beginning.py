@@ -41,10 +41,10 @@ def init(
         for name, about in templates().items():
             say(f"{name:16}{about}")
     elif template is not None:
-        copy(template, Path(folder))
+        _copy(template, Path(folder))
         say(f"The template {template} is in {folder}. Next: cd {folder} && python story.py; README.md has the rest.")
     else:
-        say(f"The settings are in {settings(Path(folder))}. {_NEXT}")
+        say(f"The settings are in {_write_settings(Path(folder))}. {_NEXT}")
 
 
 @app.command()
@@ -78,7 +78,7 @@ def templates() -> dict[str, str]:
     return {folder.name: _about(folder) for folder in folders}
 
 
-def copy(template: str, folder: Path) -> None:
+def _copy(template: str, folder: Path) -> None:
     """Copy a template into a folder that is not there or empty; raise ConfigError when there is something in it."""
     names = templates()
     if template not in names:
@@ -88,7 +88,7 @@ def copy(template: str, folder: Path) -> None:
     shutil.copytree(TEMPLATES / template, folder, ignore=_LEFT, dirs_exist_ok=True)
 
 
-def settings(folder: Path) -> Path:
+def _write_settings(folder: Path) -> Path:
     """Write a learnloop.toml into a folder and return where; raise ConfigError when there is one."""
     target = folder / "learnloop.toml"
     if target.exists():

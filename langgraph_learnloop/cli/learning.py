@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from langgraph_learnloop.cli.app import App, Dataset, Review, RunId, Store, app
 from langgraph_learnloop.cli.opened import loaded, newest, opened, whoever
-from langgraph_learnloop.cli.terminal import cell, columns, console, say
+from langgraph_learnloop.cli.terminal import console, say, show_rows
 from langgraph_learnloop.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -152,19 +152,19 @@ def search(
     dataset: Dataset = None,
 ) -> None:
     """Look for a better recipe on a tenth of the training examples; prints what to put into learnloop.toml."""
-    table = columns("rank", "rate", "steps", "replay", "loss: new", "old", "seconds")
+    rows: list[tuple[Any, ...]] = []
 
     def add(trial: Trial) -> None:
         recipe = trial.recipe
         known = ("failed" if n is None else f"{n:.4f}" for n in (trial.new, trial.old))
-        seconds = "-" if trial.seconds is None else f"{trial.seconds:.0f}"
+        seconds = None if trial.seconds is None else f"{trial.seconds:.0f}"
         rate, replay = f"{recipe.learning_rate:.2g}", f"{recipe.replay:g}"
-        table.add_row(*map(cell, (recipe.rank, rate, recipe.steps, replay, *known, seconds)))
-        say(f"trial {table.row_count} of {trials}: {trial.failed or 'done'}")
+        rows.append((recipe.rank, rate, recipe.steps, replay, *known, seconds))
+        say(f"trial {len(rows)} of {trials}: {trial.failed or 'done'}")
 
     with opened(store) as loop:
         best = loop.search(newest(loop, dataset), trials=trials, minutes=minutes, on_trial=add)[0].recipe
-    console.print(table)
+    show_rows(("rank", "rate", "steps", "replay", "loss: new", "old", "seconds"), rows)
     say(
         f"The best of them, for learnloop.toml:\n\n[recipe]\nrank = {best.rank}\nalpha = {best.alpha}\n"
         f"learning_rate = {best.learning_rate:.6g}\nsteps = {best.steps}\nreplay = {best.replay:g}"

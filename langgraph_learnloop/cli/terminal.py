@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ _LONGEST = 300
 _FOLDED = frozenset({"because", "reasons"})
 """Columns of sentences, which are shown whole, on several lines."""
 _CUT = frozenset({"thread", "question", "answer"})
-"""Columns that give way where the terminal is narrow."""
+"""Columns that give way where the terminal is narrow, and are cut where they end."""
 console = Console()
 
 
@@ -35,29 +35,22 @@ def say(sentence: str) -> None:
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def columns(*names: str) -> Table:
-    """Return an empty table of these columns."""
+def show_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str = "") -> None:
+    """Write rows as a table, or a sentence if there are none."""
     table = Table(box=None, pad_edge=False)
-    for column in names:
+    for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column not in _FOLDED | _CUT)
-    return table
-
-
-def cell(value: Any) -> Text:
-    """Show captured text as it is: no markup, no control characters."""
-    return Text("-" if value is None else short(visible(str(value).replace("\n", " ")), _LONGEST))
-
-
-def one_line(value: str | None) -> Text:
-    """Show captured text on one line, cut where the column ends."""
-    shown = cell(value)
-    shown.no_wrap, shown.overflow = True, "ellipsis"
-    return shown
-
-
-def show_table(table: Table, nothing: str) -> None:
-    """Write a table, or a sentence if it is empty."""
+    for row in rows:
+        table.add_row(*map(_cell, columns, row))
     console.print(table if table.row_count else nothing, highlight=False)
+
+
+def _cell(column: str, value: Any) -> Text:
+    """Show captured text as it is, without markup or control characters."""
+    shown = Text("-" if value is None else short(visible(str(value).replace("\n", " ")), _LONGEST))
+    if column in _CUT:
+        shown.no_wrap, shown.overflow = True, "ellipsis"
+    return shown
 
 
 @contextmanager

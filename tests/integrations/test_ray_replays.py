@@ -232,8 +232,8 @@ def test_a_batch_whose_workers_die_is_not_judged(replay: Callable[..., RayReplay
 def test_a_batch_has_a_deadline(replay: Callable[..., RayReplay], tmp_path: Path) -> None:
     """A worker that hangs is ended, and costs the others nothing: the next run gets all the processors."""
     replay().run("r1", cases("b", "c"))  # workers are there, so that the time is that of the batch
-    results = replay(timeout_seconds=10).run("r1", cases("hang", "a"))
-    assert said(results) == ["No result of its batch within 10 seconds, the wait for a free worker included.", "a"]
+    results = replay(timeout_seconds=4).run("r1", cases("hang", "a"))
+    assert said(results) == ["No result of its batch within 4 seconds, the wait for a free worker included.", "a"]
     assert said(replay(num_cpus=2).run("r1", cases("d"))) == ["d"]
 
 
