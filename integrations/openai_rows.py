@@ -21,9 +21,9 @@ from langgraph_learnloop.records import Example, Job, Message, Recipe
 
 METHODS = {"sft": "supervised", "dpo": "dpo"}
 """What a recipe's method is called at the provider."""
-_LEAST = 10
+LEAST = 10
 """Examples that the provider wants at least."""
-_MOST_EPOCHS = 50
+MOST_EPOCHS = 50
 """How often the provider reads the examples at most."""
 _BYTES_A_TOKEN = 4
 """Of UTF-8; a cautious estimate, since the JSON around the texts counts as well."""
@@ -56,7 +56,7 @@ class Upload:
     @property
     def epochs(self) -> int:
         """Return how often each row is read."""
-        return min(_MOST_EPOCHS, max(1, round(self.recipe.steps * self.recipe.batch / len(self.rows))))
+        return min(MOST_EPOCHS, max(1, round(self.recipe.steps * self.recipe.batch / len(self.rows))))
 
     @property
     def steps(self) -> int:
@@ -84,11 +84,11 @@ def upload_of(job: Job, parallel_tool_calls: bool | None = None) -> Upload:
     made = [_row(e, recipe, parallel_tool_calls) for e in drawn if recipe.method == "sft" or e.rejected is not None]
     rows = [row for row in made if row is not None]
     left_out = len(made) - len(rows)
-    if len(rows) < _LEAST:
+    if len(rows) < LEAST:
         also = f" ({left_out} more are too long, or have tool calls without a result)" if left_out else ""
         pairs = " with a rejected answer" if recipe.method == "dpo" else ""
         raise TrainingError(
-            f"Job {job.job_id!r} has {len(rows)} examples{pairs}{also}, and the provider wants {_LEAST} at least: "
+            f"Job {job.job_id!r} has {len(rows)} examples{pairs}{also}, and the provider wants {LEAST} at least: "
             "collect more corrections, or raise the recipe's replay or max_length."
         )
     random.Random(recipe.seed).shuffle(rows)  # who reads them in order must not end with nothing but the old

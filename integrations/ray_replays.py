@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from langgraph_learnloop.asking import ask_once, why
+from langgraph_learnloop.config import made
 from langgraph_learnloop.errors import ConfigError, EngineError
 from langgraph_learnloop.integrations.ray_connection import CONNECTION, first_line, last_line, library
 from langgraph_learnloop.ports import Evaluator, OnProgress, ResultCache
@@ -291,11 +292,10 @@ def _loaded(app: str) -> Any:
     """Return the app, made once a process."""
     if app not in _apps:
         module, _, attribute = app.partition(":")
-        found = getattr(importlib.import_module(module), attribute)
-        made = found if hasattr(found, "examine") else found()
-        if not hasattr(made, "examine"):
+        loop = made(getattr(importlib.import_module(module), attribute), "examine")
+        if not hasattr(loop, "examine"):
             raise ConfigError(
-                f"it is a {type(made).__name__}, not a LearnLoop or a function that returns one: name one of these."
+                f"it is a {type(loop).__name__}, not a LearnLoop or a function that returns one: name one of these."
             )
-        _apps[app] = made
+        _apps[app] = loop
     return _apps[app]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from langgraph_learnloop.curation.review import TerminalReviewer
 from langgraph_learnloop.evaluation.suites import read_suite
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import FLAG_MOVES
-from langgraph_learnloop.testing import ScriptedModel
+from langgraph_learnloop.testing import MemoryMirror, ScriptedModel
 from tests.shop import Shop
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -292,6 +293,27 @@ def test_what_the_file_system_refuses_is_a_sentence(
     code, _, err = _run(capsys, monkeypatch, "init", str(tmp_path / "notes.txt" / "new"))
     assert code == 2
     assert f"The file system refused ({tmp_path / 'notes.txt'}" in err
+
+
+def test_a_mirror_is_told_and_let_go(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits is told, what was not taken is told again when that is asked for, and a run says where it is shown."""
+    mirror = MemoryMirror()
+    monkeypatch.setitem(sys.modules, "my_mirror", ModuleType("my_mirror"))
+    monkeypatch.setattr(sys.modules["my_mirror"], "mirror", mirror, raising=False)
+    Path("learnloop.toml").write_text('agent = "shop"\nmirror = "my_mirror:mirror"\n')
+    run_id = _first_run(store)
+    mirror.never = {run_id}
+    code, out, _ = _run(capsys, monkeypatch, "mirror", "--all", "--once", "--store", store)
+    assert (code, run_id in mirror.subjects("run")) == (1, False)
+    assert "0 waiting, 1 not taken. The mirror 'memory' does not take" in out
+    mirror.never = set()
+    code, out, _ = _run(capsys, monkeypatch, "mirror", "--once", "--retry", "--store", store)
+    assert (code, run_id in mirror.subjects("run")) == (0, True)
+    assert f"It is shown at memory:{run_id}" in _run(capsys, monkeypatch, "runs", "show", run_id, "--store", store)[1]
+    code, out, _ = _run(capsys, monkeypatch, "mirror", "--forget", "--store", store)
+    assert (code, out) == (0, "memory is told nothing any more; take it out of the settings, too.\n")
 
 
 def test_a_base_has_nothing_to_merge(
