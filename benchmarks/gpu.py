@@ -16,6 +16,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -105,21 +106,27 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
     recipe = Recipe(
         learning_rate=2e-4, steps=4 if quick else 60, batch=2 if quick else 8, replay=0, max_length=2 * LENGTH
     )
-    paces: dict[str, list[float]] = {"peft": [], "unsloth": []}
-    results: dict[str, TrainingResult] = {}
-    for number in range(1 if quick else 3):
-        for engine in paces:
-            pace = Pace()
-            job = make_job(base, data, recipe, folder / f"{engine} {number}", engine=engine)  # type: ignore[arg-type]
-            results[engine] = LocalTrainer().train(job, pace)
-            paces[engine].append(pace.tokens_per_second)
     preferences = recipe.model_copy(update={"method": "dpo", "batch": 2, "steps": 4 if quick else 20})
-    results["unsloth, DPO"] = LocalTrainer().train(
-        make_job(base, data, preferences, folder / "dpo", engine="unsloth"), lambda _: None
-    )
+    rounds = 1 if quick else 3
+    trained = [("peft", recipe), ("unsloth", recipe)] * rounds + [("unsloth, DPO", preferences)]
+    paces: dict[str, list[float]] = {"peft": [], "unsloth": [], "unsloth, DPO": []}
+
+    def train(name: str, recipe: Recipe, output: Path) -> TrainingResult:
+        pace = Pace()
+        job = make_job(base, data, recipe, output, engine=name.partition(",")[0])  # type: ignore[arg-type]
+        result = LocalTrainer().train(job, pace)
+        paces[name].append(pace.tokens_per_second)
+        return result
+
+    with ThreadPoolExecutor(len(trained) if quick else 1) as pool:  # a smoke run's time is that of their imports
+        done = [
+            (name, pool.submit(train, name, recipe, folder / f"job {number}"))
+            for number, (name, recipe) in enumerate(trained)
+        ]
+        results = {name: job.result() for name, job in done}
     found: dict[str, Any] = {
         name: {
-            "tokens_per_second": statistics.median(paces[name]) if name in paces else None,
+            "tokens_per_second": None if name == "unsloth, DPO" else statistics.median(paces[name]),
             "memory_mb": result.memory_mb,
             "loss": result.loss,
             "libraries": result.libraries,

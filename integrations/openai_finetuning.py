@@ -13,12 +13,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from langgraph_learnloop.errors import ConfigError, MissingExtraError, TrainingError
-from langgraph_learnloop.integrations.openai_jobs import Attempt
+from langgraph_learnloop.errors import ConfigError, TrainingError, needing
+from langgraph_learnloop.integrations.openai_jobs import Attempt, finish, finished
 from langgraph_learnloop.integrations.openai_line import Line, refusal
-from langgraph_learnloop.integrations.openai_notes import finish, finished
-from langgraph_learnloop.integrations.openai_rows import Row
-from langgraph_learnloop.integrations.openai_upload import METHODS, Upload, upload_of
+from langgraph_learnloop.integrations.openai_rows import METHODS, Row, Upload, upload_of
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Job, Plan, TrainingResult
 
@@ -100,7 +98,8 @@ class OpenAITrainer:
         if (done := finished(job)) is not None:
             return done
         upload = upload_of(job, self._parallel)
-        openai = _library()
+        with needing("Fine-tuning at OpenAI", "langgraph-learnloop[openai]"):
+            import openai
         try:
             client = (self._client or openai.OpenAI()).with_options(max_retries=0, timeout=_ANSWER_SECONDS)
             line = Line(job, self._cancelled, self._poll, self._outage)
@@ -150,13 +149,3 @@ class OpenAITrainer:
             settings["beta"] = upload.recipe.beta
         kind = METHODS[upload.recipe.method]
         return {"type": kind, kind: {"hyperparameters": settings}}
-
-
-def _library() -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise MissingExtraError(
-            f'Fine-tuning at OpenAI needs its library ({error}): pip install "langgraph-learnloop[openai]".'
-        ) from error
-    return openai

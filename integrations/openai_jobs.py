@@ -1,4 +1,7 @@
-"""Take a job through a provider, from wherever it stands there to its end. A part of `openai_finetuning`."""
+"""Take a job through a provider, from wherever it stands there to its end, with what attempts at it left on this disk.
+
+A part of `openai_finetuning`.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from langgraph_learnloop.errors import TrainingError
+from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.integrations.openai_line import Line, Stop, entries, said_by, sound
-from langgraph_learnloop.integrations.openai_notes import Kept, keep, kept
-from langgraph_learnloop.integrations.openai_upload import Upload
+from langgraph_learnloop.integrations.openai_rows import Upload
+from langgraph_learnloop.jobs import RESULT
 from langgraph_learnloop.ports import OnProgress
-from langgraph_learnloop.records import Job, Progress
+from langgraph_learnloop.records import Job, Progress, Record, TrainingResult
 from langgraph_learnloop.texts import one_line
 
 if TYPE_CHECKING:
@@ -31,6 +38,15 @@ _GIVEN_UP = {"failed", "cancelled"}
 _ENDED = {"succeeded", *_GIVEN_UP}
 _STAGES = {"validating_files": "validate", "queued": "queue", "running": "train", "succeeded": "train"}
 _STEP = re.compile(r"Step (\d+)/(\d+)(?:.*?training loss=(\d+(?:\.\d+)?))?")
+
+
+class _Kept(Record):
+    """What is written down of a job at the provider."""
+
+    job: str | None = None
+    """The provider's id of it."""
+    files: tuple[str, ...] = ()
+    """What was uploaded for it."""
 
 
 @dataclass
@@ -60,7 +76,7 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self.total = self.upload.steps
-        self.files = set(kept(self.job).files)
+        self.files = set(_kept(self.job).files)
 
     def run(self) -> FineTuningJob:
         """Return the provider's job when it has succeeded; raise TrainingError when it has not."""
@@ -90,7 +106,7 @@ class Attempt:
         """Return the provider's job of an earlier attempt, unless it was given up."""
         import openai
 
-        if (noted := kept(self.job).job) is not None:
+        if (noted := _kept(self.job).job) is not None:
             with suppress(openai.NotFoundError):  # another account's, or deleted
                 remote = self._look(noted)
                 if remote.status not in _GIVEN_UP:
@@ -173,7 +189,7 @@ class Attempt:
 
     def _remember(self, file: str, remote_id: str | None = None) -> None:
         self.files.add(file)
-        keep(self.job, Kept(job=remote_id, files=tuple(sorted(self.files))))
+        _write(_kept_at(self.job), _Kept(job=remote_id, files=tuple(sorted(self.files))))
 
     def _delete_files(self) -> None:
         """Delete what was uploaded at the provider, or say what is still there."""
@@ -192,6 +208,20 @@ class Attempt:
 
     def _note(self, stage: str, note: str) -> None:
         self.tell(Progress(stage=stage, done=self.step, total=self.total, note=note))
+
+
+def finished(job: Job) -> TrainingResult | None:
+    """Return the result of a job that has been done, else None."""
+    try:
+        result = TrainingResult.model_validate_json(Path(job.output, RESULT).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return result if result.model is not None else None
+
+
+def finish(job: Job, result: TrainingResult) -> None:
+    """Write down the result of a job, so that it is done once; raise TrainingError when the disk does not take it."""
+    _write(Path(job.output, RESULT), result)
 
 
 def _figures(event: FineTuningJobEvent) -> tuple[int | None, int | None, float | None]:
@@ -216,13 +246,34 @@ def _ending(job: Job, remote: FineTuningJob | None, why: str | None) -> str:
     if remote is None:
         return f"{who} ended before the provider began it, for {why}. Run it again."
     if remote.status == "failed":
-        return f"{who} failed at the provider ({remote.id}): {_failure(remote)}. Mend that and run it again."
+        said = remote.error and (remote.error.message or remote.error.code)
+        reason = one_line(said) if said else "it gave no reason"
+        return f"{who} failed at the provider ({remote.id}): {reason}. Mend that and run it again."
     if remote.status == "succeeded":
         return f"{who} succeeded at the provider ({remote.id}), which names no model: ask the provider."
     because = f"for {why}" if why else "and not by this process"
     return f"{who} was cancelled at the provider ({remote.id}), {because}. Run again, it begins anew."
 
 
-def _failure(remote: FineTuningJob) -> str:
-    said = remote.error and (remote.error.message or remote.error.code)
-    return one_line(said) if said else "it gave no reason"
+def _kept(job: Job) -> _Kept:
+    """Return what an attempt on this machine wrote down; nothing where none did."""
+    try:
+        return _Kept.model_validate_json(_kept_at(job).read_bytes())
+    except (OSError, ValidationError):
+        return _Kept()
+
+
+def _kept_at(job: Job) -> Path:
+    return Path(f"{job.output}.openai.json")
+
+
+def _write(path: Path, record: Record) -> None:
+    """Write a file, whole or not at all; raise TrainingError when the disk does not take it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as beside:
+            beside.write_text(record.model_dump_json(indent=2), encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(
+            f"{str(path)!r} cannot be written ({error}): mend that and run again; what the provider did is taken up."
+        ) from error

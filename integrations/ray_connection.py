@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from langgraph_learnloop.errors import LearnLoopError, MissingExtraError
+from langgraph_learnloop.errors import LearnLoopError, needing
 
 _REACH_SECONDS = 10.0
 """How long the head of a cluster may take to answer."""
@@ -50,13 +50,9 @@ CONNECTION = Connection()
 
 def library(doing: str) -> Any:
     """Return the module `ray`; raise MissingExtraError, with what it is needed for, when it is not installed."""
-    try:
+    with needing(f"{doing} on Ray", "langgraph-learnloop[ray]"):
         import ray
         import ray.exceptions
-    except ImportError as error:
-        raise MissingExtraError(
-            f'{doing} on Ray needs ray ({error}): pip install "langgraph-learnloop[ray]".'
-        ) from error
     return ray
 
 
@@ -80,17 +76,17 @@ def connect(ray: Any, address: str | None, refusal: type[LearnLoopError]) -> Non
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, as a sentence."""
-    return _lines(error)[0]
+    return f"{lines_of(error)[0].rstrip('.')}."
 
 
 def last_line(error: BaseException) -> str:
     """Return the last line of what an error says, as a sentence: after a traceback, that is the reason."""
-    return _lines(error)[-1]
+    return f"{lines_of(error)[-1].rstrip('.')}."
 
 
-def _lines(error: BaseException) -> list[str]:
-    found = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
-    return [f"{line}." for line in found] or [f"{type(error).__name__}."]
+def lines_of(error: BaseException) -> list[str]:
+    """Return what an error says, line by line; its type where it says nothing."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
 
 
 def _knock(address: str) -> None:

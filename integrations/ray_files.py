@@ -92,19 +92,15 @@ def take_home(job: Job, read: Read, node: str) -> TrainingResult:
     try:
         with whole_folder(Path(job.output)) as scratch:  # what lies there already did not match its own hash
             for name in (WEIGHTS, CONFIG, RESULT):
-                _receive(scratch / name, read)
+                with (scratch / name).open("wb") as stream:
+                    while part := read(name, stream.tell()):
+                        stream.write(part)
             return _as_at_home(job, scratch, node)
     except OSError as error:
         raise TrainingError(
             f"The adapter of job {job.job_id!r} cannot be written to {job.output!r}: {error}. Make room, or mend the "
             "folder's permissions, and run it again."
         ) from error
-
-
-def _receive(path: Path, read: Read) -> None:
-    with path.open("wb") as stream:
-        while part := read(path.name, stream.tell()):
-            stream.write(part)
 
 
 def _as_at_home(job: Job, scratch: Path, node: str) -> TrainingResult:

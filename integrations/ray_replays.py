@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from langgraph_learnloop.cases import ask_once, why
+from langgraph_learnloop.config import made
 from langgraph_learnloop.errors import ConfigError, EngineError
 from langgraph_learnloop.integrations.ray_connection import CONNECTION, first_line, last_line, library
 from langgraph_learnloop.ports import Evaluator, OnProgress, ResultCache
@@ -36,14 +37,6 @@ _CASES = TypeAdapter(list[Case])
 _RESULTS = TypeAdapter(list[CaseResult])
 
 Results = list[CaseResult]
-
-
-class Examines(Protocol):
-    """Whoever can be asked how a release does on cases: a LearnLoop."""
-
-    def examine(self, release_id: str, cases: Sequence[Case]) -> tuple[CaseResult, ...]:
-        """Return a result for each case."""
-        ...
 
 
 class RayReplay:
@@ -108,19 +101,13 @@ class RayReplay:
         return ask_once(cases, known, partial(self._ask, release_id), cache, on_progress, enough)
 
     def _ask(self, release_id: str, cases: Sequence[Case]) -> Generator[Sequence[CaseResult], None, None]:
-        with self._connected() as ray, closing(self._errand(ray, release_id).run(cases)) as batches:
-            yield from batches
-
-    def _errand(self, ray: Any, release_id: str) -> _Errand:
-        order = _Order(self._app, release_id, self.evaluator.name, self._at_once, self._batch, self._timeout)
-        return _Errand(ray, self._task(ray), order)
-
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Be connected for the time of a run, on the one connection that the process has."""
         ray = library("Replaying")
-        with CONNECTION.open(ray, self._address, EngineError):
-            yield ray
+        order = _Order(self._app, release_id, self.evaluator.name, self._at_once, self._batch, self._timeout)
+        with (
+            CONNECTION.open(ray, self._address, EngineError),
+            closing(_Errand(ray, self._task(ray), order).run(cases)) as batches,
+        ):
+            yield from batches
 
     def _task(self, ray: Any) -> Any:
         """Say what a batch asks of Ray; raise ConfigError when Ray does not take that."""
@@ -202,10 +189,10 @@ class _Errand:
         batch = self._under_way.pop(reference)
         if not ready:
             self._cancel(reference)
-            return self._unjudged(
-                batch,
-                f"No result of its batch within {self._order.seconds:g} seconds, the wait for a free worker included.",
+            late = (
+                f"No result of its batch within {self._order.seconds:g} seconds, the wait for a free worker included."
             )
+            return self._unjudged(batch.cases, late)
         return self._results(reference, batch)
 
     def _results(self, reference: Any, batch: _Batch) -> Results:
@@ -220,10 +207,10 @@ class _Errand:
                 self._waiting.append((batch.cases, batch.tried))
                 return []
             reason = textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" ...")
-            return self._unjudged(batch, f"The worker on the Ray cluster died, {_TRIES} times: {reason}")
-        return self._read(said, batch)
+            return self._unjudged(batch.cases, f"The worker on the Ray cluster died, {_TRIES} times: {reason}")
+        return self._read(said, batch.cases)
 
-    def _read(self, said: str, batch: _Batch) -> Results:
+    def _read(self, said: str, cases: Sequence[Case]) -> Results:
         """Return the results that a worker wrote; what is not what was asked for is no result."""
         answer: dict[str, Any] = json.loads(said)
         if "app" in answer:
@@ -232,16 +219,16 @@ class _Errand:
                 "they find it, with a runtime_env for instance, and that it can be made there."
             )
         if "error" in answer:
-            return self._unjudged(batch, answer["error"])
+            return self._unjudged(cases, answer["error"])
         try:
             results = _RESULTS.validate_python(answer["results"])
         except ValidationError as error:
-            return self._unjudged(batch, f"The worker's results cannot be read: {error.errors()[0]['msg']}.")
+            return self._unjudged(cases, f"The worker's results cannot be read: {error.errors()[0]['msg']}.")
         self._refuse_others(results)
         by_id = {result.case_id: result for result in results if result.release_id == self._order.release_id}
-        missing = [case for case in batch.cases if case.case_id not in by_id]
-        asked = [by_id[case.case_id] for case in batch.cases if case.case_id in by_id]
-        return asked + self._unjudged(batch._replace(cases=missing), "The worker gave no result for it.")
+        missing = [case for case in cases if case.case_id not in by_id]
+        asked = [by_id[case.case_id] for case in cases if case.case_id in by_id]
+        return asked + self._unjudged(missing, "The worker gave no result for it.")
 
     def _refuse_others(self, results: Results) -> None:
         """Raise ConfigError when another evaluator judged: its scores say something else."""
@@ -251,11 +238,10 @@ class _Errand:
                 "asked for: give RayReplay the evaluator of the app."
             )
 
-    def _unjudged(self, batch: _Batch, reason: str) -> Results:
-        order = self._order
+    def _unjudged(self, cases: Sequence[Case], reason: str) -> Results:
+        release_id, evaluator = self._order.release_id, self._order.evaluator
         return [
-            CaseResult(release_id=order.release_id, case_id=case.case_id, evaluator=order.evaluator, error=reason)
-            for case in batch.cases
+            CaseResult(release_id=release_id, case_id=case.case_id, evaluator=evaluator, error=reason) for case in cases
         ]
 
     def _cancel(self, reference: Any) -> None:
@@ -285,8 +271,8 @@ class _Errand:
             ) from error
 
 
-_apps: dict[str, Examines] = {}
-"""Of a worker's process: the apps that it has made."""
+_apps: dict[str, Any] = {}
+"""Of a worker's process: the apps that it has made, LearnLoops or what can `examine` like one."""
 
 
 def _examine(app: str, release_id: str, cases: str) -> str:
@@ -302,15 +288,14 @@ def _examine(app: str, release_id: str, cases: str) -> str:
         return json.dumps({"error": why(error)})
 
 
-def _loaded(app: str) -> Examines:
+def _loaded(app: str) -> Any:
     """Return the app, made once a process."""
     if app not in _apps:
         module, _, attribute = app.partition(":")
-        found = getattr(importlib.import_module(module), attribute)
-        made = found if hasattr(found, "examine") else found()
-        if not hasattr(made, "examine"):
+        loop = made(getattr(importlib.import_module(module), attribute), "examine")
+        if not hasattr(loop, "examine"):
             raise ConfigError(
-                f"it is a {type(made).__name__}, not a LearnLoop or a function that returns one: name one of these."
+                f"it is a {type(loop).__name__}, not a LearnLoop or a function that returns one: name one of these."
             )
-        _apps[app] = made
+        _apps[app] = loop
     return _apps[app]

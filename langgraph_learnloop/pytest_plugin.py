@@ -43,7 +43,6 @@ _DIGITS = 8
 """Digits of the case's id in the id of a test."""
 _REFUSED = pytest.StashKey[list[str]]()
 """Why suites cannot be used, a sentence each."""
-_FORMS = "a state with 'messages', a message, a list of messages or a text"
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,9 +152,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = _cases(metafunc)
     except pytest.UsageError as error:
         refused = f"{metafunc.definition.nodeid}: {error}"
-        if hasattr(
-            metafunc.config, "workerinput"
-        ):  # one of pytest-xdist's, which takes no other error while it collects
+        # A process of pytest-xdist's takes no other error while it collects.
+        if hasattr(metafunc.config, "workerinput"):
             raise pytest.Collector.CollectError(refused) from None
         metafunc.config.stash[_REFUSED].append(refused)
         cases = []
@@ -280,4 +278,5 @@ def _record(message: BaseMessage) -> Message | None:
 def _refuse(what: str) -> NoReturn:
     from langgraph_learnloop.errors import DataError
 
-    raise DataError(f"The output to check is {what}; hand over {_FORMS}.")
+    forms = "a state with 'messages', a message, a list of messages or a text"
+    raise DataError(f"The output to check is {what}; hand over {forms}.")

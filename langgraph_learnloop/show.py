@@ -1,16 +1,16 @@
-"""Draw in the terminal: a run as a tree, the plan of a training job, and how far a long piece of work is."""
+"""Draw in the terminal: runs, replays, rollouts and releases as trees, plans as tables, long work as a bar."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from langgraph_learnloop.capture.export import ExportedRun, ExportedStep
 from langgraph_learnloop.errors import needing
 from langgraph_learnloop.ports import OnProgress
-from langgraph_learnloop.records import Case, CaseResult, Gate, Message, Plan, Progress, Rollout, Server
+from langgraph_learnloop.records import Case, CaseResult, Gate, Message, Plan, Progress, Rollout, Server, ToolCall
 from langgraph_learnloop.releases import ReleaseDiff, Served
 from langgraph_learnloop.texts import cut, visible
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _LONGEST = 600
 """Characters of a text that are shown."""
+_STYLE = {"node": "dim", "model": "cyan", "tool": "green"}
+"""The colours of steps."""
 
 
 @contextmanager
@@ -77,17 +79,19 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
+def _cost(plan: Plan) -> str:
+    if plan.usd is not None:
+        return f"about {plan.usd:.2f} US dollars"
+    return "not known" if plan.memory_mb is None else "none: it runs on your machine"
+
+
 def evaluation_plan(gates: Sequence[GatePlan]) -> Table:
     """Return what each gate could show on the cases there are."""
     table = Table("gate", "cases", "missing", "what they show", box=None, pad_edge=False)
     for gate in gates:
         missing = "" if gate.needed is None else str(gate.needed)
-        table.add_row(
-            *(
-                Text(visible(cell))
-                for cell in (gate.name, str(gate.cases), missing, gate.because.removeprefix(f"{gate.name}: "))
-            )
-        )
+        cells = (gate.name, str(gate.cases), missing, gate.because.removeprefix(f"{gate.name}: "))
+        table.add_row(*(Text(visible(cell)) for cell in cells))
     return table
 
 
@@ -95,8 +99,8 @@ def replayed(case: Case, result: CaseResult) -> Tree:
     """Return what happened in a recorded run, and what a replay of it did, one below the other."""
     same = result.scores.get("same")
     verdict = "the same again" if same else "something else" if same is False else "not to its end"
-    facts = [verdict, f"from its {result.started}", *_costs(result.seconds, result.usd)]
-    drawn = Tree(_line(f"run {case.run_id} with release {result.release_id}", "bold", iter(facts)))
+    facts = (verdict, f"from its {result.started}", *_costs(result.seconds, result.usd))
+    drawn = Tree(_line(f"run {case.run_id} with release {result.release_id}", "bold", facts))
     for title, messages in (("then", case.reference), ("now", result.got)):
         branch = drawn.add(Text(title, "cyan"))
         for message in messages:
@@ -113,8 +117,7 @@ def rollout_tree(rollout: Rollout, evidence: Evidence | None, servers: Sequence[
     """Return where a rollout stands, what the threads say, and which processes follow it."""
     mode = {"stages": [], "ab": ["even test"], "blue_green": ["switch"]}[rollout.mode]
     shares = (rollout.state, f"{rollout.percent}% of new threads", f"since {rollout.stage_at:%Y-%m-%d %H:%M}")
-    facts = iter((*mode, *shares))
-    drawn = Tree(_line(f"{rollout.candidate} in place of {rollout.champion}", "bold", facts))
+    drawn = Tree(_line(f"{rollout.candidate} in place of {rollout.champion}", "bold", (*mode, *shares)))
     drawn.add(_said(rollout.by, rollout.because))
     if evidence is not None:
         drawn.add(_said(evidence.move, evidence.because))
@@ -127,7 +130,7 @@ def rollout_tree(rollout: Rollout, evidence: Evidence | None, servers: Sequence[
 def release_diff(found: ReleaseDiff) -> Tree:
     """Return how one release differs from another; what is said in them is shown, not obeyed."""
     one, other = found.one.release_id, found.other.release_id
-    drawn = Tree(_line(f"from {one} to {other}", "bold", iter(())))
+    drawn = Tree(_line(f"from {one} to {other}", "bold", ()))
     for change in found.changed:
         drawn.add(_said(change.field, f"{change.one} → {change.other}"))
     _branch(drawn, "instructions", [Text(visible(line), _sign(line)) for line in found.instructions.splitlines()[2:]])
@@ -156,8 +159,7 @@ def _sign(line: str) -> str:
 
 
 def _spoken(message: Message) -> str:
-    calls = "".join(f" {call.name} {json.dumps(call.args, ensure_ascii=False)}" for call in message.tool_calls)
-    return f"{message.role}: {message.content}{calls}"
+    return " ".join([f"{message.role}: {message.content}", *map(_call, message.tool_calls)])
 
 
 def _examples(found: ReleaseDiff) -> str:
@@ -184,14 +186,7 @@ def _time_served(served: Served) -> Text:
 def _message(message: Message) -> Iterator[Text]:
     if message.content:
         yield _said("returned" if message.role == "tool" else "said", message.content)
-    for call in message.tool_calls:
-        yield _said("asks for", f"{call.name} {json.dumps(call.args, ensure_ascii=False)}")
-
-
-def _cost(plan: Plan) -> str:
-    if plan.usd is not None:
-        return f"about {plan.usd:.2f} US dollars"
-    return "not known" if plan.memory_mb is None else "none: it runs on your machine"
+    yield from (_said("asks for", _call(call)) for call in message.tool_calls)
 
 
 def tree(run: ExportedRun) -> Tree:
@@ -214,9 +209,6 @@ def tree(run: ExportedRun) -> Tree:
     for reason in run.flagged:
         drawn.add(_said("flagged", reason, "yellow"))
     return drawn
-
-
-_STYLE = {"node": "dim", "model": "cyan", "tool": "green"}
 
 
 def _run_facts(run: ExportedRun) -> Iterator[str]:
@@ -251,17 +243,23 @@ def _lines(step: ExportedStep) -> Iterator[Text]:
         yield _said("thought", step.reasoning, "italic dim")
     if step.kind == "model":
         yield from (_said("said", message.content) for message in step.output if message.content)
-    for call in step.tool_calls:
-        word = "asks for" if step.kind == "model" else "called with"
-        name = f"{call.name} " if step.kind == "model" else ""
-        yield _said(word, name + json.dumps(call.args, ensure_ascii=False))
+        yield from (_said("asks for", _call(call)) for call in step.tool_calls)
     if step.kind == "tool":
+        yield from (_said("called with", _args(call)) for call in step.tool_calls)
         yield from (_said("returned", message.content) for message in step.output)
     if step.error is not None:
         yield _said("failed", step.error, "red")
 
 
-def _line(title: str, style: str, facts: Iterator[str]) -> Text:
+def _call(call: ToolCall) -> str:
+    return f"{call.name} {_args(call)}"
+
+
+def _args(call: ToolCall) -> str:
+    return json.dumps(call.args, ensure_ascii=False)
+
+
+def _line(title: str, style: str, facts: Iterable[str]) -> Text:
     return Text.assemble((visible(title), style), (visible("  " + ", ".join(facts)), "dim"))
 
 

@@ -29,6 +29,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import PrivateAttr, SkipValidation
 
 from langgraph_learnloop.errors import EngineError, TrainingError
+from langgraph_learnloop.examples import read_all
+from langgraph_learnloop.messages import question
 from langgraph_learnloop.mirrors import KINDS, DeliveryError, Kind, Told
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import (
@@ -116,10 +118,9 @@ class TinyTrainer:
         if self._fail_with is not None:
             raise TrainingError(f"Job {job.job_id!r} ended without an adapter: {self._fail_with}.")
         began = time.perf_counter()
-        examples = [e for e in _examples(job.dataset) if e.split == "train" and _wanted(e, job)]
-        if not examples:
+        if not (examples := _learned(job)):
             raise TrainingError(f"Job {job.job_id!r} has no training examples in {job.dataset!r}: collect corrections.")
-        memory = [(_question(e.messages), e.chosen.model_dump(mode="json")) for e in examples]
+        memory = [(question(e.messages), e.chosen.model_dump(mode="json")) for e in examples]
         folder = Path(job.output)
         folder.mkdir(parents=True, exist_ok=True)
         body = json.dumps(memory, ensure_ascii=False).encode()
@@ -132,13 +133,13 @@ class TinyTrainer:
             examples=len(examples),
             steps=1,
             loss=0.0,
-            tokens=sum(len(question.split()) for question, _ in memory),
+            tokens=sum(len(asked.split()) for asked, _ in memory),
             seconds=time.perf_counter() - began,
         )
 
     def plan(self, job: Job) -> Plan:
         """Say what would be memorised."""
-        examples = [e for e in _examples(job.dataset) if e.split == "train" and _wanted(e, job)]
+        examples = _learned(job)
         return Plan(
             job_id=job.job_id,
             engine="memory",
@@ -147,7 +148,7 @@ class TinyTrainer:
             left_out=0,
             steps=1,
             passes=1.0,
-            tokens=sum(len(_question(e.messages).split()) for e in examples),
+            tokens=sum(len(question(e.messages).split()) for e in examples),
         )
 
 
@@ -162,7 +163,10 @@ class MemoryEngine:
     def __init__(self, base: dict[str, Message | str] | None = None, alike: float = 0.5) -> None:
         """Know `base` (request -> answer) from birth; `alike` is the least Jaccard likeness of words (0 to 1)."""
         self.base_model = "memory"
-        self._base = [(q, _as_message(a)) for q, a in (base or {}).items()]
+        self._base = [
+            (asked, Message(role="assistant", content=answer) if isinstance(answer, str) else answer)
+            for asked, answer in (base or {}).items()
+        ]
         self._loaded: dict[str, list[tuple[str, Message]]] = {}
         self._alike = alike
 
@@ -175,7 +179,7 @@ class MemoryEngine:
                 raise EngineError(
                     f"The adapter of release {release.release_id!r} is not the one that was trained: train it again."
                 )
-            memory = [(question, Message.model_validate(answer)) for question, answer in json.loads(body)]
+            memory = [(asked, Message.model_validate(answer)) for asked, answer in json.loads(body)]
         self._loaded[release.release_id] = memory
 
     def unload(self, release_id: str) -> None:
@@ -190,11 +194,11 @@ class MemoryEngine:
             told = "\n".join(m.content for m in reversed(results))
             return _said(Message(role="assistant", content=told), request)
         known = [*self._loaded[request.release_id], *self._base]
-        question = _question(request.messages)
-        score, like, answer = max(((_likeness(question, q), q, a) for q, a in known), key=lambda p: p[0], default=_NONE)
+        asked = question(request.messages)
+        score, like, answer = max(((_likeness(asked, q), q, a) for q, a in known), key=lambda p: p[0], default=_NONE)
         if answer is None or score < self._alike:
             answer = Message(role="assistant", content="I do not know.")
-        return _said(_filled(answer, like, question), request)
+        return _said(_filled(answer, like, asked), request)
 
     def health(self) -> EngineHealth:
         """Return what is loaded."""
@@ -242,19 +246,10 @@ class ScriptedReviewer:
         ]
 
 
-def _examples(path: str) -> list[Example]:
-    with Path(path).open(encoding="utf-8") as lines:
-        return [Example.model_validate_json(line) for line in lines if line.strip()]
-
-
-def _wanted(example: Example, job: Job) -> bool:
-    if example.origin == "replay":
-        return job.recipe.replay > 0
-    return example.origin != "variation" or job.recipe.variations
-
-
-def _question(messages: Sequence[Message]) -> str:
-    return next((m.content for m in reversed(messages) if m.role == "user"), "")
+def _learned(job: Job) -> list[Example]:
+    """Return what a job's recipe takes of the training examples."""
+    taken = {"replay": job.recipe.replay > 0, "variation": job.recipe.variations}
+    return [example for example in read_all(job.dataset)["train"] if taken.get(example.origin, True)]
 
 
 def _likeness(a: str, b: str) -> float:
@@ -285,10 +280,6 @@ def _swapped(value: Any, other: dict[str, str]) -> Any:
         with suppress(ValueError):
             return type(value)(other[str(value)])
     return value
-
-
-def _as_message(answer: Message | str) -> Message:
-    return Message(role="assistant", content=answer) if isinstance(answer, str) else answer
 
 
 def _said(message: Message, request: Generation) -> Generated:

@@ -6,10 +6,9 @@ cannot be told stays. Only folders directly in the loop's own jobs folder are ev
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -102,11 +101,7 @@ class Tidying:
     """Keep the adapters of one store within bounds."""
 
     def __init__(
-        self,
-        store: Store,
-        servers: Callable[[], Sequence[Server]],
-        now: Callable[[], datetime],
-        decide: Decide,
+        self, store: Store, servers: Callable[[], Sequence[Server]], now: Callable[[], datetime], decide: Decide
     ) -> None:
         """Work on an open store."""
         self._store = store
@@ -115,26 +110,26 @@ class Tidying:
         self._now = now
         self._decide = decide
 
-    @contextmanager
-    def under_way(self, job: Job) -> Iterator[None]:
-        """Keep what a job writes from being removed while it is under way."""
-        with under_way(job.output, self._owner):
-            yield
+    def under_way(self, job: Job) -> AbstractContextManager[None]:
+        """Keep what a job writes from being removed for as long as a block lasts."""
+        return under_way(job.output, self._owner)
 
     def tidy(self, gb: float | None, days: float, dry_run: bool, by: str) -> tuple[Tidied, ...]:
         """Remove folders until the rest takes at most `gb` (10^9 bytes), or all that may go is gone; return those."""
-        self._check_folder()
-        most = _bytes(gb)
-        held = self.held(days)
+        if self._folder.is_symlink():
+            raise ConfigError(
+                f"The jobs folder {str(self._folder)!r} is a link, and nothing is removed behind links: have "
+                "`folder` in the settings lead to where it does."
+            )
+        most, held = _bytes(gb), self.held(days)
         total, done = sum(one.size for one in held), list[Tidied]()
         for one in sorted((one for one in held if one.kept is None), key=lambda one: (one.rank, one.at)):
             if total <= most:
                 break
             because = f"{_RANKS[one.rank]} {total / GB:.3g} GB were more than the {most / GB:.3g} GB that are allowed."
             if dry_run or self._remove(one, because, by):
-                done.append(
-                    Tidied(str(one.place), tuple(release.release_id for release in one.releases), one.size, because)
-                )
+                release_ids = tuple(release.release_id for release in one.releases)
+                done.append(Tidied(str(one.place), release_ids, one.size, because))
                 total -= one.size
         return tuple(done)
 
@@ -167,13 +162,6 @@ class Tidying:
             "stopped": card is not None and not card.passed,
         }
         return next((state for state, holds in states.items() if holds), "passed")
-
-    def _check_folder(self) -> None:
-        if self._folder.is_symlink():
-            raise ConfigError(
-                f"The jobs folder {str(self._folder)!r} is a link, and nothing is removed behind links: have "
-                "`folder` in the settings lead to where it does."
-            )
 
     @cached_property
     def _owner(self) -> str:
@@ -234,16 +222,12 @@ class Tidying:
                 self._decide("tidy", subject, because, by)
             if one.releases:
                 mark_removed(one.place, f"{by} removed it on {self._now():%Y-%m-%d} to make room. {because}")
-                self._give_back(one.releases)
+                champion = self._store.releases.champion()
+                for release in one.releases:  # threads of long ago that come back get the champion
+                    self._store.releases.unpin(release.release_id, champion)
             with suppress(OSError):
                 remove_folder(one.place)
         return not one.place.exists()
-
-    def _give_back(self, releases: Sequence[Release]) -> None:
-        """Give threads of long ago that come back the champion."""
-        champion = self._store.releases.champion()
-        for release in releases:
-            self._store.releases.unpin(release.release_id, champion)
 
 
 def size_of(release: Release, held: Sequence[Held]) -> str:
@@ -277,11 +261,9 @@ def _names(release: Release) -> frozenset[str]:
 
 def _folders(folder: Path) -> list[Path]:
     """Return the folders in a folder, none of them a link; none where it is not there."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
-    except FileNotFoundError:
-        return []
+    return (
+        sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()) if folder.exists() else []
+    )
 
 
 def _job_of(name: str) -> str | None:

@@ -12,6 +12,7 @@ import ast
 import statistics
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,36 +45,16 @@ def functions(path: Path) -> Iterator[Measured]:
             yield Measured((node.end_lineno or first) - first + 1, f"{path.relative_to(ROOT)}:{first} {node.name}")
 
 
-def cycles() -> list[list[str]]:
-    """Return the circles among the package's imports, those that are only for type checkers left out."""
+def circle() -> list[str]:
+    """Return a circle among the package's imports, those that are only for type checkers left out; [] without one."""
     import grimp
 
     graph = grimp.build_graph("langgraph_learnloop", exclude_type_checking_imports=True)
-    return [
-        sorted(found)
-        for found in _circles({name: graph.find_modules_directly_imported_by(name) for name in graph.modules})
-    ]
-
-
-def _circles(imported: dict[str, set[str]]) -> Iterator[set[str]]:
-    """Yield the strongly connected parts of more than one module: each reaches the others."""
-    reached = {name: _reached(name, imported) for name in imported}
-    seen: set[str] = set()
-    for name in sorted(imported):
-        circle = {other for other in reached[name] if name in reached[other]}
-        if name not in seen and len(circle) > 1:
-            seen |= circle
-            yield circle
-
-
-def _reached(start: str, imported: dict[str, set[str]]) -> set[str]:
-    found: set[str] = set()
-    left = [start]
-    while left:
-        for name in imported.get(left.pop(), set()) - found:
-            found.add(name)
-            left.append(name)
-    return found
+    try:
+        TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def main() -> int:
@@ -84,7 +65,7 @@ def main() -> int:
     found = [one for path in sources() for one in functions(path)]
     lengths = sorted(one.lines for one in found)
     ninetieth = lengths[int(len(lengths) * 0.9)]
-    circles = cycles()
+    found_circle = circle()
     own = sum(one.lines for one in files if one.where.startswith(("langgraph_learnloop", "integrations")))
     print(f"{len(files)} files, {sum(one.lines for one in files):,} lines; the package and its integrations: {own:,}")
     figures = {
@@ -92,16 +73,16 @@ def main() -> int:
         f"functions: 90th percentile (at most {NINETIETH})": ninetieth <= NINETIETH,
         f"functions: none over {LONGEST}": lengths[-1] <= LONGEST,
         f"files: none over {FILE} lines": max(files).lines <= FILE,
-        "imports: no circle": not circles,
+        "imports: no circle": not found_circle,
     }
-    values = (statistics.median(lengths), ninetieth, lengths[-1], max(files).lines, len(circles))
+    values = (statistics.median(lengths), ninetieth, lengths[-1], max(files).lines, len(found_circle))
     for (name, met), value in zip(figures.items(), values, strict=True):
         print(f"{'ok  ' if met else 'OVER'}  {name}: {value:g}")
     beyond = [one for one in found if one.lines > LONGEST] + [one for one in files if one.lines > FILE]
     for one in sorted(beyond, reverse=True):
         print(f"      {one.lines:5}  {one.where}")
-    for circle in circles:
-        print("      " + " <-> ".join(circle))
+    if found_circle:
+        print("      " + " <- ".join(found_circle))
     return 0 if all(figures.values()) else 1
 
 

@@ -35,8 +35,8 @@ BOUNDS = {
     "le": "≤\u00a0{}",
     "max": "≤\u00a0{}",
     "lt": "<\u00a0{}",
+    "min_length": "{} characters or more",
 }
-BOUNDS["min_length"] = "{} characters or more"
 
 
 def main(arguments: list[str]) -> int:

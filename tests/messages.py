@@ -81,12 +81,12 @@ class House:
 
     @cached_property
     def shared(self) -> dict[str, tuple[Source, Function]]:
-        """Return the functions whose name is given once, by name."""
+        """Return the functions whose name is given once, by name; `one_line` only cuts what others said."""
         found: dict[str, list[tuple[Source, Function]]] = {}
         for source in self.sources:
             for name, function in source.functions.items():
                 found.setdefault(name, []).append((source, function))
-        return {name: them[0] for name, them in found.items() if len(them) == 1}
+        return {name: them[0] for name, them in found.items() if len(them) == 1 and name != "one_line"}
 
     def messages(self) -> dict[str, set[str]]:
         """Return the templates of the messages by the class of the error."""

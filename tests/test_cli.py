@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from langgraph_learnloop import cli
 from langgraph_learnloop.cli import terminal
+from langgraph_learnloop.curation.review import TerminalReviewer
 from langgraph_learnloop.evaluation.suites import read_suite
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import FLAG_MOVES
+from langgraph_learnloop.testing import MemoryMirror, ScriptedModel
 from tests.shop import Shop
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Leave a store behind in which a release was promoted."""
-    monkeypatch.chdir(tmp_path)
-    with (shop := Shop(tmp_path / "l.db")).loop:
+
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Leave a folder behind with a store in which a release was promoted."""
+    folder = tmp_path_factory.mktemp("promoted")
+    with pytest.MonkeyPatch.context() as patch, (shop := Shop(folder / "l.db")).loop:
+        patch.chdir(folder)
         shop.remember()
         shop.bad_day()
         shop.ask("a[red]b", "hello [bold]you[/bold] \x1b[31m, what are the opening hours on monday")
         shop.loop.cycle()
+    return folder
+
+
+@pytest.fixture
+def store(promoted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give a copy of that store, to be changed."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(promoted, tmp_path, dirs_exist_ok=True)
     return str(tmp_path / "l.db")
 
 
@@ -220,6 +236,96 @@ def test_a_rollout_is_shown_and_moved(
         assert sentence in err
 
 
+def test_a_rollout_is_watched_until_it_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stage is said once; who takes it back from elsewhere ends the watch."""
+    store = str(tmp_path / "l.db")
+    with (shop := Shop(tmp_path / "l.db")).loop as loop:
+        shop.remember()
+        shop.bad_day()
+        dataset = loop.curate()
+        assert dataset is not None
+        candidate = loop.train(dataset).release_id
+        loop.evaluate(loop.store.releases.get(candidate), dataset)
+        loop.rollout(candidate)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            with LearnLoop(store) as elsewhere:
+                elsewhere.rolling.back("It lies.", "ann")
+
+    monkeypatch.setattr("langgraph_learnloop.cli.serving.time.sleep", sleep)
+    code, out, err = _run(capsys, monkeypatch, "rollout", "watch", "--every", "5", "--store", store)
+    assert (code, err) == (0, "")
+    assert [line.partition(".")[0] for line in out.splitlines()[:2]] == [
+        f"{candidate}: shadow",
+        f"{candidate}: rolled_back",
+    ]
+    assert slept == [5.0, 5.0]
+
+
+def test_corrections_are_decided_at_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not decided when the person leaves waits for the next time; who decided is kept."""
+    with (shop := Shop(tmp_path / "l.db")).loop as loop:
+        shop.remember()
+        shop.bad_day()
+        loop.store.cycles.start("c", NOW)
+        assert loop.curate(TerminalReviewer(terminal.console, "nobody", lambda _: "q"), "c") is None
+        waiting = len(loop.pending())
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a\nr\nq\n"))
+    code, out, _ = _run(capsys, monkeypatch, "review", "--by", "ann", "--store", str(tmp_path / "l.db"))
+    assert code == 0
+    assert f"2 decided, {waiting - 2} left." in out
+    with LearnLoop(tmp_path / "l.db") as loop:
+        assert {verdict.by for _, verdict in loop.lessons.decided("c")} == {"ann"}
+
+
+def test_what_the_file_system_refuses_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the file, and nothing is a traceback."""
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = _run(capsys, monkeypatch, "init", str(tmp_path / "notes.txt" / "new"))
+    assert code == 2
+    assert f"The file system refused ({tmp_path / 'notes.txt'}" in err
+
+
+def test_a_mirror_is_told_and_let_go(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits is told, what was not taken is told again when that is asked for, and a run says where it is shown."""
+    mirror = MemoryMirror()
+    monkeypatch.setitem(sys.modules, "my_mirror", ModuleType("my_mirror"))
+    monkeypatch.setattr(sys.modules["my_mirror"], "mirror", mirror, raising=False)
+    Path("learnloop.toml").write_text('agent = "shop"\nmirror = "my_mirror:mirror"\n')
+    run_id = _first_run(store)
+    mirror.never = {run_id}
+    code, out, _ = _run(capsys, monkeypatch, "mirror", "--all", "--once", "--store", store)
+    assert (code, run_id in mirror.subjects("run")) == (1, False)
+    assert "0 waiting, 1 not taken. The mirror 'memory' does not take" in out
+    mirror.never = set()
+    code, out, _ = _run(capsys, monkeypatch, "mirror", "--once", "--retry", "--store", store)
+    assert (code, run_id in mirror.subjects("run")) == (0, True)
+    assert f"It is shown at memory:{run_id}" in _run(capsys, monkeypatch, "runs", "show", run_id, "--store", store)[1]
+    code, out, _ = _run(capsys, monkeypatch, "mirror", "--forget", "--store", store)
+    assert (code, out) == (0, "memory is told nothing any more; take it out of the settings, too.\n")
+
+
+def test_a_base_has_nothing_to_merge(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release without an adapter is its base already."""
+    with LearnLoop(store) as loop:
+        base = loop.store.releases.history()[0].release_id
+    code, _, err = _run(capsys, monkeypatch, "merge", base, "folder", "--store", store)
+    assert (code, "has no adapter to merge: use 'memory' as it is" in err) == (2, True)
+
+
 def test_rollback_twice_says_there_is_nothing_left(
     store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,8 +423,8 @@ def test_cycle_walks_the_app(
         assert len(loop.store.releases.all()) == 2
 
 
-def _learnloop(*words: str, cwd: Path, before: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [*before, sys.executable, "-m", "langgraph_learnloop", *words]
+def _python(*words: str, cwd: Path, before: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [*before, sys.executable, *words]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False, **options)
 
 
@@ -328,26 +434,47 @@ def test_a_read_only_folder_is_a_sentence(tmp_path: Path) -> None:
     if humbly and shutil.which(humbly[0]) is None:
         pytest.skip("root may write everywhere, and setpriv is not there to change that")
     tmp_path.chmod(0o555)
-    done = _learnloop("demo", "--home", str(tmp_path / "demo"), cwd=tmp_path, before=humbly)
+    command = ("-m", "langgraph_learnloop", "demo", "--home", str(tmp_path / "demo"))
+    done = _python(*command, cwd=tmp_path, before=humbly)
     assert done.returncode == 2, done.stderr
     assert str(tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
-def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
-    """When the disk takes no more in the middle of the first day, the demo says so, and the store can be read."""
+SHORT_DAY = """
+import sys
+from dataclasses import replace
+from langgraph_learnloop import cli
+from langgraph_learnloop.demo import play
+from langgraph_learnloop.testing import MemoryEngine
+
+world = play.sample_world()
+play.sample_world = lambda: replace(world, day1=world.day1[:99])
+play._engine = lambda world: MemoryEngine()  # what it answers takes as much room
+sys.argv = ["learnloop", "demo", "--home", "demo"]
+cli.main()
+"""
+
+
+def test_a_full_disk_is_a_sentence_and_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk takes no more in the middle of the first day, the demo says so, and all that ran is there later."""
     resource = pytest.importorskip("resource")
 
     def small_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))  # a write beyond it fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (450_000, 450_000))  # a write beyond it fails, as on a full disk
 
-    full = _learnloop("demo", "--home", "demo", cwd=tmp_path, preexec_fn=small_disk)
+    full = _python("-c", SHORT_DAY, cwd=tmp_path, preexec_fn=small_disk)
     assert full.returncode == 2, full.stdout + full.stderr
     assert "disk" in full.stderr
     assert "Traceback" not in full.stderr
-    runs = _learnloop("runs", "--store", "demo/learnloop.db", cwd=tmp_path)
-    assert runs.returncode == 0, runs.stderr
+    store = str(tmp_path / "demo" / "learnloop.db")
+    assert _run(capsys, monkeypatch, "runs", "--store", store)[0] == 0
+    with LearnLoop(store) as loop:
+        ScriptedModel(script=["Hi."]).invoke("Hello", {"callbacks": [loop.recorder]})
+        loop.flush()
+        assert len(loop.store.runs.recent(200)) == 99 + 1
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
@@ -358,7 +485,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         "loop.LearnLoop.__init__ = stop; sys.argv = ['learnloop', 'runs', '--store', sys.executable]\n"
         "cli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = _python("-c", code, cwd=tmp_path)
     assert done.returncode == 130
     assert "Run the same command again" in done.stderr
     assert "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 TEMPLATE = ("templates/support_agent/agent.py", "templates/support_agent/suites/daily.jsonl")
 IMPORTS = (
     "import langgraph_learnloop, langgraph_learnloop.integrations.unsloth_trainer, langgraph_learnloop.store.opened;"
-    "from langgraph_learnloop.cli.init import known; assert 'support_agent' in known(), known();"
+    "from langgraph_learnloop.cli.beginning import templates; assert 'support_agent' in templates(), templates();"
     "from pathlib import Path; demo = Path(langgraph_learnloop.__file__).parent / 'demo';"
     "assert (demo / 'base_model' / 'model.safetensors').exists(), demo;"
     "print(langgraph_learnloop.__file__)"

@@ -1,4 +1,4 @@
-"""The command line: look at what happened, decide, walk the loop, take it back.
+"""The command line: begin, look at what happened, decide, walk the loop, take it back.
 
 Commands that only look need a store; `cycle` needs your agent as well, named as "module:attribute" of a LearnLoop.
 Refusals are one sentence on standard error and exit code 2. What a command needs it imports when it is called, so that
@@ -17,7 +17,7 @@ from langgraph_learnloop.errors import LearnLoopError
 
 app.add_typer(runs_app, name="runs")
 # The commands are added by these, in the order in which the help lists them.
-for _part in ("init", "demo", "looking", "learning", "serving", "importing"):
+for _part in ("beginning", "looking", "learning", "serving", "importing"):
     import_module(f"langgraph_learnloop.cli.{_part}")
 
 __all__ = ["app", "main"]

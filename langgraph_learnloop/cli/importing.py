@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
-from langgraph_learnloop.cli.app import app
-from langgraph_learnloop.cli.options import Store
-from langgraph_learnloop.cli.terminal import say
-from langgraph_learnloop.errors import ConfigError, EngineError, needing
-from langgraph_learnloop.texts import visible
+import typer
 
-with needing("The command line"):
-    import typer
+from langgraph_learnloop.cli.app import Store, app
+from langgraph_learnloop.cli.terminal import say
+from langgraph_learnloop.errors import ConfigError, EngineError
+from langgraph_learnloop.texts import visible
 
 if TYPE_CHECKING:
     from langgraph_learnloop.importing import Heard, Imported

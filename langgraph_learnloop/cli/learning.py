@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from langgraph_learnloop.cli.app import app
-from langgraph_learnloop.cli.opened import chosen, loaded, newest, opened, whoever
-from langgraph_learnloop.cli.options import App, By, Dataset, RunId, Store
-from langgraph_learnloop.cli.terminal import cell, columns, console, say
-from langgraph_learnloop.errors import ConfigError, DataError, needing
+import typer
 
-with needing("The command line"):
-    import typer
+from langgraph_learnloop.cli.app import App, Dataset, Review, RunId, Store, app
+from langgraph_learnloop.cli.opened import loaded, newest, opened, whoever
+from langgraph_learnloop.cli.terminal import console, say, show_rows
+from langgraph_learnloop.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from langgraph_learnloop.records import Recipe, Trial
 
 
 @app.command()
-def review(store: Store = "learnloop.db", by: By = "") -> None:
+def review(
+    store: Store = "learnloop.db",
+    by: Annotated[str, typer.Option("--by", help="Who decides (default: your name on this machine).")] = "",
+) -> None:
     """Decide on corrections that wait for review."""
     from langgraph_learnloop.curation.review import TerminalReviewer
 
@@ -32,21 +33,18 @@ def review(store: Store = "learnloop.db", by: By = "") -> None:
 
 
 @app.command()
-def cycle(
-    app_name: App = None, ask: Annotated[bool, typer.Option("--review", help="Ask me about each correction.")] = False
-) -> None:
+def cycle(app_name: App = None, ask: Review = False) -> None:
     """Walk the loop once: curate, train, examine, and promote what passes."""
     from langgraph_learnloop.curation.review import TerminalReviewer
     from langgraph_learnloop.evaluation.report import table
     from langgraph_learnloop.show import progress_bar
 
-    loop = loaded(app_name)
-    with progress_bar(console) as show:
-        report = loop.cycle(TerminalReviewer(console, whoever()) if ask else None, show)
-    if report.scorecard is not None:
-        console.print(table(report.scorecard))
-    say(f"{report.outcome}: {report.because}")
-    loop.close()
+    with loaded(app_name) as loop:
+        with progress_bar(console) as show:
+            report = loop.cycle(TerminalReviewer(console, whoever()) if ask else None, show)
+        if report.scorecard is not None:
+            console.print(table(report.scorecard))
+        say(f"{report.outcome}: {report.because}")
 
 
 @app.command()
@@ -58,14 +56,12 @@ def train(
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Stop then; run again to go on.")] = None,
 ) -> None:
     """Train a candidate from a dataset; what `cycle` does between curating and examining."""
-    from langgraph_learnloop.config import load_config
-    from langgraph_learnloop.loop import LearnLoop
     from langgraph_learnloop.show import plan_table, progress_bar
 
-    found = newest(store, dataset)
-    config = load_config(train_minutes=minutes)
-    recipe = _by_method(config.recipe, method) if method else config.recipe
-    with LearnLoop(store, config=config) as loop:
+    with opened(store, train_minutes=minutes) as loop:
+        found, recipe = newest(loop, dataset), loop.config.recipe
+        if method:
+            recipe = _by_method(recipe, method)
         if plan:
             planned = loop.plan(found, recipe)
             console.print(plan_table(planned))
@@ -100,25 +96,21 @@ def evaluate(
     store: Store = "learnloop.db",
 ) -> None:
     """Hold a candidate against the champion on held-out cases, through your own graph; --plan needs no agent."""
-    from langgraph_learnloop.config import load_config
     from langgraph_learnloop.evaluation.report import summary
-    from langgraph_learnloop.loop import LearnLoop
     from langgraph_learnloop.show import evaluation_plan, progress_bar
 
     if plan:
-        found = newest(store, dataset)
-        with LearnLoop(store, config=load_config()) as loop:
-            console.print(evaluation_plan(loop.plan_evaluation(found)))
+        with opened(store) as loop:
+            console.print(evaluation_plan(loop.plan_evaluation(newest(loop, dataset))))
         return
     if release is None:
         raise ConfigError("Name the candidate: `learnloop evaluate RELEASE`; `learnloop releases` lists them.")
-    loop = loaded(app_name)
-    candidate = loop.store.releases.resolve(release)
-    examined = chosen(loop, dataset) if dataset else None
-    with progress_bar(console) as show:
-        card = loop.evaluate(candidate, examined, show)
-    console.print(summary(loop.report(candidate.release_id)))
-    loop.close()
+    with loaded(app_name) as loop:
+        candidate = loop.store.releases.resolve(release)
+        examined = newest(loop, dataset) if dataset else None
+        with progress_bar(console) as show:
+            card = loop.evaluate(candidate, examined, show)
+        console.print(summary(loop.report(candidate.release_id)))
     if not card.passed:
         raise typer.Exit(1)
 
@@ -133,9 +125,8 @@ def replay(
     """Run a recorded run again with a release; nothing acts, and nothing is written into the run's thread."""
     from langgraph_learnloop.show import replayed
 
-    loop = loaded(app_name)
-    console.print(replayed(*loop.replay(run, release, step=step)))
-    loop.close()
+    with loaded(app_name) as loop:
+        console.print(replayed(*loop.replay(run, release, step=step)))
 
 
 @app.command()
@@ -145,13 +136,10 @@ def suite(
     dataset: Dataset = None,
 ) -> None:
     """Write a dataset's held-out cases as a suite: a file to edit, to run with pytest, or to name in the settings."""
-    from langgraph_learnloop.config import load_config
     from langgraph_learnloop.evaluation.suites import write_suite
-    from langgraph_learnloop.loop import LearnLoop
 
-    found = newest(store, dataset)
-    with LearnLoop(store, config=load_config()) as loop:
-        cases = loop.exams.cases(found)
+    with opened(store) as loop:
+        cases = loop.exams.cases(newest(loop, dataset))
     write_suite(cases, path)
     say(f"{len(cases)} cases are in {path}.")
 
@@ -164,23 +152,19 @@ def search(
     dataset: Dataset = None,
 ) -> None:
     """Look for a better recipe on a tenth of the training examples; prints what to put into learnloop.toml."""
-    from langgraph_learnloop.config import load_config
-    from langgraph_learnloop.loop import LearnLoop
-
-    found = newest(store, dataset)
-    table = columns("rank", "rate", "steps", "replay", "loss: new", "old", "seconds")
+    rows: list[tuple[Any, ...]] = []
 
     def add(trial: Trial) -> None:
         recipe = trial.recipe
         known = ("failed" if n is None else f"{n:.4f}" for n in (trial.new, trial.old))
-        seconds = "-" if trial.seconds is None else f"{trial.seconds:.0f}"
+        seconds = None if trial.seconds is None else f"{trial.seconds:.0f}"
         rate, replay = f"{recipe.learning_rate:.2g}", f"{recipe.replay:g}"
-        table.add_row(*map(cell, (recipe.rank, rate, recipe.steps, replay, *known, seconds)))
-        say(f"trial {table.row_count} of {trials}: {trial.failed or 'done'}")
+        rows.append((recipe.rank, rate, recipe.steps, replay, *known, seconds))
+        say(f"trial {len(rows)} of {trials}: {trial.failed or 'done'}")
 
-    with LearnLoop(store, config=load_config()) as loop:
-        best = loop.search(found, trials=trials, minutes=minutes, on_trial=add)[0].recipe
-    console.print(table)
+    with opened(store) as loop:
+        best = loop.search(newest(loop, dataset), trials=trials, minutes=minutes, on_trial=add)[0].recipe
+    show_rows(("rank", "rate", "steps", "replay", "loss: new", "old", "seconds"), rows)
     say(
         f"The best of them, for learnloop.toml:\n\n[recipe]\nrank = {best.rank}\nalpha = {best.alpha}\n"
         f"learning_rate = {best.learning_rate:.6g}\nsteps = {best.steps}\nreplay = {best.replay:g}"

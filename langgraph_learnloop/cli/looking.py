@@ -7,18 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from langgraph_learnloop.cli.app import app, runs_app
-from langgraph_learnloop.cli.opened import opened
-from langgraph_learnloop.cli.options import Agent, Limit, RunId, Store
-from langgraph_learnloop.cli.terminal import ID, SHORT, cell, columns, console, one_line, say, show_table, unwritable
-from langgraph_learnloop.errors import ConfigError, LearnLoopError, needing
-from langgraph_learnloop.files import whole_file
+import typer
 
-with needing("The command line"):
-    import typer
+from langgraph_learnloop.cli.app import Agent, Limit, MaybeRelease, Release, RunId, Store, app, runs_app
+from langgraph_learnloop.cli.opened import opened
+from langgraph_learnloop.cli.terminal import ID, SHORT, console, say, show_rows, written
+from langgraph_learnloop.errors import ConfigError, LearnLoopError
 
 if TYPE_CHECKING:
-    from langgraph_learnloop.loop import LearnLoop
     from langgraph_learnloop.records import Run
 
 _State = Annotated[str, typer.Option("--state", help="One of open, queued, curated, dismissed.")]
@@ -30,12 +26,15 @@ def runs(context: typer.Context, store: Store = "learnloop.db", limit: Limit = 2
     if context.invoked_subcommand is not None:
         return
     with opened(store) as loop:
-        table = columns("run", "release", "outcome", "seconds", "thread", "question", "answer")
-        for run in loop.store.runs.recent(limit, agent):
-            seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
-            known = (run.run_id[:ID], (run.release or "-")[:SHORT], run.outcome, seconds)
-            table.add_row(*map(cell, known), *map(one_line, (run.thread_id, run.question, run.answer)))
-        show_table(table, "No run is recorded yet: pass callbacks=[loop.recorder], or use loop.watch(graph).")
+        columns = ("run", "release", "outcome", "seconds", "thread", "question", "answer")
+        rows = map(_row, loop.store.runs.recent(limit, agent))
+        show_rows(columns, rows, "No run is recorded yet: pass callbacks=[loop.recorder], or use loop.watch(graph).")
+
+
+def _row(run: Run) -> tuple[str | None, ...]:
+    seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
+    known = (run.run_id[:ID], (run.release or "-")[:SHORT], run.outcome, seconds)
+    return (*known, run.thread_id, run.question, run.answer)
 
 
 @runs_app.command()
@@ -47,15 +46,12 @@ def show(run: RunId, store: Store = "learnloop.db") -> None:
     with opened(store) as loop:
         found = loop.store.runs.resolve(run)
         console.print(tree(exported(found, loop.store.runs)))
-        if loop.config.mirror is not None:
-            say(_shown_at(loop, found))
-
-
-def _shown_at(loop: LearnLoop, run: Run) -> str:
-    try:
-        return f"It is shown at {loop.trace_url(run)}"
-    except LearnLoopError as error:
-        return f"Where it is shown is not known: {error}"
+        if loop.config.mirror is None:
+            return
+        try:
+            say(f"It is shown at {loop.trace_url(found)}")
+        except LearnLoopError as error:
+            say(f"Where it is shown is not known: {error}")
 
 
 @runs_app.command()
@@ -78,15 +74,12 @@ def export(
             write_jsonl(found, sys.stdout)
             return
         target = Path(str(jsonl or parquet))
-        try:
-            with whole_file(target) as beside:
-                if parquet is not None:
-                    count = write_parquet(found, beside)
-                else:
-                    with beside.open("w", encoding="utf-8") as out:
-                        count = write_jsonl(found, out)
-        except OSError as error:
-            raise ConfigError(unwritable("The export", target, error)) from error
+        with written("The export", target) as beside:
+            if parquet is not None:
+                count = write_parquet(found, beside)
+            else:
+                with beside.open("w", encoding="utf-8") as out:
+                    count = write_jsonl(found, out)
         say(f"{count} runs are in {target}.")
 
 
@@ -107,11 +100,9 @@ def flagged(store: Store = "learnloop.db", limit: Limit = 20, state: _State = "o
     if known_state is None:
         raise ConfigError(f"There is no flag state {state!r}; the states are: {', '.join(FLAG_MOVES)}.")
     with opened(store) as loop:
-        table = columns("run", "severity", "thread", "reasons")
-        for flag in loop.store.flags.list(known_state, agent)[:limit]:
-            known = (flag.run_id[:ID], f"{flag.severity:.2f}")
-            table.add_row(*map(cell, known), one_line(flag.thread_id), cell(" ".join(flag.reasons)))
-        show_table(table, f"No flag is {state}.")
+        found = loop.store.flags.list(known_state, agent)[:limit]
+        rows = ((flag.run_id[:ID], f"{flag.severity:.2f}", flag.thread_id, " ".join(flag.reasons)) for flag in found)
+        show_rows(("run", "severity", "thread", "reasons"), rows, f"No flag is {state}.")
 
 
 @app.command()
@@ -121,20 +112,20 @@ def releases(store: Store = "learnloop.db") -> None:
 
     with opened(store) as loop:
         found, held = loop.store.releases.all(), loop.tidying.held()
-        table = columns("release", "state", "made", "parent", "dataset", "gate", "adapter")
+        rows = []
         for release, state in zip(found, loop.tidying.states(found), strict=True):
             card = loop.store.scorecards.of(release.release_id)
             verdict = "-" if card is None else "passed" if card.passed else "stopped"
-            made, ids = f"{release.made_at:%m-%d %H:%M}", (release.parent, release.dataset)
-            short_ids = ((one or "-")[:SHORT] for one in ids)
-            cells = (release.release_id, state, made, *short_ids, verdict, size_of(release, held))
-            table.add_row(*map(cell, cells))
-        show_table(table, "No release yet: loop.model(engine) makes the first.")
+            short_ids = ((one or "-")[:SHORT] for one in (release.parent, release.dataset))
+            size = size_of(release, held)
+            rows.append((release.release_id, state, f"{release.made_at:%m-%d %H:%M}", *short_ids, verdict, size))
+        columns = ("release", "state", "made", "parent", "dataset", "gate", "adapter")
+        show_rows(columns, rows, "No release yet: loop.model(engine) makes the first.")
 
 
 @app.command()
 def diff(
-    one: Annotated[str, typer.Argument(help="A release, or the beginning of its id.")],
+    one: Release,
     other: Annotated[
         str | None, typer.Argument(help="The one to hold against it; alone, ONE is held against the champion.")
     ] = None,
@@ -163,35 +154,30 @@ def report(
         found = loop.report(release)
     console.print(summary(found))
     target = Path(html or f"report-{found.candidate.release_id}.html")
-    try:
-        with whole_file(target) as beside:
-            beside.write_text(page(found), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(unwritable("The page", target, error)) from error
+    with written("The page", target) as beside:
+        beside.write_text(page(found), encoding="utf-8")
     say(f"The page is in {target}.")
 
 
 @app.command()
-def remembered(
-    release: Annotated[str | None, typer.Argument(help="A release, or the beginning of its id.")] = None,
-    store: Store = "learnloop.db",
-) -> None:
+def remembered(release: MaybeRelease = None, store: Store = "learnloop.db") -> None:
     """Say how a release (default: the one that serves) still does on every lesson that was learned before it."""
     with opened(store) as loop:
-        table = columns("dataset", "learned by", "cases", "right then", "right now")
+        rows = []
         for row in loop.remembered(release):
-            shares = ("-" if share is None else f"{100 * share:.1f}%" for share in (row.then, row.now))
-            table.add_row(*map(cell, (row.dataset[:12], row.learned_by, row.cases, *shares)))
-        show_table(table, "No lesson has been shipped yet: `learnloop cycle` walks to the first.")
+            shares = (None if share is None else f"{100 * share:.1f}%" for share in (row.then, row.now))
+            rows.append((row.dataset[:12], row.learned_by, row.cases, *shares))
+        columns = ("dataset", "learned by", "cases", "right then", "right now")
+        show_rows(columns, rows, "No lesson has been shipped yet: `learnloop cycle` walks to the first.")
 
 
 @app.command()
 def log(store: Store = "learnloop.db", limit: Limit = 50) -> None:
     """Show what was decided, by whom and why, oldest first; the chain of hashes is checked."""
     with opened(store) as loop:
-        table = columns("at", "actor", "action", "subject", "because")
-        for entry in loop.store.decisions.all(limit):
-            cells = (f"{entry.at:%m-%d %H:%M:%S}", entry.actor, entry.action, entry.subject[:12], entry.because)
-            table.add_row(*map(cell, cells))
-        show_table(table, "Nothing was decided yet.")
+        rows = (
+            (f"{entry.at:%m-%d %H:%M:%S}", entry.actor, entry.action, entry.subject[:12], entry.because)
+            for entry in loop.store.decisions.all(limit)
+        )
+        show_rows(("at", "actor", "action", "subject", "because"), rows, "Nothing was decided yet.")
         loop.store.decisions.verify()

@@ -6,7 +6,7 @@ import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langgraph_learnloop.errors import ConfigError, NotFoundError
 
@@ -16,26 +16,21 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(store: str) -> Iterator[LearnLoop]:
-    """Open a store that is there; a look must not make one."""
+def opened(store: str, **settings: Any) -> Iterator[LearnLoop]:
+    """Open a store that is there, with other settings than the file's if they are given; a look must not make one."""
     if "://" not in store and not Path(store).exists():
         raise ConfigError(
             f"There is no store at {store!r}: name it with --store, or run your agent under LearnLoop first."
         )
+    from langgraph_learnloop.config import load_config
     from langgraph_learnloop.loop import LearnLoop
 
-    with LearnLoop(store) as loop:
+    with LearnLoop(store, config=load_config(**settings)) as loop:
         yield loop
 
 
-def newest(store: str, beginning: str | None) -> Dataset:
+def newest(loop: LearnLoop, beginning: str | None) -> Dataset:
     """Return the newest dataset with something to learn whose version begins so."""
-    with opened(store) as loop:
-        return chosen(loop, beginning)
-
-
-def chosen(loop: LearnLoop, beginning: str | None) -> Dataset:
-    """Return the newest dataset of an open loop with something to learn whose version begins so."""
     known = [one for one in loop.store.datasets.all() if one.counts.keys() - {"replay"}]
     found = [one for one in known if one.version.startswith(beginning or "")]
     if not found:

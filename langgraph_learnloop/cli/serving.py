@@ -6,14 +6,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from langgraph_learnloop.cli.app import app
-from langgraph_learnloop.cli.opened import loaded, opened, whoever
-from langgraph_learnloop.cli.options import App, Release, Store
-from langgraph_learnloop.cli.terminal import cell, columns, console, say, show_table
-from langgraph_learnloop.errors import ConfigError, NotFoundError, needing
+import typer
 
-with needing("The command line"):
-    import typer
+from langgraph_learnloop.cli.app import App, Release, Store, app
+from langgraph_learnloop.cli.opened import loaded, opened, whoever
+from langgraph_learnloop.cli.terminal import console, say, show_rows
+from langgraph_learnloop.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
     from langgraph_learnloop.loop import LearnLoop
@@ -32,14 +30,12 @@ def serve(
     """Serve the live model by OpenAI's protocol, for agents in any process or language."""
     from langgraph_learnloop.serving import endpoint
 
-    loop = loaded(app_name)
-    application = endpoint.application(loop.live, key=key, releases=loop.store.releases)
-
     def ready(address: str) -> None:
         say(f"The live model is served at {address}/v1; ctrl-C ends it.")
 
-    endpoint.serve(application, host, port, on_ready=ready)
-    loop.close()
+    with loaded(app_name) as loop:
+        application = endpoint.application(loop.live, key=key, releases=loop.store.releases)
+        endpoint.serve(application, host, port, on_ready=ready)
 
 
 @app.command()
@@ -54,11 +50,11 @@ def mirror(
     """Tell the mirror of the settings, such as Langfuse, what is stored, until ctrl-C; any number of these may run."""
     with opened(store) as loop:
         mirroring = loop.mirroring(everything=everything)
-        if forget:
-            loop.store.outbox.forget(mirroring.mirror.name)
-            console.print(f"{mirroring.mirror.name} is told nothing any more; take it out of the settings, too.")
-            return
         name = mirroring.mirror.name
+        if forget:
+            loop.store.outbox.forget(name)
+            say(f"{name} is told nothing any more; take it out of the settings, too.")
+            return
         if retry:
             loop.store.outbox.retry(name)
         try:
@@ -123,15 +119,16 @@ def rollout(
 
 def _watch(loop: LearnLoop, seconds: float) -> None:
     """Move the rollout under way as the settings allow until it has ended, and say where it went."""
-    said = None
-    while True:
-        rollout, _ = loop.roll_on()
+    rollout, said = loop.rolling.current(), None
+    while rollout.open:
+        rollout = loop.store.rollouts.get(rollout.rollout_id)
+        if rollout.open:  # else somebody ended it elsewhere
+            rollout, _ = loop.roll_on()
         if rollout.stage != said:
-            say(f"{rollout.candidate}: {rollout.stage}. {rollout.because}")
-        if not rollout.open:
-            return
-        said = rollout.stage
-        time.sleep(seconds)
+            said = rollout.stage
+            say(f"{rollout.candidate}: {said}. {rollout.because}")
+        if rollout.open:
+            time.sleep(seconds)
 
 
 @app.command()
@@ -145,10 +142,9 @@ def rollback(
     with opened(store) as loop:
         before = loop.champion.release_id
         now = loop.rollback(because, actor=whoever()).release_id
-        console.print(
+        say(
             f"New conversations get {now}; {before} serves only conversations that began with it. "
-            "Serving processes follow within a second.",
-            highlight=False,
+            "Serving processes follow within a second."
         )
 
 
@@ -164,11 +160,12 @@ def tidy(
 
     with opened(store) as loop:
         done = loop.tidy(gb, dry_run, days=days, actor=whoever())
-        table = columns("folder", "release", "MB", "because")
-        for one in done:
-            named = ", ".join(one.releases) or "-"
-            table.add_row(*map(cell, (Path(one.folder).name, named, f"{one.size / 1_000_000:,.1f}", one.because)))
-        show_table(table, "Nothing was removed: what there is fits, or must stay.")
+        rows = (
+            (Path(one.folder).name, ", ".join(one.releases) or None, f"{one.size / 1_000_000:,.1f}", one.because)
+            for one in done
+        )
+        columns = ("folder", "release", "MB", "because")
+        show_rows(columns, rows, "Nothing was removed: what there is fits, or must stay.")
         left = sum(held.size for held in loop.tidying.held(days)) - (sum(one.size for one in done) if dry_run else 0)
         verb = "would take" if dry_run else "takes"
         say(f"What stays {verb} {left / GB:.3g} GB.")

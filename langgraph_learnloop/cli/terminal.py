@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from langgraph_learnloop.errors import needing
+from langgraph_learnloop.errors import ConfigError, needing
+from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.texts import short, visible
 
 with needing("The command line"):
@@ -23,7 +26,7 @@ _LONGEST = 300
 _FOLDED = frozenset({"because", "reasons"})
 """Columns of sentences, which are shown whole, on several lines."""
 _CUT = frozenset({"thread", "question", "answer"})
-"""Columns that give way where the terminal is narrow."""
+"""Columns that give way where the terminal is narrow, and are cut where they end."""
 console = Console()
 
 
@@ -32,35 +35,35 @@ def say(sentence: str) -> None:
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def columns(*names: str) -> Table:
-    """Return an empty table of these columns."""
+def show_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str = "") -> None:
+    """Write rows as a table, or a sentence if there are none."""
     table = Table(box=None, pad_edge=False)
-    for column in names:
+    for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column not in _FOLDED | _CUT)
-    return table
-
-
-def cell(value: Any) -> Text:
-    """Show captured text as it is: no markup, no control characters."""
-    return Text("-" if value is None else short(visible(str(value).replace("\n", " ")), _LONGEST))
-
-
-def one_line(value: str | None) -> Text:
-    """Show captured text on one line, cut where the column ends."""
-    shown = cell(value)
-    shown.no_wrap, shown.overflow = True, "ellipsis"
-    return shown
-
-
-def show_table(table: Table, nothing: str) -> None:
-    """Write a table, or a sentence if it is empty."""
+    for row in rows:
+        table.add_row(*map(_cell, columns, row))
     console.print(table if table.row_count else nothing, highlight=False)
 
 
-def unwritable(what: str, target: Path, error: OSError) -> str:
-    """Return why a file could not be written."""
-    why = error.strerror or error
-    return f"{what} cannot be written to {str(target)!r}: {why}. Name a file in a folder that is there."
+def _cell(column: str, value: Any) -> Text:
+    """Show captured text as it is, without markup or control characters."""
+    shown = Text("-" if value is None else short(visible(str(value).replace("\n", " ")), _LONGEST))
+    if column in _CUT:
+        shown.no_wrap, shown.overflow = True, "ellipsis"
+    return shown
+
+
+@contextmanager
+def written(what: str, target: Path) -> Iterator[Path]:
+    """Give a path whose file takes the target's place, whole; raise ConfigError when it cannot be written."""
+    try:
+        with whole_file(target) as beside:
+            yield beside
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(
+            f"{what} cannot be written to {str(target)!r}: {why}. Name a file in a folder that is there."
+        ) from error
 
 
 def refuse(sentence: str) -> NoReturn:

@@ -19,7 +19,7 @@ import pytest
 from langgraph_learnloop.errors import MissingExtraError, TrainingError
 from langgraph_learnloop.files import file_sha256
 from langgraph_learnloop.improvement.lora.job import LocalTrainer, finished, hashes, make_job
-from langgraph_learnloop.integrations import ray_errand
+from langgraph_learnloop.integrations import ray_jobs
 from langgraph_learnloop.integrations.ray_files import Read, plain, take_home
 from langgraph_learnloop.integrations.ray_jobs import RayTrainer
 from langgraph_learnloop.integrations.ray_node import Bench
@@ -112,7 +112,7 @@ def test_a_node_trains_the_same_adapter(
 ) -> None:
     """Same weights as on this machine, progress on the way, and files that name this machine's folders."""
     job = job_of(base, tmp_path)
-    monkeypatch.setattr(ray_errand, "PART", 20_000)  # the base's weights need several parts
+    monkeypatch.setattr(ray_jobs, "PART", 20_000)  # the base's weights need several parts
     seen: list[Progress] = []
     threads = set()
 

@@ -232,8 +232,8 @@ def test_a_batch_whose_workers_die_is_not_judged(replay: Callable[..., RayReplay
 def test_a_batch_has_a_deadline(replay: Callable[..., RayReplay], tmp_path: Path) -> None:
     """A worker that hangs is ended, and costs the others nothing: the next run gets all the processors."""
     replay().run("r1", cases("b", "c"))  # workers are there, so that the time is that of the batch
-    results = replay(timeout_seconds=10).run("r1", cases("hang", "a"))
-    assert said(results) == ["No result of its batch within 10 seconds, the wait for a free worker included.", "a"]
+    results = replay(timeout_seconds=4).run("r1", cases("hang", "a"))
+    assert said(results) == ["No result of its batch within 4 seconds, the wait for a free worker included.", "a"]
     assert said(replay(num_cpus=2).run("r1", cases("d"))) == ["d"]
 
 
@@ -317,8 +317,7 @@ def test_a_result_that_is_none(tmp_path: Path) -> None:
     """A worker of another version may write what this one cannot read."""
     order = ray_replays._Order("agent:loop", "r1", "tool-call-match/1", 1, 1, 1.0)
     errand = ray_replays._Errand(None, None, order)
-    batch = ray_replays._Batch(cases("a"), 1, 0.0)
-    (result,) = errand._read(json.dumps({"results": [{"case_id": 5}]}), batch)
+    (result,) = errand._read(json.dumps({"results": [{"case_id": 5}]}), cases("a"))
     assert str(result.error).startswith("The worker's results cannot be read: ")
 
 

@@ -1,18 +1,19 @@
-"""`learnloop init`: begin, with settings for an agent that is there, or with a whole agent from a template."""
+"""Begin: with settings for an agent that is there, with a whole agent from a template, or by looking at the demo."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Annotated
 
-from langgraph_learnloop.cli.app import app
-from langgraph_learnloop.cli.terminal import say
+import typer
+
+from langgraph_learnloop.cli.app import Review, app
+from langgraph_learnloop.cli.opened import whoever
+from langgraph_learnloop.cli.terminal import console, say
 from langgraph_learnloop.errors import ConfigError, needing
 from langgraph_learnloop.files import whole_file
-
-with needing("The command line"):
-    import typer
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 """One folder a template; in a checkout it is `examples/templates`."""
@@ -37,24 +38,49 @@ def init(
 ) -> None:
     """Write settings for an agent that you have, or with --template a whole agent into a new folder."""
     if template == "list":
-        for name, about in known().items():
+        for name, about in templates().items():
             say(f"{name:16}{about}")
     elif template is not None:
-        copy(template, Path(folder))
+        _copy(template, Path(folder))
         say(f"The template {template} is in {folder}. Next: cd {folder} && python story.py; README.md has the rest.")
     else:
-        say(f"The settings are in {settings(Path(folder))}. {_NEXT}")
+        say(f"The settings are in {_write_settings(Path(folder))}. {_NEXT}")
 
 
-def known() -> dict[str, str]:
+@app.command()
+def demo(
+    data: Annotated[
+        str | None, typer.Option("--data", help="Your own requests, JSON lines, instead of the sample.")
+    ] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option("--hold-out", help="Tool the base must not see (repeatable).")
+    ] = None,
+    ask: Review = False,
+    json_file: Annotated[str | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    home: Annotated[str, typer.Option("--home", help="Folder for everything the demo writes.")] = "learnloop-demo",
+    rebuild_base: Annotated[bool, typer.Option("--rebuild-base", help="Train the shipped base model again.")] = False,
+) -> None:
+    """Show the whole circle on this machine: no key, no GPU, no download of weights."""
+    with needing("The demo", "langgraph-learnloop[demo]"):
+        from langgraph_learnloop.demo.play import play
+    found = play(
+        console, Path(home), data=data, hold_out=hold_out, ask=whoever() if ask else None, rebuild=rebuild_base
+    )
+    if json_file is not None:
+        Path(json_file).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if not found.get("promoted", True):
+        raise typer.Exit(1)
+
+
+def templates() -> dict[str, str]:
     """Return each template's name with what it is, in order of name."""
     folders = sorted(path.parent for path in TEMPLATES.glob("*/README.md"))
     return {folder.name: _about(folder) for folder in folders}
 
 
-def copy(template: str, folder: Path) -> None:
+def _copy(template: str, folder: Path) -> None:
     """Copy a template into a folder that is not there or empty; raise ConfigError when there is something in it."""
-    names = known()
+    names = templates()
     if template not in names:
         raise ConfigError(f"There is no template {template!r}; name one of these: {', '.join(names)}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -62,7 +88,7 @@ def copy(template: str, folder: Path) -> None:
     shutil.copytree(TEMPLATES / template, folder, ignore=_LEFT, dirs_exist_ok=True)
 
 
-def settings(folder: Path) -> Path:
+def _write_settings(folder: Path) -> Path:
     """Write a learnloop.toml into a folder and return where; raise ConfigError when there is one."""
     target = folder / "learnloop.toml"
     if target.exists():
