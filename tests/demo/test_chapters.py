@@ -15,6 +15,7 @@ from rich.console import Console
 
 from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.demo import worlds
+from langgraph_learnloop.demo.play import play
 from langgraph_learnloop.demo.story import Story, side_by_side
 from langgraph_learnloop.demo.telling import Telling
 from langgraph_learnloop.demo.toolbox import tools_for_rows
@@ -129,6 +130,10 @@ def test_a_story_goes_on_where_it_was_left(world: World, left: Path, tmp_path: P
     said = " ".join(out.getvalue().split())
     for words in ("120 requests in 40 conversations", "stopped by the gate", "passed by the gate", "And back"):
         assert words in said
+    told.tell.opening({"parameters": 3_800_000})
+    told.tell.closing("learnloop.db")
+    assert "2 tools runs on a model of 3.8 million parameters" in out.getvalue()
+    assert "learnloop rollback --store learnloop.db" in out.getvalue()
 
 
 def test_a_story_ends_where_the_good_candidate_is_stopped(world: World, left: Path, tmp_path: Path) -> None:
@@ -151,12 +156,35 @@ def test_work_side_by_side_raises_the_first_error() -> None:
         side_by_side({"a": lambda: {}, "b": lambda: (_ for _ in ()).throw(EngineError("It was lost."))})
 
 
-def test_a_file_is_a_world(tmp_path: Path) -> None:
-    """Its held-out tool is new, the others are old; nothing is asked twice; its base is named by what it reads."""
-    file = tmp_path / "rows.jsonl"
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Write a file of requests for two tools."""
     made = [*rows("book_table", 0, 40), *rows("get_weather", 0, 140)]
     made += [*rows("book_table", 900, 9, "test"), *rows("get_weather", 900, 9, "test")]
-    file.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    return path
+
+
+def test_the_base_of_a_file_is_built_once_and_again_when_asked(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It learns the tools that are not held out and lies in the cache; the figures of a rebuilding are its manifest."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(worlds.FILE_BASE, "steps", 1)
+    out = io.StringIO()
+    built = play(Console(file=out), tmp_path / "home", data=str(file), hold_out=["book_table"], rebuild=True)
+    assert built["seconds"]["base"] > 0
+    assert built["manifest"]["data"]["source"] == "rows.jsonl without book_table"
+    assert (built["manifest"]["recipe"]["steps"], built["manifest"]["held_out"]["n"]) == (1, 9)
+    assert "trained from scratch, once: up to 10 minutes" in " ".join(out.getvalue().split())
+    (base,) = (tmp_path / "cache" / "langgraph_learnloop" / "bases").iterdir()
+    assert base == file_world(file, base.parent, ["book_table"]).base
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_file_is_a_world(file: Path, tmp_path: Path) -> None:
+    """Its held-out tool is new, the others are old; nothing is asked twice; its base is named by what it reads."""
     found = file_world(file, tmp_path / "cache", ["book_table"])
     assert (found.held_out, found.new, found.source) == (["book_table"], "book_table", str(file))
     assert found.base.parent == tmp_path / "cache"

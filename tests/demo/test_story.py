@@ -17,7 +17,6 @@ from langgraph_learnloop.demo.users import Seen, mixed_threads
 from langgraph_learnloop.demo.worlds import Request, sample_world
 from langgraph_learnloop.records import ToolCall
 
-
 SMALLER = """
 import signal
 from dataclasses import replace
@@ -27,24 +26,17 @@ from langgraph_learnloop.demo import play, worlds
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores ctrl-C, and its children
 world = worlds.sample_world()
-config = world.config.model_copy(
-    update={
-        "recipe": world.config.recipe.model_copy(update={"steps": 180, "replay": 20.0}),
-        "retention_cases": 30,
-        "category_margin": 0.25,
-    }
-)
 smaller = replace(
     world,
     day1=[request for number, request in enumerate(world.day1) if request.target or number % 4 == 0],
     day2=world.day2[:30],
-    exam=[*world.exam[:100], *world.exam[200:]],
-    config=config,
+    exam=[*world.exam[:100], *world.exam[200:400]],
+    config=world.config.model_copy(update={"retention_cases": 30, "category_margin": 0.25}),
 )
 play.sample_world = lambda: smaller
 cli.main()
 """
-"""Plays `learnloop demo` on the sample data with fewer requests, cases and steps: what it shows takes no more."""
+"""Plays `learnloop demo` on the sample data with fewer requests and cases; what is learned, and how, stays."""
 
 
 def _demo(home: Path, *words: str) -> subprocess.Popen[str]:
