@@ -13,11 +13,11 @@ from typing import Any
 
 from langgraph_learnloop.calls import misfit, parameters
 from langgraph_learnloop.curation.texts import (
-    Embed,
     Vectors,
     answer_key,
     components,
     context,
+    leaves,
     normal,
     request,
     similar_pairs,
@@ -48,7 +48,7 @@ _NUMBER_WORD = re.compile(
 )
 
 
-def check(proposals: Sequence[Proposal], *, neighbours: int = 7, embed: Embed | None = None) -> list[Proposal]:
+def check(proposals: Sequence[Proposal], *, neighbours: int = 7) -> list[Proposal]:
     """Return the proposals with what speaks against each in `problems`; proposals of one id are merged into one.
 
     The checks: the call fits its tool's schema; its values stand in the conversation; it differs from what the agent
@@ -57,13 +57,11 @@ def check(proposals: Sequence[Proposal], *, neighbours: int = 7, embed: Embed | 
     what is found.
     """
     order = sorted(proposals, key=lambda p: (p.proposal_id, p.example.by or "", p.example.run_id or ""))
-    found = [[*_schema(p.example), *_grounded(p.example), *_no_op(p.example)] for p in order]
-    if order:
-        examples = [p.example for p in order]
-        rows = vectors([request(e) for e in examples], embed)
-        _add(found, _conflicts(examples, rows))
-        _add(found, _neighbours(examples, rows, neighbours))
-        _distrust(examples, found)
+    examples = [p.example for p in order]
+    rows = vectors([request(e) for e in examples])
+    opinions = zip(_conflicts(examples, rows), _neighbours(examples, rows, neighbours), strict=True)
+    found = [[*_alone(e), *conflicts, *others] for e, (conflicts, others) in zip(examples, opinions, strict=True)]
+    _distrust(examples, found)
     best: dict[str, Proposal] = {}
     for proposal, problems in zip(order, found, strict=True):
         known = best.get(proposal.proposal_id)
@@ -73,24 +71,18 @@ def check(proposals: Sequence[Proposal], *, neighbours: int = 7, embed: Embed | 
     return [best[name] for name in dict.fromkeys(p.proposal_id for p in proposals)]
 
 
-def _add(found: list[list[str]], more: Sequence[Sequence[str]]) -> None:
-    for problems, new in zip(found, more, strict=True):
-        problems.extend(new)
-
-
-def _schema(example: Example) -> Iterator[str]:
+def _alone(example: Example) -> Iterator[str]:
+    """Find what can be seen from a correction alone."""
     if problem := misfit(example.chosen, example.tools):
         yield problem
-
-
-def _no_op(example: Example) -> Iterator[str]:
+    yield from _ungrounded(example)
     if not example.chosen.content.strip() and not example.chosen.tool_calls:
         yield "The correction says nothing."
     elif example.rejected is not None and answer_key(example.chosen) == answer_key(example.rejected):
         yield "The correction is what the agent said already."
 
 
-def _grounded(example: Example) -> Iterator[str]:
+def _ungrounded(example: Example) -> Iterator[str]:
     """Find values that stand nowhere in the conversation: made up, or meant for another request."""
     said = " ".join(m.content for m in example.messages if m.role != "system").casefold()
     if not said.strip():
@@ -101,19 +93,9 @@ def _grounded(example: Example) -> Iterator[str]:
         for name, value in call.args.items():
             if _has_format(schema, name):
                 continue
-            for leaf in _leaves(value):
+            for leaf in leaves(value):
                 if json.dumps(leaf) not in exempt and not _stands_in(leaf, said):
                     yield f"The value {leaf!r} of the argument {name!r} of {call.name!r} stands nowhere in the request."
-
-
-def _leaves(value: Any) -> Iterator[str | int | float]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _leaves(item)
-    elif isinstance(value, str | int | float) and not isinstance(value, bool):
-        yield value
 
 
 def _literals(schema: Any) -> set[str]:
@@ -152,11 +134,8 @@ def _conflicts(examples: Sequence[Example], rows: Vectors) -> list[list[str]]:
     for members in same.values():
         _outvoted(members, answers, examples, found)
     pairs = ((i, j) for i, j in similar_pairs(rows, NEARLY_THE_SAME) if contexts[i] == contexts[j])
-    alike: dict[int, list[int]] = defaultdict(list)
-    for i, root in enumerate(components(len(examples), pairs)):
-        alike[root].append(i)
     tools = [e.category for e in examples]
-    for members in alike.values():
+    for members in components(len(examples), pairs):
         _outvoted([i for i in members if not found[i]], tools, examples, found)
     return found
 
@@ -172,13 +151,10 @@ def _outvoted(members: Sequence[int], said: Sequence[str], examples: Sequence[Ex
     for i in members:
         if tied or len(voters[said[i]]) < ranked[0]:
             others = sum(len(people) for answer, people in voters.items() if answer != said[i])
+            people = "1 rater" if others == 1 else f"{others} raters"
             found[i].append(
-                f"The same request was corrected differently by {_people(others)} ({len(voters[said[i]])} said this)."
+                f"The same request was corrected differently by {people} ({len(voters[said[i]])} said this)."
             )
-
-
-def _people(count: int) -> str:
-    return "1 rater" if count == 1 else f"{count} raters"
 
 
 def _neighbours(examples: Sequence[Example], rows: Vectors, k: int) -> list[list[str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from langgraph_learnloop.curation.split import NEAR_DUPLICATE, assign
-from langgraph_learnloop.curation.texts import Embed, normal, request, similarities, vectors
+from langgraph_learnloop.curation.texts import normal, request, similarities, vectors
 from langgraph_learnloop.curation.variation import Values, vary
 from langgraph_learnloop.errors import DataError, StoreError, needing
 from langgraph_learnloop.files import whole_file
@@ -37,7 +37,6 @@ def build(
     retention: int = 30,
     seed: int = 0,
     now: datetime | None = None,
-    embed: Embed | None = None,
 ) -> tuple[Dataset, tuple[Example, ...]]:
     """Write a dataset version to `folder` and return it with its examples.
 
@@ -49,10 +48,10 @@ def build(
     Raises StoreError when the folder cannot be written.
     """
     earlier = read(parent.path) if parent is not None else ()
-    learned = assign(_reviewed(corrections, earlier), heldout=heldout, seed=seed, embed=embed)
+    learned = assign(_reviewed(corrections, earlier), heldout=heldout, seed=seed)
     trained = [e for e in learned if e.split == "train"]
     pool = _as_replay(replay_pool, earlier)
-    guard = _Guard(embed)
+    guard = _Guard()
 
     kept = guard.apart(_retained(pool, retention, heldout, seed), trained)
     held = [*(e for e in learned if e.split != "train"), *kept]
@@ -160,8 +159,7 @@ def _by_category(examples: Iterable[Example], seed: int) -> dict[str, list[Examp
 class _Guard:
     """Drop the examples whose request is, or nearly is, one on the other side, and count them."""
 
-    def __init__(self, embed: Embed | None) -> None:
-        self.embed = embed
+    def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()
 
     def apart(self, examples: Sequence[Example], others: Sequence[Example]) -> list[Example]:
@@ -169,8 +167,7 @@ class _Guard:
         if not examples or not others:
             return list(examples)
         known = {normal(request(e)) for e in others}
-        mine = vectors([request(e) for e in examples], self.embed)
-        theirs = vectors([request(e) for e in others], self.embed)
+        mine, theirs = (vectors([request(e) for e in side]) for side in (examples, others))
         close = np.concatenate([block.max(axis=1) >= NEAR_DUPLICATE for _, block in similarities(mine, theirs)])
         leaks = [bool(near) or normal(request(e)) in known for e, near in zip(examples, close, strict=True)]
         self.dropped.update(e.origin for e, leak in zip(examples, leaks, strict=True) if leak)

@@ -14,14 +14,11 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
 from pydantic import ValidationError
-from typing_extensions import (
-    TypedDict,
-)  # pydantic reads no other before Python 3.12, and LangGraph Studio asks pydantic
+from typing_extensions import TypedDict  # before Python 3.12 pydantic, which LangGraph Studio asks, reads no other
 
 from langgraph_learnloop.calls import misfit, read_message
 from langgraph_learnloop.curation.checks import check
 from langgraph_learnloop.curation.propose import propose
-from langgraph_learnloop.curation.texts import Embed
 from langgraph_learnloop.errors import DataError, NotFoundError
 from langgraph_learnloop.ports import RunReader
 from langgraph_learnloop.records import Example, FlagState, Proposal, Run, Verdict
@@ -56,7 +53,6 @@ def curation_graph(
     reader: RunReader,
     *,
     neighbours: int = 7,
-    embed: Embed | None = None,
     checkpointer: BaseCheckpointSaver[Any] | None = None,
 ) -> Curation:
     """Return the compiled graph; without a checkpointer it needs a host that brings one (LangGraph Studio)."""
@@ -66,16 +62,10 @@ def curation_graph(
         lessons: dict[str, list[str]] = {run_id: [] for run_id in state["run_ids"]}
         for proposal in proposals:
             lessons[str(proposal.example.run_id)].append(proposal.proposal_id)
-        return {
-            "proposals": _dump(proposals),
-            "lessons": lessons,
-            "verdicts": [],
-            "examples": [],
-            "refused": None,
-        }
+        return {"proposals": _dump(proposals), "lessons": lessons, "verdicts": [], "examples": [], "refused": None}
 
     def checked(state: CurationState) -> dict[str, Any]:
-        return {"proposals": _dump(check(_proposals(state), neighbours=neighbours, embed=embed))}
+        return {"proposals": _dump(check(_proposals(state), neighbours=neighbours))}
 
     graph = StateGraph(CurationState, input_schema=CurationInput)
     graph.add_node("gather", gather)
@@ -186,8 +176,7 @@ def _read(answer: object, waiting: Sequence[Proposal]) -> list[Verdict]:
         if verdict.proposal_id not in open_ids:
             raise DataError(
                 f"The proposal {verdict.proposal_id[:80]!r} does not wait for review; nothing was decided. "
-                "Answer those of "
-                "loop.pending()."
+                "Answer those of loop.pending()."
             )
         if verdict.proposal_id in verdicts:
             raise DataError(f"The proposal {verdict.proposal_id!r} got two verdicts; nothing was decided. Give it one.")

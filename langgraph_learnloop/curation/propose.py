@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from langgraph_learnloop.curation.flag import flag
@@ -24,13 +25,13 @@ def propose(runs: Sequence[Run], reader: RunReader) -> list[Proposal]:
     return [Proposal(proposal_id=e.example_id, example=e) for e in found if e is not None]
 
 
-def replayable(runs: Sequence[Run], reader: RunReader, *, trust_silence: bool = False) -> list[Example]:
+def replayable(runs: Sequence[Run], reader: RunReader) -> list[Example]:
     """Return what the agent does well as "approved" examples: the first model call of each good run's last turn.
 
-    A run is good when it finished, nothing flags it, nobody scored it below 0 and somebody scored it above 0. Silence
-    is no approval; with `trust_silence` it is one, at half the confidence.
+    A run is good when it finished, nothing flags it, nobody scored it below 0 and somebody scored it above 0: silence
+    is no approval.
     """
-    found = (_approved(run, reader, trust_silence) for run in runs)
+    found = (_approved(run, reader) for run in runs)
     return [example for example in found if example is not None]
 
 
@@ -43,50 +44,36 @@ def _newest(feedback: Sequence[Feedback]) -> list[Feedback]:
 
 
 def _corrected(run: Run, said: Feedback, reader: RunReader) -> Example | None:
-    if said.correction is None:
-        return None
-    try:
+    with suppress(NotFoundError):
         step = _blamed(run, said, reader)
-        if step is None:
-            return None
-        return Example(
-            messages=reader.conversation(step.input),
-            tools=_tools(step, reader),
-            chosen=_without_ids(said.correction),
-            rejected=_answer(step, reader),
-            origin="correction",
-            group=run.thread_id or run.run_id,
-            run_id=run.run_id,
-            by=said.by,
-        )
-    except NotFoundError:
-        return None
+        if step is not None and said.correction is not None:
+            chosen, rejected = _without_ids(said.correction), _answer(step, reader)
+            return _example(run, step, reader, chosen=chosen, rejected=rejected, origin="correction", by=said.by)
+    return None
 
 
-def _approved(run: Run, reader: RunReader, trust_silence: bool) -> Example | None:
+def _approved(run: Run, reader: RunReader) -> Example | None:
     feedback = reader.feedback(run.run_id)
     scores = {f.by: f.score for f in sorted(feedback, key=lambda f: f.at) if f.score is not None}
     fans = [by for by, score in scores.items() if score > 0]
-    silent = not scores and trust_silence
-    if run.outcome != "finished" or flag(run, feedback) or any(s < 0 for s in scores.values()) or not (fans or silent):
+    if run.outcome != "finished" or flag(run, feedback) or any(s < 0 for s in scores.values()) or not fans:
         return None
-    try:
+    with suppress(NotFoundError):
         step = _first_of_turn(run, reader)
-        chosen = _answer(step, reader) if step is not None else None
-        if step is None or chosen is None:
-            return None
-        return Example(
-            messages=reader.conversation(step.input),
-            tools=_tools(step, reader),
-            chosen=chosen,
-            origin="approved",
-            confidence=0.5 if silent else 1.0,
-            group=run.thread_id or run.run_id,
-            run_id=run.run_id,
-            by=fans[0] if fans else None,
-        )
-    except NotFoundError:
-        return None
+        if step is not None and (chosen := _answer(step, reader)) is not None:
+            return _example(run, step, reader, chosen=chosen, origin="approved", by=fans[0])
+    return None
+
+
+def _example(run: Run, step: Step, reader: RunReader, **facts: Any) -> Example:
+    """Return what a model call of a run read, with what it said, or should have said, and why that is known."""
+    return Example(
+        messages=reader.conversation(step.input),
+        tools=_tools(step, reader),
+        group=run.thread_id or run.run_id,
+        run_id=run.run_id,
+        **facts,
+    )
 
 
 def _blamed(run: Run, said: Feedback, reader: RunReader) -> Step | None:

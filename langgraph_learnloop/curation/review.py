@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from langgraph_learnloop.calls import misfit, read_message
 from langgraph_learnloop.curation.texts import request
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.records import Message, Proposal, ToolCall, Verdict
+from langgraph_learnloop.records import Message, Proposal, Verdict
 from langgraph_learnloop.texts import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_ACTIONS: dict[str, Literal["approve", "edit", "reject"]] = {"a": "approve", "e": "edit", "r": "reject"}
 _KEYS = "a approve, e edit, r reject, s leave it for later, q leave all the rest"
 
 
 class ApproveChecked:
     """Approve what passed the checks and reject the rest, with the checks' reasons."""
 
-    def __init__(self, by: str = "checks") -> None:
-        """Decide under the name `by`."""
-        self.by = by
-
     def review(self, proposals: Sequence[Proposal]) -> list[Verdict]:
         """Return one verdict for each proposal."""
-        return [self._verdict(proposal) for proposal in proposals]
-
-    def _verdict(self, proposal: Proposal) -> Verdict:
-        if proposal.problems:
-            because = " ".join(proposal.problems)
-            return Verdict(proposal_id=proposal.proposal_id, action="reject", by=self.by, because=because)
-        because = "The checks found nothing against it."
-        return Verdict(proposal_id=proposal.proposal_id, action="approve", by=self.by, because=because)
+        return [
+            Verdict(
+                proposal_id=proposal.proposal_id,
+                action="reject" if proposal.problems else "approve",
+                by="checks",
+                because=" ".join(proposal.problems) or "The checks found nothing against it.",
+            )
+            for proposal in proposals
+        ]
 
 
 class TerminalReviewer:
@@ -64,19 +62,15 @@ class TerminalReviewer:
                 answer = self.ask(f"{_KEYS}: ").strip().lower()[:1]
             except EOFError:
                 return "q"
-            if answer in ("a", "e", "r", "s", "q"):
+            if answer in {*_ACTIONS, "s", "q"}:
                 return answer
             self.console.print(f"Please answer with one letter: {_KEYS}.", markup=False)
 
     def _decide(self, proposal: Proposal, key: str) -> Verdict | None:
-        if key == "a":
-            return Verdict(proposal_id=proposal.proposal_id, action="approve", by=self.by)
-        if key == "r":
-            return Verdict(proposal_id=proposal.proposal_id, action="reject", by=self.by)
         chosen = self._edited(proposal) if key == "e" else None
-        if chosen is None:
+        if key == "s" or (key == "e" and chosen is None):
             return None
-        return Verdict(proposal_id=proposal.proposal_id, action="edit", by=self.by, chosen=chosen)
+        return Verdict(proposal_id=proposal.proposal_id, action=_ACTIONS[key], by=self.by, chosen=chosen)
 
     def _edited(self, proposal: Proposal) -> Message | None:
         """Ask for the right answer until it can be used; an empty line leaves the proposal for later."""
@@ -123,8 +117,5 @@ def _card(proposal: Proposal, title: str) -> RenderableType:
 def _words(message: Message | None) -> str:
     if message is None:
         return "(nothing)"
-    return "\n".join([*([message.content] if message.content else []), *map(_call_words, message.tool_calls)])
-
-
-def _call_words(call: ToolCall) -> str:
-    return f"{call.name} {json.dumps(call.args, ensure_ascii=False)}"
+    calls = (f"{call.name} {json.dumps(call.args, ensure_ascii=False)}" for call in message.tool_calls)
+    return "\n".join([*([message.content] if message.content else []), *calls])

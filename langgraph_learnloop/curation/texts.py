@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from langgraph_learnloop.errors import MissingExtraError, needing
+from langgraph_learnloop.errors import needing
 from langgraph_learnloop.records import Example, Message
 
 with needing("Comparing requests"):
     import numpy as np
     from numpy.typing import NDArray
 
-Embed = Callable[[list[str]], Sequence[Sequence[float]]]
-"""Turns texts into vectors, e.g. the `embed_documents` of a LangChain embedding."""
 Vectors = NDArray[np.float32]
 
 _WIDTH = 2048
@@ -46,16 +45,17 @@ def answer_key(message: Message) -> str:
     return " ".join(message.content.casefold().split())
 
 
-def vectors(texts: Sequence[str], embed: Embed | None = None) -> Vectors:
-    """Return one L2-normalised row for each text: shape (len(texts), width).
+def vectors(texts: Sequence[str]) -> Vectors:
+    """Return one L2-normalised row for each text: shape (len(texts), 2048).
 
-    Without `embed`: hashed character n-grams of 3 to 5 within words, 2,048 wide, stateless and so comparable for ever.
+    Hashed character n-grams of 3 to 5 within words, stateless and so comparable for ever.
     """
     if not texts:
         return np.zeros((0, _WIDTH), dtype=np.float32)
-    raw = np.asarray(embed(list(texts)), dtype=np.float32) if embed else _hashed([normal(text) for text in texts])
-    length = np.linalg.norm(raw, axis=1, keepdims=True)
-    return cast(Vectors, raw / np.where(length > 0, length, 1))
+    with needing("Comparing requests"):
+        from sklearn.feature_extraction.text import HashingVectorizer
+    hashing = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=_WIDTH, norm="l2", dtype=np.float32)
+    return cast(Vectors, hashing.transform([normal(text) for text in texts]).toarray())
 
 
 def similarities(left: Vectors, right: Vectors) -> Iterator[tuple[int, Vectors]]:
@@ -72,31 +72,28 @@ def similar_pairs(rows: Vectors, at_least: float) -> Iterator[tuple[int, int]]:
                 yield int(start + i), int(j)
 
 
-def components(size: int, pairs: Iterator[tuple[int, int]]) -> list[int]:
-    """Return for each of `size` items the smallest item it is joined with through `pairs` (union-find)."""
-    parent = list(range(size))
+def components(size: int, pairs: Iterator[tuple[int, int]]) -> list[list[int]]:
+    """Return `size` items as the groups that are joined through `pairs`, each group and all of them in order."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    for one, other in pairs:
-        low, high = sorted((root(one), root(other)))
-        parent[high] = low
-    return [root(item) for item in range(size)]
+    joined = np.array([*pairs], dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(size, size))
+    groups: dict[int, list[int]] = defaultdict(list)
+    for item, label in enumerate(connected_components(graph, directed=False)[1]):
+        groups[label].append(item)
+    return list(groups.values())
 
 
-def _hashed(texts: list[str]) -> Vectors:
-    try:
-        from sklearn.feature_extraction.text import HashingVectorizer
-    except ImportError as error:
-        raise MissingExtraError(
-            'Comparing requests needs scikit-learn: pip install "langgraph-learnloop[loop]".'
-        ) from error
-    hashing = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=_WIDTH, norm="l2", dtype=np.float32)
-    return cast(Vectors, hashing.transform(texts).toarray())
+def leaves(value: Any) -> Iterator[str | int | float]:
+    """Yield the texts and numbers inside a value of a call; True and False are neither."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from leaves(item)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield value
 
 
 def _normal_value(value: Any) -> Any:

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from langgraph_learnloop.calls import misfit
+from langgraph_learnloop.curation.texts import leaves
 from langgraph_learnloop.records import Example, Message, ToolCall
 
 CONFIDENCE = 0.8
 """A variation is as sure as its parent times this."""
-_CLOSED = 0.05
+CLOSED = 0.05
 """An argument whose next value is less likely than this to be new is an enumeration: only its own values fit."""
 _OPEN = 0.5
 """An argument whose next value is at least as likely as this to be new takes any text: titles, names, places."""
@@ -38,7 +39,7 @@ class Values:
         """Take values by tool and argument, as often as they were seen."""
         self.by_slot = by_slot
         self._looked_up: dict[tuple[_Slot, bool], tuple[list[str], float]] = {}
-        is_open = [slot for slot, values in by_slot.items() if values and _chance_of_new(values) >= _OPEN]
+        is_open = [slot for slot, values in by_slot.items() if values and chance_of_new(values) >= _OPEN]
         self._phrases = sorted({value for slot in is_open for value in by_slot[slot] if not value.isdecimal()})
         everything = {word for values in by_slot.values() for value in values for word in value.split()}
         self._words = sorted(word for word in everything if word.isalpha())
@@ -61,7 +62,7 @@ class Values:
         number = value.isdecimal()
         known, new = self._known(slot, number)
         others = [other for other in known if other != value]
-        closed = new < _CLOSED
+        closed = new < CLOSED
         if others and (closed or rng.random() >= new):
             return _styled(rng.choice(others), value)
         if closed:
@@ -77,7 +78,7 @@ class Values:
         """Return the values an argument took (numbers, if a number is asked for) and how likely the next is new."""
         if (slot, number) not in self._looked_up:
             known = [value for value in self.by_slot.get(slot, ()) if value.isdecimal() or not number]
-            self._looked_up[slot, number] = known, _chance_of_new(known) if known else 1.0
+            self._looked_up[slot, number] = known, chance_of_new(known) if known else 1.0
         return self._looked_up[slot, number]
 
     def _word(self, rng: random.Random) -> str:
@@ -116,18 +117,9 @@ def vary(example: Example, values: Values, n: int, seed: int) -> list[Example]:
 def _values(message: Message) -> Iterator[tuple[_Slot, str | int]]:
     for call in message.tool_calls:
         for name, value in call.args.items():
-            for leaf in _leaves(value):
-                yield (call.name, name), leaf
-
-
-def _leaves(value: Any) -> Iterator[str | int]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _leaves(item)
-    elif isinstance(value, str) or (type(value) is int and value >= 0):
-        yield value
+            for leaf in leaves(value):
+                if isinstance(leaf, str) or (isinstance(leaf, int) and leaf >= 0):
+                    yield (call.name, name), leaf
 
 
 def _spans(example: Example) -> dict[str, tuple[_Span, _Slot]]:
@@ -143,7 +135,7 @@ def _spans(example: Example) -> dict[str, tuple[_Span, _Slot]]:
         value: (found[0], slots[value])
         for value, found in places.items()
         if len(found) == 1
-        and sum(_overlap(found[0], other) for other in taken) == 1
+        and sum(overlap(found[0], other) for other in taken) == 1
         and value not in example.chosen.content
     }
 
@@ -155,7 +147,8 @@ def _places(value: str, text: str) -> list[_Span]:
     return [m.span() for m in re.finditer(rf"(?<!\w)(?<!\d[.,:]){re.escape(value)}(?!\w|[.,:]\d)", text)]
 
 
-def _overlap(one: _Span, other: _Span) -> bool:
+def overlap(one: _Span, other: _Span) -> bool:
+    """Return whether two places in a text share a character."""
     return one[0] < other[1] and other[0] < one[1]
 
 
@@ -204,7 +197,7 @@ def _digits(value: str, rng: random.Random) -> str:
     return first + "".join(rng.choice("0123456789") for _ in value[1:])
 
 
-def _chance_of_new(values: Sequence[str]) -> float:
+def chance_of_new(values: Sequence[str]) -> float:
     """Estimate how likely the next value is one not seen yet: the share of values seen once (Good 1953)."""
     return sum(count == 1 for count in Counter(values).values()) / len(values)
 

@@ -6,17 +6,15 @@ matrices (`torch.optim.Muon`), values replaced at every draw, and copy drills at
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
 import platform
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +33,12 @@ from transformers import (
 )
 
 from langgraph_learnloop.demo import chat, grammar, toolbox, words
-from langgraph_learnloop.demo.english import BASE, ENGLISH
 from langgraph_learnloop.demo.rows import read_rows, split_tools
 from langgraph_learnloop.demo.tokens import Mixture, Results, Rows, SequenceMaker, TokenSequence, build_tokenizer
-from langgraph_learnloop.errors import DataError
+from langgraph_learnloop.demo.worlds import FILE_BASE
 from langgraph_learnloop.files import whole_folder
-
-Progress = Callable[[int, int, float], None]
-"""Called after a step with its number (from 1), the number of steps and the mean loss since the last call."""
+from langgraph_learnloop.ports import OnProgress
+from langgraph_learnloop.records import Progress
 
 SAMPLE_ROWS = 20_000
 _REPORT_EVERY = 20
@@ -95,26 +91,23 @@ def train_base(
     out_dir: str | Path,
     *,
     held_out: Rows = (),
-    seed: int | None = None,
-    steps: int | None = None,
     recipe: Recipe | None = None,
     results: Results | None = None,
     language: Sequence[str] = (),
     source: str = "",
-    progress: Progress | None = None,
+    on_progress: OnProgress = lambda _: None,
 ) -> dict[str, Any]:
     """Train a base model on `rows`, score it on `held_out`, put it in `out_dir` at once when done; return its manifest.
 
-    `seed` and `steps` override the recipe's; `results` says what a tool answers to a row; `language` are
-    words to know besides those of the rows; `source` names the rows.
+    `results` says what a tool answers to a row; `language` are words to know besides those of the rows; `source` names
+    the rows.
     """
     recipe = recipe or Recipe()
-    recipe = replace(recipe, seed=recipe.seed if seed is None else seed, steps=recipe.steps if steps is None else steps)
     started = time.monotonic()
     tokenizer = build_tokenizer(rows, recipe.vocabulary, language)
     model = _new_model(recipe, tokenizer)
     maker = SequenceMaker(rows, tokenizer, recipe.mixture, recipe.seed, results, language)
-    _fit(model, maker, recipe, tokenizer.pad_token_id, progress or (lambda *_: None))
+    _fit(model, maker, recipe, tokenizer.pad_token_id, on_progress)
     seconds = time.monotonic() - started
     return _publish(Path(out_dir), model, tokenizer, recipe, held_out, {"source": source, "rows": len(rows)}, seconds)
 
@@ -137,7 +130,7 @@ def _new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
     return LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
 
 
-def _fit(model: LlamaForCausalLM, maker: SequenceMaker, recipe: Recipe, pad: int, progress: Progress) -> None:
+def _fit(model: LlamaForCausalLM, maker: SequenceMaker, recipe: Recipe, pad: int, on_progress: OnProgress) -> None:
     optimizers = _optimizers(model, recipe)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, recipe)) for o in optimizers]
     model.train()
@@ -155,7 +148,8 @@ def _fit(model: LlamaForCausalLM, maker: SequenceMaker, recipe: Recipe, pad: int
                 optimizer.zero_grad(set_to_none=True)
             losses.append(sum(found))
             if (step + 1) % _REPORT_EVERY == 0 or step + 1 == recipe.steps:
-                progress(step + 1, recipe.steps, sum(losses) / len(losses))
+                loss = sum(losses) / len(losses)
+                on_progress(Progress(stage="train", done=step + 1, total=recipe.steps, loss=loss))
                 losses.clear()
 
 
@@ -327,35 +321,25 @@ def load(folder: str | Path) -> tuple[PreTrainedModel, Any]:
     return model, AutoTokenizer.from_pretrained(folder)
 
 
-def train_sample_base(
-    out_dir: str | Path, *, seed: int = 0, steps: int | None = None, progress: Progress | None = None
-) -> dict[str, Any]:
+def train_sample_base(out_dir: Path, on_progress: OnProgress) -> dict[str, Any]:
     """Train the base model that ships with the package, on the sample data; return its manifest."""
-    rows = grammar.base_rows(SAMPLE_ROWS, seed)
+    rows = grammar.base_rows(SAMPLE_ROWS, seed=0)
     known = {row["text"] for row in rows}
-    held_out = [row for row in grammar.base_rows(1000, seed + 1) if row["text"] not in known]
+    held_out = [row for row in grammar.base_rows(1000, seed=1) if row["text"] not in known]
     home = toolbox.Home()
     return train_base(
         rows,
         out_dir,
         held_out=held_out,
-        seed=seed,
-        steps=steps,
         results=lambda row: str(getattr(home, row["tool"])(**row["args"])),
         language=words.LANGUAGE,
-        source=f"grammar.base_rows({SAMPLE_ROWS}, seed={seed})",
-        progress=progress,
+        source=f"grammar.base_rows({SAMPLE_ROWS}, seed=0)",
+        on_progress=on_progress,
     )
 
 
 def train_file_base(
-    path: str | Path,
-    out_dir: str | Path,
-    *,
-    hold_out: Collection[str] | None = None,
-    seed: int = 0,
-    steps: int | None = None,
-    progress: Progress | None = None,
+    path: str | Path, hold_out: Collection[str], out_dir: Path, on_progress: OnProgress
 ) -> dict[str, Any]:
     """Train a base model on the rows of a data file, without the tools in `hold_out`; return its manifest."""
     split = split_tools(read_rows(path), hold_out)
@@ -363,49 +347,8 @@ def train_file_base(
         split.base_train,
         out_dir,
         held_out=split.base_test,
-        seed=seed,
-        steps=steps,
-        recipe=Recipe(**BASE),
-        language=ENGLISH,
+        recipe=Recipe(**FILE_BASE),
+        language=words.ENGLISH,
         source=f"{Path(path).name} without {', '.join(split.held_out)}",
-        progress=progress,
+        on_progress=on_progress,
     )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train a base model from the command line, with one line of progress; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m langgraph_learnloop.demo.base", description=main.__doc__)
-    parser.add_argument("--out", required=True, help="the folder to write")
-    parser.add_argument("--data", help="a JSONL file of rows (default: the sample data)")
-    parser.add_argument("--hold-out", nargs="+", metavar="TOOL", help="tools of the file that the model must not see")
-    parser.add_argument("--steps", type=int, help="optimiser steps")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    options: dict[str, Any] = {"seed": args.seed, "steps": args.steps, "progress": _ProgressLine()}
-    try:
-        if args.data:
-            manifest = train_file_base(args.data, args.out, hold_out=args.hold_out, **options)
-        else:
-            manifest = train_sample_base(args.out, **options)
-    except DataError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(json.dumps(manifest["held_out"]) + "\n")
-    return 0
-
-
-class _ProgressLine:
-    """Rewrites one line on standard error: step, loss, and the seconds left."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-
-    def __call__(self, step: int, steps: int, loss: float) -> None:
-        left = (time.monotonic() - self._started) * (steps - step) / step
-        end = "\n" if step == steps else ""
-        sys.stderr.write(f"\rstep {step} of {steps}, loss {loss:.3f}, {left:.0f} seconds left {end}")
-        sys.stderr.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

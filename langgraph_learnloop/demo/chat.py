@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 PAD, END, USER, ASSISTANT, TOOL = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|tool|>"
@@ -76,20 +76,16 @@ TEMPLATE = """\
 
 So short a memory keeps calls cheap, and the answer to a tool's result the same whatever was asked.
 
-Arguments may be an object, of which nulls are left out, or a string made by `render_arguments`.
+Arguments may be an object, of which nulls are left out, or a string as in what `render_call` writes.
 """
 
 _CALL = re.compile(re.escape(OPEN) + r"(.*?)" + re.escape(CLOSE), re.DOTALL)
 
 
-def render_arguments(args: Mapping[str, Any]) -> str:
-    """Write arguments as the model does: JSON with one space before each text."""
-    return json.dumps({name: _spaced(value) for name, value in args.items()}, ensure_ascii=False)
-
-
 def render_call(tool: str, args: Mapping[str, Any]) -> str:
-    """Write one call as the model does."""
-    return f'{OPEN}{{"name": "{tool}", "arguments": {render_arguments(args)}}}{CLOSE}'
+    """Write one call as the model does: JSON with one space before each text."""
+    arguments = json.dumps({name: _texts(value, " {}".format) for name, value in args.items()}, ensure_ascii=False)
+    return f'{OPEN}{{"name": "{tool}", "arguments": {arguments}}}{CLOSE}'
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]] | None:
@@ -103,25 +99,11 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]] | None:
     args = call.get("arguments") if isinstance(call, dict) else None
     if not isinstance(args, dict) or not isinstance(call.get("name"), str):
         return None
-    return call["name"], {name: _stripped(value) for name, value in args.items()}
+    return call["name"], {name: _texts(value, str.strip) for name, value in args.items()}
 
 
-def messages_for(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Write a row as a chat: the request and the call it asks for."""
-    function = {"name": row["tool"], "arguments": row["args"]}
-    return [
-        {"role": "user", "content": row["text"]},
-        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
-    ]
-
-
-def _spaced(value: Any) -> Any:
+def _texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a value with a change made to its text, or to each text of a list."""
     if isinstance(value, list):
-        return [_spaced(item) for item in value]
-    return f" {value}" if isinstance(value, str) else value
-
-
-def _stripped(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_stripped(item) for item in value]
-    return value.strip() if isinstance(value, str) else value
+        return [_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value

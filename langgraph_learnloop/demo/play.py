@@ -62,9 +62,9 @@ def _base(world: World, telling: Telling, rebuild: bool) -> float:
     telling.say(f"The base model is trained from scratch, once: up to {_GOAL // 60} minutes on two cores.")
     with telling.bar("Base model", 1) as step:
         if world.source is None:
-            manifest = train_sample_base(world.base, progress=step.count)
+            manifest = train_sample_base(world.base, step.progress)
         else:
-            manifest = train_file_base(world.source, world.base, hold_out=world.held_out, progress=step.count)
+            manifest = train_file_base(world.source, world.held_out, world.base, step.progress)
     return float(manifest["seconds"])
 
 

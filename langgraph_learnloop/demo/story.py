@@ -26,17 +26,15 @@ from langgraph_learnloop.evaluation.evaluators import ToolCallMatch
 from langgraph_learnloop.evaluation.replay import GraphReplay
 from langgraph_learnloop.files import whole_file
 from langgraph_learnloop.loop import LearnLoop
-from langgraph_learnloop.ports import Engine, Reviewer
+from langgraph_learnloop.ports import Engine, Reviewer, Trainer
 from langgraph_learnloop.records import (
     Case,
     Dataset,
-    EngineHealth,
     Example,
-    Generated,
-    Generation,
     Message,
     Recipe,
     Release,
+    Run,
     ToolCall,
     content_hash,
 )
@@ -55,41 +53,17 @@ CANDIDATES = {
 Chapter = dict[str, Any]
 
 
-class TimedEngine:
-    """Pass everything on to an engine and write down when each call began and ended."""
-
-    def __init__(self, engine: Engine) -> None:
-        """Measure `engine`."""
-        self._engine = engine
-        self.base_model = engine.base_model
-        self.calls: list[tuple[float, float]] = []
-        """Begin and end of each generation, in seconds on a monotonic clock."""
-
-    def load(self, release: Release) -> None:
-        """Load a release."""
-        self._engine.load(release)
-
-    def unload(self, release_id: str) -> None:
-        """Unload a release."""
-        self._engine.unload(release_id)
-
-    def generate(self, request: Generation) -> Generated:
-        """Answer, and note how long it took."""
-        began = time.monotonic()
-        answer = self._engine.generate(request)
-        self.calls.append((began, time.monotonic()))
-        return answer
-
-    def health(self) -> EngineHealth:
-        """Return how the engine is."""
-        return self._engine.health()
-
-
 class Story:
     """Play the story of one world in a folder of its own."""
 
     def __init__(
-        self, world: World, home: Path, telling: Telling, engine: Callable[[], Engine], reviewer: Reviewer | None = None
+        self,
+        world: World,
+        home: Path,
+        telling: Telling,
+        engine: Callable[[], Engine],
+        reviewer: Reviewer | None = None,
+        trainer: Trainer | None = None,
     ) -> None:
         """Play `world` in `home`; `engine` is called when the base model is there; `reviewer` stands for the checks."""
         self.world = world
@@ -97,6 +71,7 @@ class Story:
         self.tell = telling
         self._make_engine = engine
         self._reviewer = reviewer
+        self._trainer = trainer
         self._file = home / "progress.json"
         self._done: dict[str, Any] = {}
 
@@ -104,9 +79,8 @@ class Story:
         """Play every chapter that is not done yet; return the figures."""
         self._open()
         began = time.monotonic()
-        with LearnLoop(self.home / "learnloop.db", config=self.world.config) as loop:
+        with LearnLoop(self.home / "learnloop.db", config=self.world.config, trainer=self._trainer) as loop:
             self.loop = loop
-            self.engine = TimedEngine(self._make_engine())
             self.agent = self._agent()
             for chapter in (
                 self.day1,
@@ -130,8 +104,7 @@ class Story:
     def day1(self) -> Chapter:
         """Serve a day with the base model, and let people say what was wrong."""
         seen = self._serve(self.world.day1, "day1", "Day 1")
-        if not self.loop.flush():
-            raise StoreError(self.loop.health().problem or "The store did not take the day's runs in time; try again.")
+        self._flush()
         said = give_feedback(self.loop, seen)
         return {**_summary(seen), "at_a_time": THREADS, "said": dict(said), "flagged": len(self.loop.flagged())}
 
@@ -149,14 +122,14 @@ class Story:
             raise EngineError(
                 f"{len(self.loop.pending(CYCLE))} proposals still wait for review: run the same command again."
             )
-        verdicts = [(p, v) for p, v in self.loop.lessons.decided(CYCLE)]
-        refused = [(p, v) for p, v in verdicts if v.action == "reject"]
+        verdicts = self.loop.lessons.decided(CYCLE)
+        refused = [p for p, v in verdicts if v.action == "reject"]
         return {
             "dataset": dataset.version,
             "counts": dataset.counts,
             "proposals": len(verdicts),
             "refused": len(refused),
-            "why": sorted({p.problems[0] for p, _ in refused if p.problems})[:3],
+            "why": sorted({p.problems[0] for p in refused if p.problems})[:3],
         }
 
     def training(self) -> Chapter:
@@ -202,20 +175,22 @@ class Story:
             if len(seen) >= len(requests) // 4:
                 under_way.set()
 
-        self.engine.calls.clear()
         talking = threading.Thread(target=crowd.ask, args=(requests, on_seen), name="crowd", daemon=True)
         talking.start()
         under_way.wait()
-        began = time.monotonic()
+        began = time.time()
         self.loop.promote(self._done["good"]["release"], CYCLE)
-        ended = time.monotonic()
+        ended = time.time()
         talking.join()
+        self._flush()
         return {
             **_summary(seen),
             "mixed_threads": mixed_threads(seen),
             "by_release": {r: sum(s.release == r for s in seen) for r in sorted({str(s.release) for s in seen})},
             "seconds_to_swap": ended - began,
-            **pauses(self.engine.calls, began, ended),
+            **pauses(
+                [call for one in seen for call in model_calls(self.loop.store.runs.run(one.run_id))], began, ended
+            ),
         }
 
     def day2(self) -> Chapter:
@@ -266,8 +241,12 @@ class Story:
         return self.loop.store.datasets.get(self._done["lesson"]["dataset"])
 
     def _agent(self) -> Any:
-        model = self.loop.model(self.engine)
+        model = self.loop.model(self._make_engine())
         return self.loop.watch(create_agent(model, list(self.world.tools), checkpointer=InMemorySaver()))
+
+    def _flush(self) -> None:
+        if not self.loop.flush():
+            raise StoreError(self.loop.health().problem or "The store did not take the day's runs in time; try again.")
 
     def _serve(self, requests: Sequence[Request], day: str, title: str) -> list[Seen]:
         with self.tell.bar(title, len(requests)) as step:
@@ -310,26 +289,19 @@ class Story:
         with self.tell.bar(title, len(cases)) as step:
             replay = GraphReplay(self.agent, ToolCallMatch(), threads=THREADS)
             results = replay.run(release.release_id, cases, on_progress=step.progress)
-        by_id = {r.case_id: r for r in results}
-        slices = {name: [by_id[c.case_id] for c in cases if c.suite == suite] for name, suite in SLICES}
-        tools = sorted({c.category for c in cases if c.suite == "retention"})
+        scores = {result.case_id: result.scores for result in results}
+        slices = {"target": [c for c in cases if c.suite == "target"], "old": [c for c in cases if c.suite != "target"]}
+        tools = {tool: [c for c in slices["old"] if c.category == tool] for tool in {c.category for c in slices["old"]}}
+
+        def shares(metric: str, parts: Mapping[str, Sequence[Case]]) -> Chapter:
+            return {name: share([scores[c.case_id].get(metric) for c in parts[name]]) for name in sorted(parts)}
+
         return {
-            "fully_right": {name: share([r.scores.get("fully_right") for r in some]) for name, some in slices.items()},
-            "right_tool": {name: share([r.scores.get("right_tool") for r in some]) for name, some in slices.items()},
-            "old_tools": {
-                tool: share(
-                    [
-                        by_id[c.case_id].scores.get("right_tool")
-                        for c in cases
-                        if c.category == tool and c.suite == "retention"
-                    ]
-                )
-                for tool in tools
-            },
+            **{metric: shares(metric, slices) for metric in ("fully_right", "right_tool")},
+            "old_tools": shares("right_tool", tools),
         }
 
 
-SLICES = (("target", "target"), ("old", "retention"))
 _JUDGE = ToolCallMatch()
 
 
@@ -374,6 +346,12 @@ def side_by_side(works: Mapping[str, Callable[[], Chapter]]) -> dict[str, Chapte
     if errors:
         raise errors[0]
     return found
+
+
+def model_calls(run: Run) -> list[tuple[float, float]]:
+    """Return when each model call of a run began and ended, in seconds since the epoch, as it was recorded."""
+    began = [(step.started_at.timestamp(), step.seconds) for step in run.steps if step.kind == "model"]
+    return [(start, start + seconds) for start, seconds in began if seconds is not None]
 
 
 def pauses(calls: Sequence[tuple[float, float]], began: float, ended: float) -> dict[str, float]:

@@ -27,10 +27,6 @@ class Step:
         """Move on by one."""
         self._progress.advance(self._task)
 
-    def count(self, done: int, total: int, loss: float) -> None:
-        """Show how far a training is."""
-        self.progress(records.Progress(stage="train", done=done, total=total, loss=loss))
-
     def progress(self, line: records.Progress) -> None:
         """Show a line of progress from a long piece of work."""
         loss = f"{self._title}, loss {line.loss:.3f}" if line.loss is not None else self._title

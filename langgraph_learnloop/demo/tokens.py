@@ -5,15 +5,18 @@ Heavy: imports tokenizers and transformers at the top. Only the base model's tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from langgraph_learnloop.curation.variation import CLOSED, chance_of_new, overlap
 from langgraph_learnloop.demo import chat, words
-from langgraph_learnloop.demo.mentions import Mentions
 
 Rows = Sequence[Mapping[str, Any]]
 Results = Callable[[Mapping[str, Any]], str]
@@ -97,6 +100,65 @@ def _corpus(rows: Rows, language: Sequence[str]) -> Iterator[str]:
         yield from row["args"]
     for word in language:  # often enough to become one token, as a word and inside a name
         yield from [f" {word}"] * 50 + [word] * 10
+
+
+class Mentions:
+    """The values each argument took in some rows, to draw other values from."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], language: Sequence[str] = ()) -> None:
+        """Collect the values of `rows` by tool and argument; new values may also be made of words of `language`."""
+        self._values: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for row in rows:
+            for name, value in row["args"].items():
+                self._values[row["tool"], name].extend(_as_texts(value))
+        self._closed = {slot for slot, values in self._values.items() if chance_of_new(values) < CLOSED}
+        own = sorted({w for values in self._values.values() for value in values for w in value.split()})
+        self._words = [pool for pool in (own, language) if pool]
+
+    def vary(self, row: Mapping[str, Any], rng: random.Random, made_up: float = 0.5) -> dict[str, Any]:
+        """Copy `row` with new values for all its arguments; an open argument gets invented words with chance `made_up`.
+
+        A value that does not stand exactly once in the text, or overlaps another, is kept.
+        """
+        args = dict(row["args"])
+        text = row["text"]
+        for start, end, name in reversed(_spans(text, args)):
+            old = args[name]
+            new = self._draw((row["tool"], name), str(old), rng, made_up)
+            args[name] = int(new) if isinstance(old, int) else new
+            text = text[:start] + new + text[end:]
+        return {**row, "text": text, "args": args}
+
+    def _draw(self, slot: tuple[str, str], old: str, rng: random.Random, made_up: float) -> str:
+        if old.isdecimal():
+            return self._number(slot, old, rng)
+        pool = self._values.get(slot)
+        if pool and (slot in self._closed or rng.random() >= made_up):
+            return rng.choice(pool)
+        return " ".join(self._word(rng) for _ in range(rng.choice((1, 1, 2, 2, 3))))
+
+    def _number(self, slot: tuple[str, str], old: str, rng: random.Random) -> str:
+        numbers = [int(value) for value in self._values.get(slot, ()) if value.isdecimal()] or [int(old)]
+        return str(rng.randint(min(numbers), max(numbers)))
+
+    def _word(self, rng: random.Random) -> str:
+        if not self._words or rng.random() < 0.4:
+            return words.made_up(rng)
+        return rng.choice(rng.choice(self._words))
+
+
+def _as_texts(value: Any) -> list[str]:
+    return [str(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _spans(text: str, args: Mapping[str, Any]) -> list[tuple[int, int, str]]:
+    """Find where each single value stands in the text, in order, leaving out those that are not clear."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, value in args.items():
+        places = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(str(value))}(?!\w)", text)]
+        if len(places) == 1 and not isinstance(value, list):
+            found[name] = places[0]
+    return sorted((*span, name) for name, span in found.items() if sum(overlap(span, o) for o in found.values()) == 1)
 
 
 class SequenceMaker:

@@ -6,11 +6,10 @@ They are simulated from the known right answers, and the story says so. A few ar
 from __future__ import annotations
 
 import random
-import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -65,11 +64,6 @@ class Crowd:
         self._judge = judge
         self._day = day
         self._threads = threads
-        self._enough = threading.Event()
-
-    def stop(self) -> None:
-        """Begin no further conversation."""
-        self._enough.set()
 
     def ask(self, requests: Sequence[Request], on_seen: Callable[[Seen], None] | None = None) -> list[Seen]:
         """Ask everything and return what came of it, in the order of the requests."""
@@ -79,8 +73,6 @@ class Crowd:
             return [seen for talk in done for seen in talk]
 
     def _talk(self, number: int, requests: Sequence[Request], on_seen: Callable[[Seen], None] | None) -> list[Seen]:
-        if self._enough.is_set():
-            return []
         found = []
         for request in requests:
             found.append(self._one(f"{self._day}-{number}", request))
@@ -160,13 +152,8 @@ def give_feedback(loop: LearnLoop, seen: Sequence[Seen], seed: int = 0) -> Count
 
 
 def _lie(right: ToolCall, other: ToolCall) -> ToolCall:
-    """Return a call that fits its tool and is wrong: somebody else's, or the own one with its last word twisted."""
+    """Return a call that fits its tool and is wrong: somebody else's, or the own one with its words turned round."""
     if other.name != right.name:
         return other
-    twisted = dict(_twist(right.args.items()))
+    twisted = {name: value[::-1] if isinstance(value, str) else value for name, value in right.args.items()}
     return ToolCall(name=right.name, args=twisted)
-
-
-def _twist(args: Any) -> Iterator[tuple[str, Any]]:
-    for name, value in args:
-        yield name, value[::-1] if isinstance(value, str) else value

@@ -14,7 +14,8 @@ def seeded(seed: str) -> random.Random:
 
 
 def _split(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+    """Return the words of a text; those that are joined by a dash are one entry."""
+    return tuple(word.replace("-", " ") for word in text.split())
 
 
 _FIRST = _split(
@@ -33,22 +34,11 @@ _LAST = _split(
     Patel Santos Brennan Keller Vargas Olsen Bauer Romano Dubois Horvat Yilmaz Nakamura Castillo Meyer
     """
 )
-_KIN = (
-    "mom",
-    "dad",
-    "my sister",
-    "my brother",
-    "my boss",
-    "the landlord",
-    "my neighbor",
-    "grandma",
-    "the plumber",
-    "my wife",
-    "my husband",
-    "the team",
-    "the babysitter",
-    "my aunt",
-    "my uncle",
+_KIN = _split(
+    """
+    mom dad my-sister my-brother my-boss the-landlord my-neighbor grandma the-plumber my-wife my-husband the-team
+    the-babysitter my-aunt my-uncle
+    """
 )
 CITIES = _split(
     """
@@ -112,22 +102,11 @@ MODES = ("car", "bike", "train", "bus", "ferry")
 _MONEY = _split("dollars euros pounds yen francs pesos rupees kroner zloty lira rand won baht dinars forints reais")
 _DAYS = _split("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 _MONTHS = _split("January February March April May June July August September October November December")
-_SIGHTS = (
-    "airport",
-    "harbor",
-    "museum",
-    "stadium",
-    "library",
-    "hospital",
-    "zoo",
-    "market",
-    "old town",
-    "university",
-    "castle",
-    "train station",
-    "cathedral",
-    "town hall",
-    "botanical garden",
+_SIGHTS = _split(
+    """
+    airport harbor museum stadium library hospital zoo market old-town university castle train-station cathedral
+    town-hall botanical-garden
+    """
 )
 _SUBJECTS = _split(
     """
@@ -176,6 +155,50 @@ _COMMON = _split(
 _NUMBERS = tuple(map(str, range(121)))
 LANGUAGE = (*_COMMON, *_MONEY, *_NUMBERS)
 """Words of the language: the base model learns to repeat them, whether or not its users' requests have them."""
+ENGLISH = _split(
+    """
+    now today tonight tomorrow yesterday morning noon afternoon evening night midnight day week month year hour minute
+    second early late soon later before after during until since always never often once twice again last next first
+    spring summer autumn fall winter january february march april may june july august september october november
+    december monday tuesday wednesday thursday friday saturday sunday weekend date time clock calendar schedule times
+    start starts begin begins end ends finish current currently recent latest new old century decade season holiday
+    here there where near nearby nearest close closest far away around inside outside above below between across
+    home house room kitchen garden street road city town village country state world map place area neighborhood
+    neighbourhood corner center centre north south east west station airport hotel shop store market bank school
+    church hospital library museum park beach bridge river lake mountain island office building theatre theater
+    theatres theaters cinema cinemas hall club bar cafe restaurant location local distance spatial relation
+    i me my mine you your he him his she her it its we us our they them their who whose everyone somebody nobody
+    man men woman women child children boy girl friend family mother father parent brother sister son daughter baby
+    husband wife people person guest group party team player doctor teacher student writer author artist singer
+    actor director owner name user
+    book books novel novels textbook story stories chapter page series part saga chronicle essay poem letter paper
+    newspaper magazine article text word sentence title picture photo painting image song songs music album track
+    playlist tune sound voice radio television video movie movies film films show shows screen screening scene
+    trailer program programme channel game games event ticket seat food bread meat fish soup rice egg fruit apple
+    cake coffee tea water wine beer milk meal breakfast lunch dinner menu table chair door window bed lamp car bus
+    train plane boat bike phone computer message mail list note plan idea problem question answer reason result
+    object item type kind sort thing value values number amount unit units size weight price cost money point points
+    star stars rating ratings rate rated score best worst grade level percent half quarter out zero one two three four
+    five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty
+    thirty forty fifty sixty seventy eighty ninety hundred thousand
+    be am is are was were been do does did done have has had can could will would shall should must let make makes
+    made get gets got give gives gave take takes took put puts find finds found look looks see sees saw seen watch
+    watching hear listen play plays playing played showing shown stop open turn go goes going went
+    come comes came bring send sent keep hold tell tells told say says said ask asks speak talk call called
+    know think want wants need needs like likes love hate hope wish try use used work help please thank buy sell pay
+    order reserve eat drink cook read reads reading write wrote written select choose pick add remove change
+    move set mark count check search meet visit stay leave live sleep walk run drive fly swim sing dance win lose
+    a an the this that these those some any all both each every either other another such same different and or but
+    if then because so than as at by for from in into of off on over to under up down with without about against
+    through no not yes very much many more most less least few little lot only just also too even still yet already
+    almost enough quite really maybe perhaps good better great nice fine bad poor big small large tiny long short
+    tall high low wide deep full empty heavy light hard easy soft strong weak fast slow quick hot warm cool cold wet
+    dry clean dirty bright dark loud quiet young rich cheap free busy ready right wrong true false left real whole
+    happy sad funny angry afraid sorry sure famous popular favorite animated black white red green blue yellow
+    brown gray
+    """
+)
+"""Everyday words: a base model that is made from somebody's file knows them besides the words of the file."""
 _SYLLABLES = tuple(
     onset + vowel + coda
     for onset, coda in zip(
@@ -270,11 +293,11 @@ def clause(rng: random.Random) -> str:
     if kind < 0.3:
         return f"I am {rng.choice(_STATES)}"
     if kind < 0.8:
-        return f"{rng.choice(_SUBJECTS)} is {rng.choice(_STATES)}".replace("-", " ")
-    return f"I will {rng.choice(_ACTIONS)} {rng.choice(_THINGS)}".replace("-", " ")
+        return f"{rng.choice(_SUBJECTS)} is {rng.choice(_STATES)}"
+    return f"I will {rng.choice(_ACTIONS)} {rng.choice(_THINGS)}"
 
 
 def task(rng: random.Random) -> str:
     """Compose something to do: an action and its object."""
     thing = rng.choice(_FIRST) if rng.random() < 0.25 else rng.choice(_THINGS)
-    return f"{rng.choice(_ACTIONS)} {thing}".replace("-", " ")
+    return f"{rng.choice(_ACTIONS)} {thing}"

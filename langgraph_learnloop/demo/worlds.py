@@ -14,10 +14,10 @@ from typing import Any
 from langchain_core.tools import BaseTool
 
 from langgraph_learnloop.config import LoopConfig
-from langgraph_learnloop.demo.english import BASE, ENGLISH
 from langgraph_learnloop.demo.grammar import base_rows, target_rows, traffic
 from langgraph_learnloop.demo.rows import Row, read_rows, split_tools
 from langgraph_learnloop.demo.toolbox import Home, tools_for_rows
+from langgraph_learnloop.demo.words import ENGLISH
 from langgraph_learnloop.records import Example, Message, Recipe, Sampling, Split, ToolCall, content_hash
 
 SHIPPED_BASE = Path(__file__).parent / "base_model"
@@ -63,18 +63,18 @@ class World:
     """Tools of the file that the base must not see."""
 
 
-def sample_world(seed: int = 0) -> World:
+def sample_world() -> World:
     """Return the world of the shipped sample data."""
     tools = Home().tools()
     return World(
         name="sample",
         base=SHIPPED_BASE,
         tools=tools,
-        day1=_requests(traffic(DAY, seed=1000 + seed)),
-        swap=_requests(traffic(120, seed=2000 + seed)),
-        day2=_requests(traffic(DAY // 4, seed=3000 + seed)),
-        exam=_requests([*target_rows(200, seed=4000 + seed), *base_rows(300, seed=5000 + seed)]),
-        past=_past(base_rows(1440, seed=6000 + seed), base_rows(480, seed=7000 + seed), tools),
+        day1=_requests(traffic(DAY, seed=1000)),
+        swap=_requests(traffic(120, seed=2000)),
+        day2=_requests(traffic(DAY // 4, seed=3000)),
+        exam=_requests([*target_rows(200, seed=4000), *base_rows(300, seed=5000)]),
+        past=_past(base_rows(1440, seed=6000), base_rows(480, seed=7000), tools),
         config=SAMPLE_CONFIG,
         new="a recipe finder, and people who talk slang",
     )
@@ -108,16 +108,19 @@ FILE_CONFIG = LoopConfig(
     sampling=Sampling(max_tokens=64),
     eval_threads=THREADS,
 )
+FILE_BASE: dict[str, Any] = {"vocabulary": 4000, "steps": 1100}
+"""What differs in the recipe of a file's base from that of the shipped one: tokens, and optimiser steps."""
+ANSWERED = 8
+"""One in so many past calls is remembered with its answer too."""
 
 
-def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = None, seed: int = 0) -> World:
+def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = None) -> World:
     """Return the world of a file of requests; raise DataError with the line that cannot be used.
 
     The base of the tools that are not held out is trained once and kept in `cache` under the hash of what it learns.
     """
     rows = split_tools(read_rows(path), hold_out)
-    held = sorted({row["tool"] for row in rows.target_train})
-    rng = random.Random(f"file {seed}")
+    rng = random.Random("file 0")
     new, old, known = (_shuffled(part, rng) for part in (rows.target_train, rows.base_fresh, rows.base_train))
     kept, old = old[: len(old) * 5 // 7], old[len(old) * 5 // 7 :]
     busy = min(3400, max(len(new) - 150, len(new) * 4 // 5))
@@ -126,42 +129,38 @@ def file_world(path: str | Path, cache: Path, hold_out: Sequence[str] | None = N
     swap, day2 = [*new[busy : busy + 50], *old[200:250]], [*new[busy + 50 : busy + 150], *old[250:350]]
     rng.shuffle(swap)
     rng.shuffle(day2)
-    names = {row["tool"] for row in rows.base_train}
     tools = tools_for_rows([*rows.base_train, *rows.base_fresh, *rows.target_train])
     return World(
         name=f"file {Path(path).name}",
-        base=cache / content_hash([rows.base_train, rows.base_test, ENGLISH, BASE]),
+        base=cache / content_hash([rows.base_train, rows.base_test, ENGLISH, FILE_BASE]),
         tools=tools,
-        day1=_file_requests(day1, names),
-        swap=_file_requests(swap, names),
-        day2=_file_requests(day2, names),
-        exam=_file_requests([*rows.target_test, *rows.base_test], names),
+        day1=_requests(day1, rows.held_out),
+        swap=_requests(swap, rows.held_out),
+        day2=_requests(day2, rows.held_out),
+        exam=_requests([*rows.target_test, *rows.base_test], rows.held_out),
         past=_past(known[:8000], kept, tools),
         config=FILE_CONFIG,
-        new=" and ".join(held),
+        new=" and ".join(rows.held_out),
         source=str(path),
-        held_out=held,
+        held_out=rows.held_out,
     )
 
 
-def _requests(rows: Sequence[Any]) -> list[Request]:
-    return [Request(r["text"], ToolCall(name=r["tool"], args=r["args"]), r["slice"] == "target") for r in rows]
-
-
-def _file_requests(rows: Sequence[Row], old: set[str]) -> list[Request]:
-    return [Request(r["text"], ToolCall(name=r["tool"], args=r["args"]), r["tool"] not in old) for r in rows]
+def _requests(rows: Sequence[Any], held_out: Sequence[str] = ()) -> list[Request]:
+    """Return rows as requests; new is what asks for a tool of `held_out`, and the sample data say it of each row."""
+    return [
+        Request(
+            r["text"], ToolCall(name=r["tool"], args=r["args"]), r.get("slice") == "target" or r["tool"] in held_out
+        )
+        for r in rows
+    ]
 
 
 def _past(train: Sequence[Any], heldout: Sequence[Any], tools: Sequence[BaseTool]) -> list[Example]:
     """Return what the base learned: the call each row asks for, and for some the answer after the tool's result."""
     by_name = {tool.name: tool for tool in tools}
-    calls = [_call(row, split) for rows, split in ((train, SPLITS[0]), (heldout, SPLITS[1])) for row in rows]
+    calls = [*(_call(row, "train") for row in train), *(_call(row, "heldout") for row in heldout)]
     return [*calls, *(_answer(call, by_name[call.category]) for call in calls[::ANSWERED])]
-
-
-SPLITS: tuple[Split, Split] = ("train", "heldout")
-ANSWERED = 8
-"""One in so many past calls is remembered with its answer too."""
 
 
 def _call(row: Any, split: Split) -> Example:

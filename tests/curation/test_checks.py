@@ -212,14 +212,6 @@ def test_a_request_without_words_is_no_conflict_and_no_crash() -> None:
     assert [p.problems for p in check(made)] == [(), ()]
 
 
-def test_other_embeddings_can_be_given() -> None:
-    """With vectors that make all requests alike, the odd tool is marked, whatever the words are."""
-    made = [proposal(w, call("play_music", artist=w), by=w) for w in ("Abba", "Queen", "Prince", "Blur")]
-    made.append(proposal("Zappa", call("book_table", restaurant="Zappa"), by="eve"))
-    assert check(made)[-1].problems == ()
-    assert check(made, embed=lambda texts: [[1.0, 0.0]] * len(texts))[-1].problems != ()
-
-
 def test_an_example_without_tools_is_not_held_against_any() -> None:
     """When the tools were not recorded, the schema check has no opinion."""
     assert problems("Play Abba", call("anything", artist="Abba"), tools=()) == ()

@@ -111,9 +111,10 @@ def test_broken_tool_schemas_are_a_sentence() -> None:
     reader = MemoryReader()
     run = reader.simple("r", "Hi", answer("Hello"))
     reader.say("r", correction=answer("x"))
-    reader.blobs[str(run.steps[0].tools)] = b"{"
-    with pytest.raises(DataError, match="s-r"):
-        propose([run], reader)
+    for blob, reason in ((b"{", "are no JSON"), (b'{"a": 1}', "are no list of mappings"), (b"[1]", "are no list")):
+        reader.blobs[str(run.steps[0].tools)] = blob
+        with pytest.raises(DataError, match=f"s-r.*{reason}"):
+            propose([run], reader)
 
 
 def test_the_same_lesson_has_the_same_id() -> None:
@@ -127,20 +128,29 @@ def test_the_same_lesson_has_the_same_id() -> None:
 
 
 def test_silence_is_no_approval() -> None:
-    """Only runs that somebody liked are kept; with trust_silence also the silent ones, half as sure."""
+    """Only runs that somebody liked are kept."""
     reader = MemoryReader()
     for name in ("liked", "silent", "disliked", "commented"):
         reader.simple(name, f"Play {name}", call("play_music", artist=name))
     reader.say("liked", score=1)
     reader.say("disliked", score=-1)
     reader.say("commented", text="hm")
-    runs = list(reader.runs.values())
-    [kept] = replayable(runs, reader)
+    [kept] = replayable(list(reader.runs.values()), reader)
     assert (kept.run_id, kept.origin, kept.by, kept.chosen) == (
         "liked", "approved", "ann", call("play_music", artist="liked"),
     )  # fmt: skip
-    trusted = {e.run_id: e.confidence for e in replayable(runs, reader, trust_silence=True)}
-    assert trusted == {"liked": 1.0, "silent": 0.5, "commented": 0.5}
+
+
+def test_what_cannot_be_read_again_is_not_replayed() -> None:
+    """A liked run without a model call, without an answer, or whose messages were erased, is passed over."""
+    reader = MemoryReader()
+    reader.add("empty", [])
+    reader.add("mute", [reader.step("s", [user("Hi")], [])])
+    reader.simple("erased", "Secret", answer("I keep it."))
+    reader.bodies.pop(reader.lists[str(reader.run("erased").steps[0].input)][0])
+    for name in reader.runs:
+        reader.say(name, score=1)
+    assert replayable(list(reader.runs.values()), reader) == []
 
 
 def test_one_voice_against_a_run_keeps_it_from_replay() -> None:

@@ -7,25 +7,36 @@ import pytest
 
 pytest.importorskip("torch")
 
-from langgraph_learnloop.demo import base, chat, english, grammar, tokens
+from langgraph_learnloop.demo import base, chat, grammar, tokens, words
+from tests.torch_threads import one_processor_thread
+
+__all__ = ["one_processor_thread"]
 
 SHIPPED = resources.files("langgraph_learnloop.demo") / "base_model"
 ARGS = {"people": 3, "restaurant": 'Joe\'s "Best" Grill', "day": "Sübtag", "tags": ["a b", "c"]}
+
+
+def called(row):
+    """Write a row as a chat: the request and the call it asks for."""
+    function = {"name": row["tool"], "arguments": row["args"]}
+    return [
+        {"role": "user", "content": row["text"]},
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
+    ]
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Train a base model of five steps; give its folder, its manifest and the progress calls."""
     out = tmp_path_factory.mktemp("base") / "model"
-    recipe = base.Recipe(steps=5, batch=8, hidden=32, layers=1, heads=2, feed_forward=32, vocabulary=600)
+    recipe = base.Recipe(seed=7, steps=5, batch=8, hidden=32, layers=1, heads=2, feed_forward=32, vocabulary=600)
     seen = []
     manifest = base.train_base(
         grammar.base_rows(300, 0),
         out,
         held_out=grammar.base_rows(20, 1),
         recipe=recipe,
-        seed=7,
-        progress=lambda *step: seen.append(step),
+        on_progress=seen.append,
     )
     return out, manifest, seen
 
@@ -53,7 +64,7 @@ def test_training_writes_a_whole_folder(tiny):
     assert json.loads((out / "manifest.json").read_text()) == json.loads(json.dumps(manifest))
     assert manifest["recipe"]["seed"] == 7
     assert manifest["held_out"]["n"] == 20
-    assert seen[-1][:2] == (5, 5)
+    assert (seen[-1].done, seen[-1].total) == (5, 5)
 
 
 def test_training_replaces_an_older_folder(tiny, tmp_path):
@@ -78,7 +89,7 @@ def test_failed_training_leaves_the_older_folder(tmp_path):
 
     recipe = base.Recipe(steps=1, batch=2, hidden=32, layers=1, heads=2, feed_forward=32, vocabulary=600)
     with pytest.raises(KeyboardInterrupt):
-        base.train_base(grammar.base_rows(50, 0), out, recipe=recipe, progress=stop)
+        base.train_base(grammar.base_rows(50, 0), out, recipe=recipe, on_progress=stop)
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
     assert (out / "old.txt").exists()
 
@@ -94,10 +105,10 @@ def test_same_seed_same_weights(tmp_path):
 def test_template_writes_what_training_writes(tokenizer):
     """The chat template and the training sequences agree on every token and on what the model says itself."""
     for row in [{"text": "Book it", "tool": "book_table", "args": ARGS}, *grammar.traffic(50, 2)]:
-        called = chat.messages_for(row)
-        answered = [*called, {"role": "tool", "content": "I did."}, {"role": "assistant", "content": "I did."}]
+        asked = called(row)
+        answered = [*asked, {"role": "tool", "content": "I did."}, {"role": "assistant", "content": "I did."}]
         made = tokens.encode([tokens.call_parts(row), tokens.answer_parts("I did.")], tokenizer)
-        for messages, sequence in zip((called, answered), made, strict=True):
+        for messages, sequence in zip((asked, answered), made, strict=True):
             shown = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
             assert shown["input_ids"] == sequence.ids
             assert [bool(said) for said in shown["assistant_masks"]] == sequence.said
@@ -147,13 +158,6 @@ def test_word_is_the_same_token_in_request_and_call(tokenizer):
     assert joined.count(",".join(map(str, value))) == 2
 
 
-def test_command_line_refuses_a_bad_file(tmp_path, capsys):
-    """The command ends with code 2 and a sentence when the file cannot be used."""
-    assert base.main(["--out", str(tmp_path / "m"), "--data", str(tmp_path / "none.jsonl")]) == 2
-    assert "Cannot read" in capsys.readouterr().err
-    assert not (tmp_path / "m").exists()
-
-
 def test_shipped_model_is_small_and_whole(shipped):
     """The shipped folder is at most 8,000,000 bytes and its weights are the manifest's."""
     import hashlib
@@ -167,19 +171,48 @@ def test_shipped_model_is_small_and_whole(shipped):
 
 def test_shipped_model_knows_the_old_and_not_the_new(shipped):
     """The shipped model is right on at least 90% of the old slice and on at most 20% of the target slice."""
-    old = base.score(*shipped, grammar.base_rows(150, 77))
-    target = base.score(*shipped, grammar.target_rows(150, 77))
+    old = base.score(*shipped, grammar.base_rows(60, 77))
+    target = base.score(*shipped, grammar.target_rows(60, 77))
     assert old["fully_right"] >= 0.9
     assert target["fully_right"] <= 0.2
 
 
 def test_batch_answers_as_single(shipped):
     """Answers are the same in a left-padded batch and one by one."""
-    texts = [row["text"] for row in grammar.traffic(24, 11)]
+    texts = [row["text"] for row in grammar.traffic(10, 11)]
     assert base.generate(*shipped, texts) == [base.generate(*shipped, [text])[0] for text in texts]
 
 
 def test_everyday_words_are_single_words():
     """Each word that a file's base knows is one lower-case word, and comes once."""
-    assert all(word.isalpha() and word.islower() for word in english.ENGLISH)
-    assert len(set(english.ENGLISH)) == len(english.ENGLISH)
+    assert all(word.isalpha() and word.islower() for word in words.ENGLISH)
+    assert len(set(words.ENGLISH)) == len(words.ENGLISH)
+
+
+def test_variation_keeps_arguments_in_the_text():
+    """Varying a row changes its values in the text and in the call alike, and keeps their types."""
+    rows = grammar.base_rows(500, 0)
+    mentions, rng = tokens.Mentions(rows), words.seeded("test")
+    varied = [mentions.vary(row, rng) for row in rows]
+    assert sum(new["text"] != old["text"] for new, old in zip(varied, rows, strict=True)) > 400
+    for new, old in zip(varied, rows, strict=True):
+        assert {name: type(value) for name, value in new["args"].items()} == {
+            name: type(value) for name, value in old["args"].items()
+        }
+        assert all(str(value) in new["text"] for value in new["args"].values()), new
+
+
+def test_variation_keeps_enumerations():
+    """An argument that only ever takes a few values is given no invented ones."""
+    rows = [row for row in grammar.base_rows(2000, 0) if row["tool"] == "find_route"]
+    mentions, rng = tokens.Mentions(rows), words.seeded("test")
+    assert {mentions.vary(row, rng, made_up=1.0)["args"]["mode"] for row in rows} == {
+        "car", "bike", "train", "bus", "ferry"
+    }  # fmt: skip
+
+
+def test_variation_leaves_unclear_values():
+    """A value that stands twice in the text, or inside another one, is kept."""
+    row = {"text": "play Mill by Mill Owl", "tool": "t", "args": {"a": "Mill", "b": "Mill Owl"}}
+    varied = tokens.Mentions([row]).vary(row, words.seeded("test"), made_up=1.0)
+    assert varied["args"]["a"] == "Mill"

@@ -3,8 +3,6 @@
 import pytest
 
 from langgraph_learnloop.demo import grammar, toolbox
-from langgraph_learnloop.demo.mentions import Mentions
-from langgraph_learnloop.demo.words import seeded
 
 
 def test_same_seed_same_rows():
@@ -68,32 +66,3 @@ def test_wrong_call_fails_its_schema(tool, args):
     tools = {tool.name: tool for tool in toolbox.Home().tools()}
     with pytest.raises(ValueError, match="validation error"):
         tools[tool].invoke(args)
-
-
-def test_variation_keeps_arguments_in_the_text():
-    """Varying a row changes its values in the text and in the call alike, and keeps their types."""
-    rows = grammar.base_rows(500, 0)
-    mentions, rng = Mentions(rows), seeded("test")
-    varied = [mentions.vary(row, rng) for row in rows]
-    assert sum(new["text"] != old["text"] for new, old in zip(varied, rows, strict=True)) > 400
-    for new, old in zip(varied, rows, strict=True):
-        assert {name: type(value) for name, value in new["args"].items()} == {
-            name: type(value) for name, value in old["args"].items()
-        }
-        assert all(str(value) in new["text"] for value in new["args"].values()), new
-
-
-def test_variation_keeps_enumerations():
-    """An argument that only ever takes a few values is given no invented ones."""
-    rows = [row for row in grammar.base_rows(2000, 0) if row["tool"] == "find_route"]
-    mentions, rng = Mentions(rows), seeded("test")
-    assert {mentions.vary(row, rng, made_up=1.0)["args"]["mode"] for row in rows} == {
-        "car", "bike", "train", "bus", "ferry"
-    }  # fmt: skip
-
-
-def test_variation_leaves_unclear_values():
-    """A value that stands twice in the text, or inside another one, is kept."""
-    row = {"text": "play Mill by Mill Owl", "tool": "t", "args": {"a": "Mill", "b": "Mill Owl"}}
-    varied = Mentions([row]).vary(row, seeded("test"), made_up=1.0)
-    assert varied["args"]["a"] == "Mill"

@@ -17,11 +17,32 @@ from langgraph_learnloop.demo.users import Seen, mixed_threads
 from langgraph_learnloop.demo.worlds import Request, sample_world
 from langgraph_learnloop.records import ToolCall
 
+SMALLER = """
+import signal
+from dataclasses import replace
 
-def _demo(home: Path, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "langgraph_learnloop", "demo", "--home", str(home / "demo"), *words]
-    env = {**os.environ, "HOME": str(home), "COLUMNS": "120", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=home, env=env, timeout=timeout, check=False)
+from langgraph_learnloop import cli
+from langgraph_learnloop.demo import play, worlds
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores ctrl-C, and its children
+world = worlds.sample_world()
+smaller = replace(
+    world,
+    day1=[request for number, request in enumerate(world.day1) if request.target or number % 4 == 0],
+    day2=world.day2[:30],
+    exam=[*world.exam[:100], *world.exam[200:400]],
+    config=world.config.model_copy(update={"retention_cases": 30, "category_margin": 0.25}),
+)
+play.sample_world = lambda: smaller
+cli.main()
+"""
+"""Plays `learnloop demo` on the sample data with fewer requests and cases; what is learned, and how, stays."""
+
+
+def _demo(home: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SMALLER, "demo", "--home", str(home / "demo"), *words]
+    env = {**os.environ, "HOME": str(home), "COLUMNS": "120", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home, env=env)
 
 
 @pytest.mark.slow
@@ -31,26 +52,20 @@ def test_the_whole_story_reaches_its_figures(tmp_path: Path) -> None:
 
     It is interrupted once on the way, and goes on where it was.
     """
-    # A runner in the background ignores ctrl-C, and so would its children.
-    code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from langgraph_learnloop import cli; "
-    )
-    command = [sys.executable, "-c", code + "cli.main()", "demo", "--home", str(tmp_path / "demo")]
-    first = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "120"}
-    )
+    first = _demo(tmp_path)
     assert first.stdout is not None
     for line in first.stdout:
         if line.startswith("The lesson"):
             first.send_signal(2)
             break
-    first.stdout.read()
-    assert first.wait(60) == 130
+    first.communicate(timeout=60)
+    assert first.returncode == 130
     done = json.loads((tmp_path / "demo" / "progress.json").read_text())
     assert "day1" in done
 
     second = _demo(tmp_path, "--json", str(tmp_path / "figures.json"))
-    assert second.returncode == 0, second.stdout + second.stderr
+    said, errors = second.communicate()
+    assert second.returncode == 0, said + errors
     found = json.loads((tmp_path / "figures.json").read_text())
     assert found["target"]["before"] <= 0.25
     assert found["target"]["after"] >= 0.85
@@ -58,8 +73,8 @@ def test_the_whole_story_reaches_its_figures(tmp_path: Path) -> None:
     assert found["stopped"] == ["no-replay", "hostile"]
     assert (found["swap"]["errors"], found["swap"]["mixed_threads"]) == (0, 0)
     assert found["swap"]["longest_pause_seconds"] <= found["swap"]["longest_generation_else"]
-    assert "stopped by the gate" in second.stdout
-    assert "Traceback" not in second.stderr
+    assert "stopped by the gate" in said
+    assert "Traceback" not in errors
 
 
 def test_days_share_no_request() -> None:

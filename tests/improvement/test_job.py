@@ -119,6 +119,22 @@ def test_progress_is_passed_on_and_chatter_is_not(tmp_path: Path):
     assert seen == [Progress(stage="train", done=1, total=2), Progress(stage="train", done=2, total=2, loss=0.5)]
 
 
+def test_a_plan_is_read_from_the_workers_last_line(tmp_path: Path):
+    """The worker is asked to plan, and what its libraries say before the plan is passed over."""
+    python = fake_python(
+        tmp_path,
+        """
+        assert sys.argv[4:] == ["--plan"]
+        print("a library says hello", flush=True)
+        plan = {"examples": {"correction": 8}, "categories": {}, "left_out": 0, "steps": 5, "passes": 1.0, "tokens": 9}
+        print(json.dumps(plan | {"job_id": job["job_id"], "engine": "peft: a test."}), flush=True)
+        """,
+    )
+    job = job_in(tmp_path)
+    plan = LocalTrainer(python).plan(job)
+    assert (plan.job_id, plan.steps, plan.tokens) == (job.job_id, 5, 9)
+
+
 def test_a_failure_has_reason_code_and_log(tmp_path: Path):
     """The error holds the last thing the worker said, its exit code, and where the rest is."""
     python = fake_python(tmp_path, "sys.stderr.write('noise\\nThe base model is broken.\\n\\n'); sys.exit(3)")

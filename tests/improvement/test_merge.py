@@ -8,6 +8,7 @@ import pytest
 
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.improvement.lora.job import merged
+from langgraph_learnloop.improvement.lora.merge import main
 from langgraph_learnloop.jobs import WEIGHTS
 from tests.improvement.jobs import RECIPE, in_process, job_of
 from tests.improvement.tiny_base import weather_examples
@@ -37,6 +38,14 @@ def test_a_merged_model_says_the_same(base: Path, adapter: Path, tmp_path: Path)
     assert torch.allclose(one, two, atol=1e-4)
 
 
+def test_the_process_writes_what_is_written_here(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """It ends with 0 when the model is in its place; what cannot be written is a sentence, too."""
+    assert main(["merge", str(base), str(adapter), str(tmp_path / "model")]) == 0
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    (tmp_path / "file").write_text("in the way")
+    assert main(["merge", str(base), str(adapter), str(tmp_path / "file" / "model")]) == 1
+
+
 def test_a_folder_that_is_there_stays(base: Path, adapter: Path, tmp_path: Path) -> None:
     """Nothing is written over."""
     (tmp_path / "mine").mkdir()
@@ -44,14 +53,16 @@ def test_a_folder_that_is_there_stays(base: Path, adapter: Path, tmp_path: Path)
         merged(str(base), str(adapter), tmp_path / "mine")
 
 
-def test_a_damaged_adapter_leaves_nothing(base: Path, adapter: Path, tmp_path: Path) -> None:
-    """The reason is a sentence, and no folder looks like a model."""
+def test_a_damaged_adapter_leaves_nothing(
+    base: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reason is a sentence, the last one on standard error, and no folder looks like a model."""
     (tmp_path / "broken").mkdir()
     for file in adapter.iterdir():
         (tmp_path / "broken" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "broken" / WEIGHTS).write_bytes(b"no")
-    with pytest.raises(TrainingError, match="could not be merged"):
-        merged(str(base), str(tmp_path / "broken"), tmp_path / "model")
+    assert main(["merge", str(base), str(tmp_path / "broken"), str(tmp_path / "model")]) == 1
+    assert "could not be merged" in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 

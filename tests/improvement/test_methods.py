@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from langgraph_learnloop.errors import DataError, TrainingError
 from langgraph_learnloop.improvement.lora.adapters import load
-from langgraph_learnloop.improvement.lora.ewc import Consolidation, as_parent, divergence, fisher
+from langgraph_learnloop.improvement.lora.ewc import Consolidation, as_parent, divergence, fisher, penalty_for
 from langgraph_learnloop.improvement.lora.rate import find_rate, steepest
 from langgraph_learnloop.improvement.lora.rows import IGNORE, collate, in_order, packed, rows_of, tokenise
 from langgraph_learnloop.jobs import WEIGHTS
@@ -176,6 +176,25 @@ def test_holding_on_costs_learning(base: Path, tmp_path: Path, method: str) -> N
         job = job_of(base, tmp_path, old_and_new(), recipe.model_copy(update={method: weight}))
         moved[weight] = in_process(job).loss
     assert moved[1e3] > moved[1e-6]
+
+
+def test_what_goes_on_holds_on_to_its_parent(base: Path, tmp_path: Path) -> None:
+    """The divergence is from the adapter that the job began with, and what is written is the new one alone."""
+    first = in_process(job_of(base, tmp_path, weather_examples(), SHORT.model_copy(update={"steps": 5})))
+    recipe = SHORT.model_copy(update={"replay": 1.0, "kl": 1.0, "steps": 2})
+    job = job_of(base, tmp_path, old_and_new(), recipe, parent_adapter=first.adapter)
+    child = in_process(job)
+    assert load_file(Path(child.adapter) / WEIGHTS).keys() == load_file(Path(first.adapter) / WEIGHTS).keys()
+    model, tokenizer = load(job)
+    assert penalty_for(job, model, tokenizer, old_and_new(), 0) is not None
+    batch = collate(tokenise(weather_examples()[:2], tokenizer), pad=0)
+    marked = torch.ones_like(batch["labels"])
+    assert float(divergence(model, batch, marked).detach()) == pytest.approx(0, abs=1e-5)
+    with model.disable_adapter(), torch.no_grad():
+        bare = model(**batch).logits
+    with as_parent(model), torch.no_grad():
+        assert not torch.allclose(model(**batch).logits, bare)
+    assert model.active_adapter == "default"
 
 
 def test_holding_on_needs_something_to_hold(base: Path, tmp_path: Path) -> None:

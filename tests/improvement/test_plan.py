@@ -10,6 +10,7 @@ from rich.console import Console
 
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.examples import problems
+from langgraph_learnloop.improvement.lora import worker
 from langgraph_learnloop.improvement.lora.job import LocalTrainer, finished, workplace
 from langgraph_learnloop.improvement.lora.rows import batches, length, tokenise
 from langgraph_learnloop.records import Example, Message, Plan, Progress, Recipe
@@ -30,7 +31,7 @@ def test_a_plan_tells_what_the_job_does(base: Path, tmp_path: Path) -> None:
     long = weather_examples()[0].model_copy(update={"messages": (Message(role="user", content="word " * 200),)})
     recipe = RECIPE.model_copy(update={"steps": 20})
     job = job_of(base, tmp_path, [*weather_examples(), long], recipe)
-    plan = LocalTrainer().plan(job)
+    plan = worker.plan(job)
     assert (plan.examples, plan.categories, plan.left_out) == ({"correction": 9}, {"weather": 9}, 1)
     assert (plan.steps, plan.passes, plan.usd) == (20, 20.0, None)
     rows = tokenise(weather_examples(), AutoTokenizer.from_pretrained(base))
@@ -53,7 +54,6 @@ def test_what_cannot_be_planned_is_a_sentence(base: Path, tmp_path: Path) -> Non
     assert any("end of its log" in note for note in caught.value.__notes__)
 
 
-@pytest.mark.slow
 def test_a_job_that_needs_a_gpu_says_so(base: Path, tmp_path: Path) -> None:
     """Where there is none, nothing is loaded."""
     import torch
@@ -61,7 +61,7 @@ def test_a_job_that_needs_a_gpu_says_so(base: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(TrainingError, match="asks for a GPU and PyTorch sees none"):
-        LocalTrainer().train(job_of(base, tmp_path, weather_examples(), gpu=True), lambda _: None)
+        worker.run(job_of(base, tmp_path, weather_examples(), gpu=True), lambda _: None)
 
 
 def test_too_few_corrections_are_refused() -> None:

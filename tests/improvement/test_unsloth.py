@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job
-from langgraph_learnloop.records import Generation, Release, Sampling
+from langgraph_learnloop.records import Generation, Job, Recipe, Release, Sampling, ToolCall, TrainingResult
 from langgraph_learnloop.serving.local_engine import LocalEngine
-from tests.improvement.jobs import RECIPE
+from tests.improvement.jobs import RECIPE, in_process, job_of
 from tests.improvement.test_methods import corrected
 from tests.improvement.tiny_base import weather_examples, write_dataset
 
@@ -25,22 +26,28 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _this_package(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _this_package() -> Iterator[None]:
     """Let the worker run the package that is tested."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        yield
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "kto"])
-def test_unsloth_trains_and_the_engine_serves(base: Path, tmp_path: Path, method: str) -> None:
-    """The worker trains with Unsloth in another environment; the agent's own loads the adapter and answers with it."""
-    recipe = RECIPE.model_copy(update={"method": method, "steps": 60 if method != "sft" else 150, "batch": 4})
-    job = make_job(
-        base, write_dataset(tmp_path / "data.jsonl", corrected()), recipe, tmp_path / "jobs", None, "unsloth"
-    )
-    result = LocalTrainer(PYTHON).train(job, lambda _: None)
-    assert result.engine == "unsloth: the job asks for it."
-    assert (result.libraries["trl"], "unsloth" in result.libraries) == ("1.15.0", True)
+def unsloth_job(base: Path, folder: Path, recipe: Recipe, parent: str | None = None) -> Job:
+    """Return a job that asks for Unsloth."""
+    return make_job(base, write_dataset(folder / "data.jsonl", corrected()), recipe, folder / "jobs", parent, "unsloth")
+
+
+@pytest.fixture(scope="module")
+def learned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    """Train an adapter with Unsloth until it knows the cities."""
+    recipe = RECIPE.model_copy(update={"steps": 150, "batch": 4})
+    return LocalTrainer(PYTHON).train(unsloth_job(base, tmp_path_factory.mktemp("sft"), recipe), lambda _: None)
+
+
+def answers(base: Path, result: TrainingResult) -> list[tuple[ToolCall, ...]]:
+    """Serve an adapter by the agent's own engine; return what it calls for each of the cities."""
     release = Release(
         base_model=str(base),
         adapter=result.adapter,
@@ -55,31 +62,38 @@ def test_unsloth_trains_and_the_engine_serves(base: Path, tmp_path: Path, method
     ]
     calls = [engine.generate(one).message.tool_calls for one in asked]
     engine.close()
-    if method == "sft":
-        right = sum(
-            bool(c) and c[0].args == e.chosen.tool_calls[0].args for c, e in zip(calls, weather_examples(), strict=True)
-        )
-        assert right >= 6
+    return calls
 
 
-def test_a_job_of_unsloth_goes_on(base: Path, tmp_path: Path) -> None:
+def test_unsloth_trains_and_the_engine_serves(base: Path, learned: TrainingResult) -> None:
+    """The worker trains with Unsloth in another environment; the agent's own loads the adapter and answers with it."""
+    assert learned.engine == "unsloth: the job asks for it."
+    assert (learned.libraries["trl"], "unsloth" in learned.libraries) == ("1.15.0", True)
+    expected = [e.chosen.tool_calls[0].args for e in weather_examples()]
+    given = [calls[0].args if calls else None for calls in answers(base, learned)]
+    assert sum(one == other for one, other in zip(given, expected, strict=True)) >= 6
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_unsloth_learns_preferences(base: Path, tmp_path: Path, method: str) -> None:
+    """The other methods train there, too, and what they leave can be served."""
+    recipe = RECIPE.model_copy(update={"method": method, "steps": 20, "batch": 4})
+    result = LocalTrainer(PYTHON).train(unsloth_job(base, tmp_path, recipe), lambda _: None)
+    assert (result.engine, result.libraries["trl"]) == ("unsloth: the job asks for it.", "1.15.0")
+    assert len(answers(base, result)) == len(weather_examples())
+
+
+def test_a_job_of_unsloth_goes_on(base: Path, tmp_path: Path, learned: TrainingResult) -> None:
     """An adapter of Unsloth's is gone on from by plain PEFT, and one of PEFT's by Unsloth."""
-    dataset = write_dataset(tmp_path / "data.jsonl", weather_examples())
-    recipe = RECIPE.model_copy(update={"steps": 40})
-    for first, second in (("unsloth", "peft"), ("peft", "unsloth")):
-        parent = LocalTrainer(PYTHON).train(
-            make_job(base, dataset, recipe, tmp_path / first, None, first),
-            lambda _: None,  # type: ignore[arg-type]
-        )
-        more = recipe.model_copy(update={"steps": 2})
-        child = LocalTrainer(PYTHON).train(
-            make_job(base, dataset, more, tmp_path / first, parent.adapter, second),
-            lambda _: None,  # type: ignore[arg-type]
-        )
-        assert child.engine.startswith(second)
-        assert parent.loss is not None
+    more = RECIPE.model_copy(update={"steps": 2})
+    by_peft = in_process(job_of(base, tmp_path, corrected(), more, parent_adapter=learned.adapter))
+    parent = in_process(job_of(base, tmp_path, corrected(), RECIPE.model_copy(update={"steps": 40})))
+    by_unsloth = LocalTrainer(PYTHON).train(unsloth_job(base, tmp_path, more, parent.adapter), lambda _: None)
+    assert by_unsloth.engine.startswith("unsloth")
+    for child, before in ((by_peft, learned), (by_unsloth, parent)):
+        assert before.loss is not None
         assert child.loss is not None
-        assert child.loss < parent.loss + 0.1
+        assert child.loss < before.loss + 0.1
 
 
 def test_the_worker_keeps_its_environment_apart() -> None:

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from langgraph_learnloop.errors import MissingExtraError
+from langgraph_learnloop.errors import DataError, MissingExtraError
 from langgraph_learnloop.improvement.lora import worker
-from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job
+from langgraph_learnloop.improvement.lora.job import LocalTrainer, finished, make_job
 from langgraph_learnloop.integrations.unsloth_trainer import load
-from langgraph_learnloop.records import Recipe
+from langgraph_learnloop.records import Progress, Recipe
 from tests.improvement.tiny_base import weather_examples, write_dataset
 
 HAS_UNSLOTH = importlib.util.find_spec("unsloth") is not None
@@ -72,6 +72,46 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, worker.LOOP, None)
     with pytest.raises(MissingExtraError, match=r"langgraph-learnloop\[train\]"):
         worker._heavy(worker.LOOP)
+
+
+def test_a_job_is_run_as_it_is_described(base: Path, tmp_path: Path):
+    """The worker says which engine it takes and when it is ready, trains, and measures what was kept aside."""
+    examples = weather_examples()
+    aside = examples[7].model_copy(update={"split": "validation"})
+    dataset = write_dataset(tmp_path / "data.jsonl", [*examples[:7], aside])
+    job = make_job(base, dataset, Recipe(steps=3, rank=4, replay=0), tmp_path / "jobs", engine="peft")
+    seen: list[Progress] = []
+    worker.run(job, seen.append)
+    assert [(p.stage, p.total) for p in seen[:3]] == [("start", 3), ("load", 3), ("train", 3)]
+    assert seen[0].note == "Training with peft: the job asks for it."
+    result = finished(job)
+    assert result is not None
+    assert (result.engine, result.examples, set(result.validation)) == ("peft: the job asks for it.", 7, {"new"})
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "not enough memory for this job"),
+        (OSError(28, "No space left on device"), "could not be read or written: [Errno 28] No space left on device"),
+        (DataError("The row is broken."), "The row is broken."),
+    ],
+)
+def test_a_failure_is_the_last_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: Exception, reason: str
+):
+    """Whatever ends a job is one line on standard error and exit code 1; `--alone` watches no parent."""
+    monkeypatch.setattr(worker, "_private_stdout", lambda: print)
+    monkeypatch.setitem(sys.modules, "sklearn", sys.modules.get("sklearn"))  # which the worker shuts out
+    job = make_job("hub/name", write_dataset(tmp_path / "d.jsonl", weather_examples()), Recipe(), tmp_path)
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(worker, "read_splits", fails)
+    assert worker.main(["worker", str(tmp_path / "job.json"), "--alone"]) == 1
+    assert reason in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_job_file_that_is_none_is_refused(tmp_path: Path):

@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.improvement.lora.adapters import TRAINED, copied, trained
-from langgraph_learnloop.improvement.lora.rows import IGNORE, Row, collate, length, tokenise
+from langgraph_learnloop.improvement.lora.rows import IGNORE, Row, length, loss_of, tokenise
 from langgraph_learnloop.improvement.lora.trainers import Penalty
 from langgraph_learnloop.records import Example, Job
 
@@ -75,10 +75,9 @@ def fisher(model: Any, rows: Sequence[Row], pad: int) -> Mapping[str, torch.Tens
     weights = trained(model)
     found = {name: torch.zeros_like(value) for name, value in weights.items()}
     for row in rows:
-        batch = {key: value.to(model.device) for key, value in collate([row], pad).items() if key != "old"}
-        said = (batch["labels"] != IGNORE).sum()
+        said = sum(label != IGNORE for label in row["labels"])
         model.zero_grad(set_to_none=True)
-        (model(**batch, use_cache=False).loss * said).backward()
+        (loss_of(model, [row], pad) * said).backward()
         for name, value in weights.items():
             if value.grad is not None:
                 found[name] += value.grad.detach() ** 2 / len(rows)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
 
 from langgraph_learnloop.errors import TrainingError
+from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Job, Progress
-
-Tell = Callable[[Progress], None]
 
 
 class Log(TrainerCallback):
     """Pass the trainer's log on as progress; stop a run whose loss is no number, or whose time is up."""
 
-    def __init__(self, job: Job, tell: Tell) -> None:
+    def __init__(self, job: Job, tell: OnProgress) -> None:
         self._total = job.recipe.steps
         self._minutes = job.minutes
         self._tell = tell

@@ -22,20 +22,21 @@ from langgraph_learnloop.files import file_sha256, whole_file, whole_folder
 from langgraph_learnloop.improvement.lora.adapters import TRAINED, copied, put_back, weaken
 from langgraph_learnloop.improvement.lora.ewc import penalty_for
 from langgraph_learnloop.improvement.lora.job import hashes, workplace
-from langgraph_learnloop.improvement.lora.log import Log, Tell
+from langgraph_learnloop.improvement.lora.log import Log
 from langgraph_learnloop.improvement.lora.rate import find_rate
 from langgraph_learnloop.improvement.lora.rows import (
     IGNORE,
     Row,
     batches,
-    collate,
     in_order,
     length,
+    loss_of,
     rows_of,
     tokenise,
 )
 from langgraph_learnloop.improvement.lora.trainers import settings_for, trainer_for
 from langgraph_learnloop.jobs import RESULT, WEIGHTS
+from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Example, Job, Progress, Recipe, TrainingResult
 
 try:
@@ -55,7 +56,7 @@ def train(
     tokenizer: Any,
     *,
     engine: str,
-    tell: Tell,
+    tell: OnProgress,
     aside: Sequence[Example] = (),
 ) -> TrainingResult:
     """Train on the examples and write the adapter, whole or not at all; go on from the job's checkpoint if it has one.
@@ -95,7 +96,7 @@ def train(
     return result
 
 
-def _with_rate(job: Job, rows: Sequence[Row], model: Any, tokenizer: Any, tell: Tell) -> Job:
+def _with_rate(job: Job, rows: Sequence[Row], model: Any, tokenizer: Any, tell: OnProgress) -> Job:
     """Return the job with the rate that was found for it, now or before it was cut off."""
     kept = workplace(job) / "rate.json"
     try:
@@ -123,12 +124,10 @@ def _validation(model: Any, tokenizer: Any, aside: Sequence[Example], recipe: Re
         rows = sorted((r for r in tokenise(examples, tokenizer) if length(r) <= recipe.max_length), key=length)
         cost = tokens = 0.0
         for start in range(0, len(rows), recipe.batch):
-            batch = {
-                name: value.to(model.device) for name, value in collate(rows[start : start + recipe.batch], 0).items()
-            }
-            asked = float((batch["labels"][:, 1:] != IGNORE).sum())
+            batch = rows[start : start + recipe.batch]
+            asked = sum(label != IGNORE for row in batch for label in row["labels"][1:])
             with torch.no_grad():
-                cost += float(model(**batch, use_cache=False).loss) * asked
+                cost += float(loss_of(model, batch, 0)) * asked
             tokens += asked
         if tokens:
             found[kind] = cost / tokens

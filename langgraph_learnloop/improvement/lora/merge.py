@@ -12,6 +12,7 @@ from typing import Any
 
 from langgraph_learnloop.errors import LearnLoopError, MissingExtraError, TrainingError
 from langgraph_learnloop.files import whole_folder
+from langgraph_learnloop.improvement.lora.worker import fail
 
 
 def main(argv: list[str]) -> int:
@@ -24,11 +25,11 @@ def main(argv: list[str]) -> int:
             else:
                 _merge(base, adapter, scratch)
     except LearnLoopError as error:
-        return _fail(str(error))
+        return fail(str(error))
     except OSError as error:
-        return _fail(f"A file could not be read or written: {error}. Check the folder and the space on its disk.")
+        return fail(f"A file could not be read or written: {error}. Check the folder and the space on its disk.")
     except Exception as error:  # noqa: BLE001 - whatever form damage takes in four libraries, it is one sentence
-        return _fail(f"The base {base!r} and the adapter {adapter!r} could not be merged: {error}.")
+        return fail(f"The base {base!r} and the adapter {adapter!r} could not be merged: {error}.")
     return 0
 
 
@@ -56,11 +57,6 @@ def _gguf(adapter: str, folder: Path, how: str) -> None:
     model.save_pretrained_gguf(str(folder), tokenizer, quantization_method=how)
     if not list(folder.glob("*.gguf")):
         raise TrainingError("Unsloth wrote no GGUF file: see what it said above.")
-
-
-def _fail(reason: str) -> int:
-    sys.stderr.write("\n" + " ".join(reason.split()) + "\n")
-    return 1
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from langgraph_learnloop.improvement.lora.adapters import copied, put_back, trained
-from langgraph_learnloop.improvement.lora.rows import Row, batches, collate
+from langgraph_learnloop.improvement.lora.rows import Row, batches, loss_of
 from langgraph_learnloop.records import Recipe
 
 _TRIED = 40
@@ -33,15 +33,14 @@ def find_rate(recipe: Recipe, rows: Sequence[Row], model: Any, pad: int) -> floa
     losses: list[float] = []
     model.train()
     for rate, batch in zip(rates, batches(rows, recipe.model_copy(update={"steps": _TRIED})), strict=True):
-        given = {name: value.to(model.device) for name, value in collate(batch, pad).items() if name != "old"}
-        loss = model(**given, use_cache=False).loss
+        loss = loss_of(model, batch, pad)
         losses.append(_smoothed(losses, float(loss.detach())))
         if not math.isfinite(losses[-1]) or losses[-1] > _LOST * min(losses):
             break
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.zero_grad(set_to_none=True)
     put_back(model, before)

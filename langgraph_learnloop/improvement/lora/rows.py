@@ -150,6 +150,13 @@ def collate(batch: Sequence[Row], pad: int, multiple: int = 8) -> dict[str, torc
     return tensors | ({"old": padded("old", 0)} if "old" in batch[0] else {})
 
 
+def loss_of(model: Any, batch: Sequence[Row], pad: int) -> torch.Tensor:
+    """Return the model's mean loss over the learned tokens of some rows."""
+    given = {name: value.to(model.device) for name, value in collate(batch, pad).items() if name != "old"}
+    loss: torch.Tensor = model(**given, use_cache=False).loss
+    return loss
+
+
 def packed(batch: Sequence[Row]) -> dict[str, torch.Tensor]:
     """Lay rows end to end: tensors of 1 x tokens, with positions that begin anew, so that no row attends to another."""
     joined: dict[str, torch.Tensor] = {

@@ -44,11 +44,11 @@ def main(argv: list[str]) -> int:
         else:
             run(job, tell)
     except LearnLoopError as error:
-        return _fail(str(error))
+        return fail(str(error))
     except OSError as error:
-        return _fail(f"A file could not be read or written: {error}. Check the job's folder and the space on its disk.")
+        return fail(f"A file could not be read or written: {error}. Check the job's folder and the space on its disk.")
     except MemoryError:
-        return _fail("There is not enough memory for this job: take a smaller batch or max_length.")
+        return fail("There is not enough memory for this job: take a smaller batch or max_length.")
     return 0
 
 
@@ -144,7 +144,8 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def _fail(reason: str) -> int:
+def fail(reason: str) -> int:
+    """Say why, on one line that is the last on standard error, and return the exit code."""
     sys.stderr.write("\n" + " ".join(reason.split()) + "\n")
     return 1
 
