@@ -6,7 +6,7 @@
 Needs `pip install "langgraph-learnloop[openai]"`, and servers started as `integrations/vllm/README.md` says. An adapter
 is loaded under a name that is made of its release's id and never given to other weights. The files beside this one are
 its parts: `vllm_replica` speaks with one server, `vllm_answer` puts its answers together, `vllm_adapter` looks at what
-is to be loaded, `vllm_errors` says what went wrong.
+is to be loaded.
 """
 
 from __future__ import annotations
@@ -22,11 +22,20 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from langgraph_learnloop.errors import ConfigError, EngineError
+from langgraph_learnloop.errors import ConfigError, EngineError, not_loaded
+from langgraph_learnloop.files import same_model
 from langgraph_learnloop.integrations.vllm_adapter import check_adapter
 from langgraph_learnloop.integrations.vllm_answer import Parse
-from langgraph_learnloop.integrations.vllm_errors import ReplicaError
-from langgraph_learnloop.integrations.vllm_replica import PREFIX, Base, Look, Replica, Served, api, clients, same_model
+from langgraph_learnloop.integrations.vllm_replica import (
+    PREFIX,
+    Base,
+    Look,
+    Replica,
+    ReplicaError,
+    Served,
+    api,
+    clients,
+)
 from langgraph_learnloop.records import EngineHealth, Generated, Generation, Release
 
 T = TypeVar("T")
@@ -217,8 +226,9 @@ class VllmEngine:
                         self._spare(replica)
                     others = len(self._replicas) > 1
                     if begun or failed or not (error.elsewhere if others else error.here):
+                        said_nothing = f"Release {request.release_id!r} did not answer."
                         first = [f"{one} Tried again:" for one in failed.values()]
-                        raise EngineError(" ".join([_not_answered(request), *first, str(error)])) from error
+                        raise EngineError(" ".join([said_nothing, *first, str(error)])) from error
                     failed[replica.url] = error
 
     def _asked(self, replica: Replica, request: Generation, ask: _Ask) -> Iterator[str | Generated]:
@@ -235,10 +245,7 @@ class VllmEngine:
 
     def _known(self, release_id: str) -> Served:
         if (served := self._served.get(release_id)) is None:
-            raise EngineError(
-                f"Release {release_id!r} is not loaded in this engine; load it first. "
-                f"Loaded are: {', '.join(sorted(self._served)) or 'none'}."
-            )
+            raise not_loaded(release_id, self._served)
         return served
 
     @contextmanager
@@ -274,7 +281,3 @@ def _sum(counts: Sequence[int | None]) -> int | None:
     """Return how many there are together; None where that is not known of all, or where there is none."""
     known = [count for count in counts if count is not None]
     return sum(known) if known and len(known) == len(counts) else None
-
-
-def _not_answered(request: Generation) -> str:
-    return f"Release {request.release_id!r} did not answer."

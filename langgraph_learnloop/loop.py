@@ -52,7 +52,7 @@ from langgraph_learnloop.records import (
 )
 from langgraph_learnloop.releases import ReleaseDiff, diff
 from langgraph_learnloop.rolling import behind_in_words, tending
-from langgraph_learnloop.serving.shadow import Shadow
+from langgraph_learnloop.serving.shadow_traffic import ShadowTraffic
 
 if TYPE_CHECKING:
     from langgraph_learnloop.evaluation.findings import Report
@@ -104,7 +104,7 @@ class LearnLoop(Learning):
         )
         self._engine: Engine | None = None
         self._live: LiveModel | None = None
-        self._shadow = Shadow(self.store.rollouts.add_shadow, now)
+        self._shadow = ShadowTraffic(self.store.rollouts.add_shadow, now)
         self._tenders: list[Callable[[], None]] = []
 
     def model(self, engine: Engine) -> LiveModel:

@@ -18,8 +18,8 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -28,24 +28,20 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage
 
 from langgraph_learnloop.calls import clean_text
-from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
+from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, NotFoundError, needing
 from langgraph_learnloop.records import Release
-from langgraph_learnloop.serving.desk import Desk, Reply, refusal_of
+from langgraph_learnloop.serving.desk import Desk, refusal_of
 from langgraph_learnloop.serving.live_model import RELEASE_KEY, LiveModel
 from langgraph_learnloop.serving.openai_form import Asked, Heard, Refusal, event, read_asked, release_of
 from langgraph_learnloop.texts import quoted
 
-try:
+with needing("Serving over HTTP", "langgraph-learnloop[serve]"):
     import uvicorn
     from fastapi import APIRouter, Depends, FastAPI, Request, Response
     from fastapi.concurrency import run_in_threadpool
     from fastapi.responses import StreamingResponse
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
-except ImportError as error:
-    raise MissingExtraError(
-        f'Serving over HTTP needs {error.name!r}: pip install "langgraph-learnloop[serve]".'
-    ) from error
 
 LIVE = "learnloop"
 """The name by which callers ask for the live model; "learnloop:ID" asks for one release, "learnloop-ID" for none."""
@@ -118,9 +114,8 @@ class _Pulse:
 
     async def _look(self) -> tuple[int, dict[str, Any]]:
         try:
-            reply = await self._desk.ask(self._asked, {})
-            answer = await reply.next()
-            release = release_of(answer) if answer is not None else None
+            async with aclosing(self._desk.answer(self._asked, {})) as pieces:
+                release = release_of(await anext(pieces))
             since = await run_in_threadpool(self._since, release)
         except Exception as error:  # noqa: BLE001 - whatever it was, the model does not answer
             _log.warning("The model does not answer: %s: %s", type(error).__name__, error)
@@ -132,16 +127,19 @@ class _Pulse:
         return moves[-1].at.isoformat() if moves and moves[-1].release_id == release else None
 
 
-async def _events(reply: Reply, first: AIMessage | None, heard: Heard, seconds: float) -> AsyncIterator[str]:
+async def _events(
+    first: AIMessage, pieces: AsyncGenerator[AIMessage, None], heard: Heard, seconds: float
+) -> AsyncIterator[str]:
     """Yield the events of a stream whose first piece is here; an error in its midst is its last event."""
-    piece, opening = first, {"role": "assistant", "content": ""}
+    piece: AIMessage | None = first
+    opening = {"role": "assistant", "content": ""}
     try:
         while piece is not None:
             said = heard.take(piece)
             if said or opening:
                 yield heard.change({**opening, **said})
             opening = {}
-            piece = await reply.next()
+            piece = await anext(pieces, None)
     except Exception as error:  # noqa: BLE001 - the status was sent long ago
         yield event(refusal_of(error, seconds).body)
         return
@@ -152,15 +150,17 @@ async def _events(reply: Reply, first: AIMessage | None, heard: Heard, seconds: 
 class _Stream(StreamingResponse):
     """Send events; whatever ends that, a caller who hung up too, stops the answer."""
 
-    def __init__(self, events: AsyncIterator[str], reply: Reply, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, events: AsyncIterator[str], pieces: AsyncGenerator[AIMessage, None], headers: Mapping[str, str]
+    ) -> None:
         super().__init__(events, headers={**headers, "cache-control": "no-cache"}, media_type="text/event-stream")
-        self._reply = reply
+        self._pieces = pieces
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._reply.stop()
+            await self._pieces.aclose()
 
 
 class _Endpoint:
@@ -203,19 +203,15 @@ class _Endpoint:
         return _sent(_described(name, self._began if release is None else release.made_at))
 
     async def _answer(self, asked: Asked, metadata: Mapping[str, str]) -> Response:
-        reply = await self._desk.ask(asked, metadata)
+        pieces = self._desk.answer(asked, metadata)
         heard = Heard(asked, int(self._now().timestamp()), f"chatcmpl-{self._new_id()}")
-        try:
-            first = await reply.next()
-        except BaseException:
-            reply.stop()
-            raise
-        if first is None:
+        if (first := await anext(pieces, None)) is None:
             raise TypeError("The model said nothing.")
-        if not asked.stream:
-            body = heard.whole(first)
-            return _sent(body, headers=_named(heard.release))
-        return _Stream(_events(reply, first, heard, self._seconds), reply, _named(release_of(first)))
+        headers = _named(release_of(first))
+        if asked.stream:
+            return _Stream(_events(first, pieces, heard, self._seconds), pieces, headers)
+        await pieces.aclose()
+        return _sent(heard.whole(first), headers=headers)
 
     async def _metadata(self, request: Request, asked: Asked) -> dict[str, str]:
         """Return what tells the model which release to take."""
@@ -326,7 +322,7 @@ def _check(request: Request, key: str | None) -> None:
     """
     if key is None:
         host = _hostname(request.headers.get("host", ""))
-        if host != "localhost" and not _is_number(host):
+        if host != "localhost" and _address(host) is None:
             sentence = f"Without a key nobody is served who calls this machine {quoted(host)}"
             raise Refusal(403, f"{sentence}: serve with a key, or ask localhost.", "forbidden")
         return
@@ -342,16 +338,16 @@ def _hostname(host: str) -> str:
         return host
 
 
-def _is_number(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the number that a host is named by; None for a name."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host)
+    return None
 
 
 def _is_here(host: str) -> bool:
-    return host == "localhost" or (_is_number(host) and ipaddress.ip_address(host).is_loopback)
+    number = _address(host)
+    return host == "localhost" if number is None else number.is_loopback
 
 
 async def _say_no(request: Request, error: Exception) -> Response:

@@ -99,18 +99,16 @@ class Follower:
     def _load(self, routes: Routes, health: EngineHealth) -> str | None:
         """Load and prove what threads may be given; return why that failed."""
         troubles = []
-        for release_id in (routes.champion, routes.candidate):
-            if release_id is None:
-                continue
+        for release_id in filter(None, (routes.champion, routes.candidate)):
+            newest = [release_id]
             try:
                 if release_id not in self._loaded or release_id not in health.loaded:
                     prove(self._engine, self._find(release_id), self._probes(release_id))
             except LearnLoopError as error:
                 _log.warning("The release %s cannot be served here: %s", release_id, error)
-                self._loaded = [one for one in self._loaded if one != release_id]
                 troubles.append(str(error))
-                continue
-            self._loaded = [one for one in self._loaded if one != release_id] + [release_id]
+                newest = []
+            self._loaded = [one for one in self._loaded if one != release_id] + newest
         return " ".join(troubles) or None
 
     def _clear(self) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.errors import EngineError, not_loaded
 from langgraph_learnloop.records import EngineHealth, Generated, Generation, Message, Release, Sampling, TokenLogprob
+from langgraph_learnloop.serving.relay import relayed
 from langgraph_learnloop.serving.toolcalls import THINK_CLOSE, THINK_OPEN, offered_names, parse_answer
 
 _LENGTH = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
@@ -85,7 +86,7 @@ class HostedEngine:
         model, asked, options = self._call(request)
         whole: BaseMessage | None = None
         thinks = False
-        with self._in_a_sentence(request), contextlib.closing(_relayed(model.stream(asked, _ALONE, **options))) as come:
+        with self._in_a_sentence(request), contextlib.closing(relayed(model.stream(asked, _ALONE, **options))) as come:
             for chunk in come:
                 whole = chunk if whole is None else whole + chunk  # type: ignore[assignment]  # a sum of chunks is one
                 text, thought = chunk.text, _reasoning(chunk)
@@ -122,10 +123,7 @@ class HostedEngine:
         """Return the model with its tools, what it is asked and how."""
         name = self._loaded.get(request.release_id)
         if name is None:
-            raise EngineError(
-                f"Release {request.release_id!r} is not loaded in this engine; load it first. "
-                f"Loaded are: {', '.join(sorted(self._loaded)) or 'none'}."
-            )
+            raise not_loaded(request.release_id, self._loaded)
         model: Runnable[Any, AIMessage] = self._made[name]
         if request.tools:
             with self._in_a_sentence(request):
@@ -135,7 +133,7 @@ class HostedEngine:
             options["stop"] = list(request.stop)
         if request.logprobs is not None and self._logprobs:
             options |= {"logprobs": True, **({"top_logprobs": request.logprobs} if request.logprobs else {})}
-        return model, [_to_langchain(message) for message in request.messages], options
+        return model, convert_to_messages([message.openai() for message in request.messages]), options
 
     @contextlib.contextmanager
     def _in_a_sentence(self, request: Generation) -> Iterator[None]:
@@ -151,25 +149,6 @@ class HostedEngine:
             f"The model {name!r} of release {request.release_id!r} did not answer: {what}. "
             "Check the provider, and try again."
         )
-
-
-def _to_langchain(message: Message) -> BaseMessage:
-    if message.role == "system":
-        return SystemMessage(message.content, name=message.name)
-    if message.role == "user":
-        return HumanMessage(message.content, name=message.name)
-    if message.role == "tool":
-        return ToolMessage(message.content, tool_call_id=message.tool_call_id or "call_0", name=message.name)
-    calls = [
-        {"name": call.name, "args": call.args, "id": call.id or f"call_{number}", "type": "tool_call"}
-        for number, call in enumerate(message.tool_calls)
-    ]
-    return AIMessage(message.content, tool_calls=calls, name=message.name)
-
-
-def _relayed(chunks: Iterator[AIMessage]) -> Generator[AIMessage, None, None]:
-    """Yield chunks; their stream is closed with this one: the provider must not go on writing for nobody."""
-    yield from chunks
 
 
 def _generated(message: BaseMessage, request: Generation) -> Generated:

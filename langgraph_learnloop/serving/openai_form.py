@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -145,6 +145,15 @@ class Asked(_Part):
             raise refused("top_logprobs", "it asks for more of what 'logprobs': true asks for, so set both")
         return self
 
+    @model_validator(mode="after")
+    def _chooses_what_is_offered(self) -> Self:
+        choices: list[Any] = [None, "none", "auto"]
+        if self.tools:
+            choices += ["required", *map(_choice_of, self.tools)]
+        if self.tool_choice not in choices:
+            raise refused("tool_choice", "it must be none, auto, required, or name one of the 'tools'")
+        return self
+
     @property
     def with_usage(self) -> bool:
         """Return whether a stream is to end with what was used."""
@@ -158,44 +167,23 @@ class Asked(_Part):
         probabilities = {"logprobs": True, "top_logprobs": self.top_logprobs} if self.logprobs else {}
         return {name: value for name, value in {**given, **probabilities}.items() if value is not None}
 
-    @property
-    def offered(self) -> list[dict[str, Any]]:
-        """Return the tools on offer: "none" offers none of them, a tool's name that one; raise Refusal for others."""
-        choice, tools = self.tool_choice, self.tools or []
-        if choice in (None, "none", "auto"):
-            return [] if choice == "none" else [tool.model_dump(exclude_none=True) for tool in tools]
-        found = [tool for tool in tools if choice in ("required", _choice_of(tool))]
-        if not found:
-            raise refused("tool_choice", "it must be none, auto, required, or name one of the 'tools'")
-        return [tool.model_dump(exclude_none=True) for tool in found]
-
-    @property
-    def must_call(self) -> bool:
-        """Return whether nothing but a call will do."""
-        return self.tool_choice not in (None, "none", "auto")
-
     def conversation(self) -> list[BaseMessage]:
         """Return the messages as LangChain has them; a tool's result gets the name of the call that it answers."""
         names = {call.id: call.function.name for message in self.messages for call in message.tool_calls or ()}
-        return [_as_langchain(message, names) for message in self.messages]
+        return convert_to_messages(
+            [
+                {
+                    **message.model_dump(),
+                    "role": "system" if message.role == "developer" else message.role,
+                    "name": message.name or (names.get(str(message.tool_call_id)) if message.role == "tool" else None),
+                }
+                for message in self.messages
+            ]
+        )
 
 
 def _choice_of(tool: _Tool) -> dict[str, Any]:
     return {"type": "function", "function": {"name": tool.function.name}}
-
-
-def _as_langchain(message: _Message, names: Mapping[str, str]) -> BaseMessage:
-    text, name = message.content or "", message.name
-    if message.role == "assistant":
-        calls: list[Any] = [
-            {"name": call.function.name, "args": call.function.arguments, "id": call.id, "type": "tool_call"}
-            for call in message.tool_calls or ()
-        ]
-        return AIMessage(text, name=name, tool_calls=calls)
-    if message.role == "tool":
-        answered = str(message.tool_call_id)
-        return ToolMessage(text, tool_call_id=answered, name=name or names.get(answered))
-    return HumanMessage(text, name=name) if message.role == "user" else SystemMessage(text, name=name)
 
 
 class Refusal(Exception):

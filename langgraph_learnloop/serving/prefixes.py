@@ -7,7 +7,7 @@ beginning, such as instructions and tools, is held once.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -39,10 +39,6 @@ class Known:
     count: int = 0
     """Tokens."""
     pieces: Sequence[_Piece] = ()
-
-    def kinds(self) -> Layers:
-        """Return keys and values that are like those of every conversation, but for their number of tokens."""
-        return self.pieces[0].layers
 
     def layers(self, count: int) -> list[Layers]:
         """Return the keys and values of the first so many tokens, piece by piece."""
@@ -105,7 +101,10 @@ class Prefixes:
     def drop(self, release_id: str) -> None:
         """Forget what was kept of a release."""
         root = self._roots.pop(release_id, None)
-        for piece in _below(root) if root else ():
+        left = [*root.after.values()] if root is not None else []
+        while left:
+            piece = left.pop()
+            left += piece.after.values()
             del self._pieces[piece]
             self.held_bytes -= piece.size
 
@@ -123,9 +122,8 @@ class Prefixes:
         return pieces, count
 
     def _add(self, piece: _Piece) -> _Piece:
-        before = piece.before
-        if before is not None:
-            before.after[piece.tokens[0]] = piece
+        if piece.before is not None:
+            piece.before.after[piece.tokens[0]] = piece
         self._pieces[piece] = None
         self.held_bytes += piece.size
         return piece
@@ -166,11 +164,3 @@ def _copied(layers: Layers, start: int, stop: int) -> Layers:
 
 def _size(layers: Layers) -> int:
     return sum(keys.nbytes + values.nbytes for keys, values in layers)
-
-
-def _below(piece: _Piece) -> Iterator[_Piece]:
-    left = [*piece.after.values()]
-    while left:
-        one = left.pop()
-        left.extend(one.after.values())
-        yield one

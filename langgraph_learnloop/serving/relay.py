@@ -35,8 +35,17 @@ async def in_thread(work: Callable[[], _Item]) -> _Item:
     return await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), partial(copy_context().run, work))
 
 
-async def from_thread(items: Iterator[_Item]) -> AsyncGenerator[_Item, None]:
-    """Yield what an iterator gives in another thread; who stops listening closes it at its next item."""
+def _lent(work: Callable[[], object]) -> None:
+    _threads(os.getpid()).submit(work)
+
+
+async def from_thread(
+    items: Iterator[_Item], start: Callable[[Callable[[], object]], object] = _lent
+) -> AsyncGenerator[_Item, None]:
+    """Yield what an iterator gives in another thread; who stops listening closes it at its next item.
+
+    `start` has the work done in a thread: one of those that are lent to coroutines, if nothing else is said.
+    """
     loop = asyncio.get_running_loop()
     given: asyncio.Queue[tuple[_Item] | BaseException | None] = asyncio.Queue()
     gone = threading.Event()
@@ -57,7 +66,7 @@ async def from_thread(items: Iterator[_Item]) -> AsyncGenerator[_Item, None]:
         except BaseException as error:  # noqa: BLE001 - raised where the items are waited for
             hand(error)
 
-    _threads(os.getpid()).submit(copy_context().run, work)
+    start(partial(copy_context().run, work))
     try:
         while (what := await given.get()) is not None:
             if isinstance(what, BaseException):

@@ -14,9 +14,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.records import Generation
+from langgraph_learnloop.serving.detokenizer import Told
 from langgraph_learnloop.serving.prefixes import Known, Layers
 from langgraph_learnloop.serving.toolcalls import THINK_OPEN
-from langgraph_learnloop.serving.words import Told
 
 
 class Written(NamedTuple):
@@ -191,7 +191,7 @@ def _filled(known: Sequence[Known], taken: Sequence[int], width: int) -> Dynamic
     like = next(some for some in known if some.pieces)
     rows = [some.layers(count) for some, count in zip(known, taken, strict=True)]
     data = []
-    for at, kind in enumerate(like.kinds()):
+    for at, kind in enumerate(like.pieces[0].layers):
         pair = tuple(one.new_zeros(len(known), one.shape[0], width, one.shape[2]) for one in kind)
         for row, pieces in enumerate(rows):
             start = width - taken[row]

@@ -13,9 +13,9 @@ import pytest
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling
+from langgraph_learnloop.serving.detokenizer import Detokenizer
 from langgraph_learnloop.serving.local_engine import LocalEngine
 from langgraph_learnloop.serving.swap import swap
-from langgraph_learnloop.serving.words import Words
 
 QUESTIONS = [f"weather in {'far away ' * (i % 3)}{city}" for i, city in enumerate(("oslo", "rome", "lima", "bern") * 2)]
 
@@ -415,7 +415,7 @@ def test_a_stream_holds_stop_texts_back(engine, models):
 def test_words_are_decoded_without_half_characters(text: str):
     """Bytes that come one by one are shown as whole characters only, and as all of them."""
     tokens = list(text.encode())
-    words = Words(lambda some: bytes(some).decode(errors="replace"), ())
+    words = Detokenizer(lambda some: bytes(some).decode(errors="replace"), ())
     shown = [words.take(tokens[: at + 1]) for at in range(len(tokens))]
     assert "".join(shown) == text
     assert [piece for piece in shown if piece] == list(text)
@@ -423,7 +423,7 @@ def test_words_are_decoded_without_half_characters(text: str):
 
 def test_bytes_that_are_no_text_are_shown_at_the_end():
     """What stays half a character is what the whole answer shows too."""
-    words = Words(lambda some: bytes(some).decode(errors="replace"), ("stop",))
+    words = Detokenizer(lambda some: bytes(some).decode(errors="replace"), ("stop",))
     tokens = [*b"a s", 0xF0, 0x9F]
     shown = [words.take(tokens[: at + 1]) for at in range(len(tokens))]
     assert shown == ["a", " ", "", "", ""]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling
-from langgraph_learnloop.serving.words import kept_tokens, token_logprobs
+from langgraph_learnloop.serving.detokenizer import kept_tokens, token_logprobs
 
 TEXTS = ("weather in oslo", "weather in far away rome", "lima", "weather in bern or kyiv")
 

@@ -23,7 +23,7 @@ Ask = Callable[[], Generated]
 """Has the candidate answer a request."""
 
 
-class Shadow:
+class ShadowTraffic:
     """Put the first request of a thread to a candidate, one at a time, in a thread of its own."""
 
     def __init__(

@@ -14,16 +14,16 @@ import torch
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.serving.batching import FairQueue
+from langgraph_learnloop.serving.detokenizer import Decode, cut
 from langgraph_learnloop.serving.prefixes import Known, Prefixes
 from langgraph_learnloop.serving.rows import Rows, Waiting, Written, read_together
-from langgraph_learnloop.serving.weights import Voices
-from langgraph_learnloop.serving.words import Decode, cut
+from langgraph_learnloop.serving.weights import ReleaseModels
 
 _TURN = 4
 """Tokens after which another batch has its turn, and newcomers join: reading their prompts costs a step."""
 
 
-class Reader(NamedTuple):
+class Base(NamedTuple):
     """What the writer must know of a base."""
 
     decode: Decode
@@ -33,7 +33,7 @@ class Reader(NamedTuple):
     """Tokens that a conversation may have."""
 
 
-class Writer:
+class GenerationLoop:
     """Answer whoever waits in `queue`; those whose releases may speak together in one batch, which newcomers join.
 
     Several batches take turns of a few tokens. `loaded` holds the ids of the releases that may be asked for.
@@ -42,9 +42,9 @@ class Writer:
     def __init__(
         self,
         queue: FairQueue[Waiting],
-        voices: Voices,
+        models: ReleaseModels,
         prefixes: Prefixes,
-        reader: Reader,
+        base: Base,
         loaded: Collection[str],
         max_batch: int,
         random: torch.Generator,
@@ -52,9 +52,9 @@ class Writer:
         self.trouble: str | None = None
         """Why it stopped, if nobody told it to."""
         self._queue = queue
-        self._voices = voices
+        self._models = models
         self._prefixes = prefixes
-        self._reader = reader
+        self._base = base
         self._loaded = loaded
         self._max_batch = max_batch
         self._random = random
@@ -103,7 +103,7 @@ class Writer:
         """Forget the releases that are to leave and that nobody is being answered by."""
         busy = {release_id for rows in self._active for release_id in rows.release_ids}
         for release_id, done in (one for one in self._leaving if one[0] not in busy):
-            self._voices.drop(release_id)
+            self._models.drop(release_id)
             self._prefixes.drop(release_id)
             done.set_result(None)
         self._leaving = [one for one in self._leaving if one[0] in busy]
@@ -156,23 +156,23 @@ class Writer:
         if waiting.release_id not in self._loaded:
             waiting.fail(f"Release {waiting.release_id!r} was unloaded while this request waited.")
             return False
-        waiting.room = min(waiting.request.sampling.max_tokens, self._reader.limit - len(waiting.ids))
+        waiting.room = min(waiting.request.sampling.max_tokens, self._base.limit - len(waiting.ids))
         if waiting.room <= 0:
             tokens = len(waiting.ids)
-            waiting.fail(f"The conversation has {tokens} tokens and the model reads at most {self._reader.limit}.")
+            waiting.fail(f"The conversation has {tokens} tokens and the model reads at most {self._base.limit}.")
         return waiting.room > 0
 
     def _read_prompts(self, waiting: list[Waiting]) -> Rows:
         """Read what is not known of the prompts, those in one go that have about as much to read."""
         known = [self._prefixes.find(one.release_id, one.ids) for one in waiting]
-        parts = read_together(waiting, known) if self._voices.plain else [list(range(len(waiting)))]
+        parts = read_together(waiting, known) if self._models.plain else [list(range(len(waiting)))]
         first, *more = [self._read_part([waiting[at] for at in part], [known[at] for at in part]) for part in parts]
         for rows in more:
             first.join(rows)
         return first
 
     def _read_part(self, waiting: list[Waiting], known: list[Known]) -> Rows:
-        rows = Rows.of(self._voices.group(waiting[0].release_id), waiting, known, self._random.device)
+        rows = Rows.of(self._models.group(waiting[0].release_id), waiting, known, self._random.device)
         self._step(rows)
         return rows
 
@@ -183,7 +183,7 @@ class Writer:
                 self._prefixes.keep(one.release_id, *rows.conversation(row))
 
     def _step(self, rows: Rows) -> None:
-        out = self._voices.model(rows.release_ids)(
+        out = self._models.model(rows.release_ids)(
             input_ids=rows.ids,
             attention_mask=rows.mask if rows.padded else None,
             position_ids=rows.positions,
@@ -212,32 +212,33 @@ class Writer:
 
     def _tell(self, waiting: Sequence[Waiting], logits: torch.Tensor, tokens: Sequence[int]) -> None:
         """Note how likely the tokens were, for those who asked for that."""
-        rows = [row for row, one in enumerate(waiting) if one.request.logprobs is not None and not one.written.done()]
-        if not rows:
+        asked = {
+            row: one.request.logprobs
+            for row, one in enumerate(waiting)
+            if one.request.logprobs is not None and not one.written.done()
+        }
+        if not asked:
             return
-        logprobs = torch.log_softmax(logits[rows].float(), dim=-1)
-        best, which = logprobs.topk(min(_most_told(waiting, rows), logprobs.shape[-1]), dim=-1)
-        for row, likely, values, others in zip(rows, logprobs, best.tolist(), which.tolist(), strict=True):
-            count = waiting[row].request.logprobs or 0
+        logprobs = torch.log_softmax(logits[[*asked]].float(), dim=-1)
+        best, which = logprobs.topk(min(max(asked.values()), logprobs.shape[-1]), dim=-1)
+        for (row, count), likely, values, others in zip(
+            asked.items(), logprobs, best.tolist(), which.tolist(), strict=True
+        ):
             top = list(zip(others[:count], values[:count], strict=True))
             waiting[row].told.append((float(likely[tokens[row]]), top))
 
     def _take(self, waiting: Waiting, token: int) -> None:
         """Add a token to an answer; answer the caller when it is the last."""
-        ended = token in self._reader.ends or waiting.gone
+        ended = token in self._base.ends or waiting.gone
         if not ended:
             waiting.tokens.append(token)
             if waiting.heard is not None:
                 waiting.heard.put(True)
             stops = waiting.request.stop
-            ended = bool(stops) and cut(text := self._reader.decode(waiting.tokens), stops) != text
+            ended = bool(stops) and cut(text := self._base.decode(waiting.tokens), stops) != text
         if ended or len(waiting.tokens) >= waiting.room:
             reason: Literal["stop", "length"] = "stop" if ended else "length"
             waiting.written.set_result(Written(len(waiting.ids), waiting.tokens, reason))
-
-
-def _most_told(waiting: Sequence[Waiting], rows: Sequence[int]) -> int:
-    return max(waiting[row].request.logprobs or 0 for row in rows)
 
 
 def _fail(batch: Sequence[Waiting], error: Exception) -> None:
