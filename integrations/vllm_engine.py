@@ -18,9 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from langgraph_learnloop.errors import ConfigError, EngineError, not_loaded
 from langgraph_learnloop.files import same_model
@@ -29,9 +28,9 @@ from langgraph_learnloop.integrations.vllm_answer import Parse
 from langgraph_learnloop.integrations.vllm_replica import (
     PREFIX,
     Base,
-    Look,
     Replica,
     ReplicaError,
+    ReplicaHealth,
     Served,
     api,
     clients,
@@ -41,23 +40,6 @@ from langgraph_learnloop.records import EngineHealth, Generated, Generation, Rel
 T = TypeVar("T")
 _Ask = Callable[[Replica, Served, Generation], Iterator[str | Generated]]
 _log = logging.getLogger(__name__)
-
-
-class ReplicaHealth(NamedTuple):
-    """How one server is."""
-
-    url: str
-    """The server."""
-    ready: bool
-    """It answers, its engine runs and it serves the base."""
-    releases: tuple[str, ...]
-    """Ids of the releases that it holds, also those that other processes gave it."""
-    answering: int
-    """Requests of this process that it is answering now."""
-    waiting: int | None
-    """Requests of whoever, which wait there for their turn; None where it does not say."""
-    error: str | None
-    """What is wrong with it."""
 
 
 class VllmEngine:
@@ -120,7 +102,7 @@ class VllmEngine:
             if release_id in self._served:
                 return
             served = self._checked(release)
-            outcomes = self._everywhere(lambda replica: replica.hold(served))
+            outcomes = _at_once(lambda replica: replica.hold(served), self._replicas)
             if failed := [outcome for outcome in outcomes if isinstance(outcome, EngineError)]:
                 fresh = [replica for replica, took in zip(self._replicas, outcomes, strict=True) if took is True]
                 _at_once(lambda replica: replica.drop(served.name), fresh)
@@ -135,7 +117,7 @@ class VllmEngine:
         with self._loading:
             served = self._served.pop(release_id, None)
             if served is None or served.path is not None:
-                self._everywhere(lambda replica: replica.drop(PREFIX + release_id))
+                _at_once(lambda replica: replica.drop(PREFIX + release_id), self._replicas)
 
     def generate(self, request: Generation) -> Generated:
         """Answer with exactly the release that was asked for, or raise EngineError."""
@@ -157,16 +139,18 @@ class VllmEngine:
         """
         seen = self.replicas()
         ready = [one for one in seen if one.ready]
-        waiting = [one.waiting for one in ready]
+        waiting = [one.waiting for one in ready if one.waiting is not None]
+        bare = {release_id for release_id, served in self._served.copy().items() if served.path is None}
+        held = set.intersection(*(set(one.releases) for one in ready)) | bare if ready else set()
         return EngineHealth(
             trouble=None if ready else f"No replica is ready. {' '.join(str(one.error) for one in seen)}",
-            loaded=self._held([set(one.releases) for one in ready]),
-            waiting=_sum(waiting),
+            loaded=tuple(sorted(held)),
+            waiting=sum(waiting) if waiting and len(waiting) == len(ready) else None,
         )
 
     def replicas(self) -> tuple[ReplicaHealth, ...]:
         """Return how each replica is, in the order they were given; within seconds, as long as the slowest takes."""
-        looks = self._everywhere(Replica.look)
+        looks = _at_once(Replica.look, self._replicas)
         return tuple(self._seen(replica, look) for replica, look in zip(self._replicas, looks, strict=True))
 
     def close(self) -> None:
@@ -174,27 +158,19 @@ class VllmEngine:
         for replica in self._replicas:
             replica.clients.answers.close()
 
-    def _everywhere(self, work: Callable[[Replica], T]) -> list[T | EngineError]:
-        return _at_once(work, self._replicas)
-
-    def _seen(self, replica: Replica, look: Look | EngineError) -> ReplicaHealth:
+    def _seen(self, replica: Replica, look: ReplicaHealth | EngineError) -> ReplicaHealth:
         """Return how a replica is; log it when that has changed, and spare one that is not ready."""
         error = str(look) if isinstance(look, EngineError) else None
         if (error is None) != (replica.trouble is None):
             _log.warning("vLLM: %s", error or f"The replica {replica.url!r} is ready again.")
         replica.trouble = error
-        if isinstance(look, EngineError):
-            self._spare(replica)
-            return ReplicaHealth(replica.url, False, (), replica.answering, None, error)
-        return ReplicaHealth(replica.url, True, look.releases, replica.answering, look.waiting, None)
+        if not isinstance(look, EngineError):
+            return look
+        self._spare(replica)
+        return ReplicaHealth(replica.url, False, (), replica.answering, None, error)
 
     def _spare(self, replica: Replica) -> None:
         replica.rests_until = self._clock() + self._rest_seconds
-
-    def _held(self, holdings: list[set[str]]) -> tuple[str, ...]:
-        """Return the releases that all of these hold; whoever serves the base holds those without adapter."""
-        bare = {release_id for release_id, served in self._served.copy().items() if served.path is None}
-        return tuple(sorted(set.intersection(*holdings) | bare)) if holdings else ()
 
     def _checked(self, release: Release) -> Served:
         """Return what a release is on the servers, once it is the one it says it is."""
@@ -266,18 +242,12 @@ class VllmEngine:
 
 def _at_once(work: Callable[[Replica], T], replicas: Sequence[Replica]) -> list[T | EngineError]:
     """Do work with several replicas at the same time; return for each what came of it."""
+
+    def outcome(replica: Replica) -> T | EngineError:
+        try:
+            return work(replica)
+        except EngineError as error:
+            return error
+
     with ThreadPoolExecutor(max(1, len(replicas)), "learnloop-vllm") as pool:
-        return list(pool.map(partial(_outcome, work), replicas))
-
-
-def _outcome(work: Callable[[Replica], T], replica: Replica) -> T | EngineError:
-    try:
-        return work(replica)
-    except EngineError as error:
-        return error
-
-
-def _sum(counts: Sequence[int | None]) -> int | None:
-    """Return how many there are together; None where that is not known of all, or where there is none."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known and len(known) == len(counts) else None
+        return list(pool.map(outcome, replicas))

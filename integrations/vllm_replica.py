@@ -66,13 +66,21 @@ class Served(NamedTuple):
     """Where the servers find the adapter; None for the bare base."""
 
 
-class Look(NamedTuple):
-    """What a server that is well says of itself."""
+class ReplicaHealth(NamedTuple):
+    """How one server is."""
 
+    url: str
+    """The server."""
+    ready: bool
+    """It answers, its engine runs and it serves the base."""
     releases: tuple[str, ...]
-    """Ids of the releases that it holds."""
+    """Ids of the releases that it holds, also those that other processes gave it."""
+    answering: int
+    """Requests of this process that it is answering now."""
     waiting: int | None
-    """Requests that wait there; None where it does not say."""
+    """Requests of whoever, which wait there for their turn; None where it does not say."""
+    error: str | None
+    """What is wrong with it."""
 
 
 class ReplicaError(EngineError):
@@ -132,7 +140,11 @@ class Replica:
             if served.path is None or served.name in listed:
                 return False
             if again:
-                self._check(served)
+                try:
+                    check_adapter(served.release, Path(self.base.model))
+                except EngineError as error:
+                    sentence = f"The replica {self.url!r} lost {served.name!r}. {error}"
+                    raise ReplicaError(sentence, elsewhere=True) from error
             said, took = self._load(served.name, served.path)
             try:
                 if served.name in self._listed(self.clients.loads):
@@ -147,11 +159,12 @@ class Replica:
         with self.lock, suppress(ReplicaError):
             self._post("unload_lora_adapter", {"lora_name": name})
 
-    def look(self) -> Look:
+    def look(self) -> ReplicaHealth:
         """Return how the server is; raise EngineError if anything is wrong with it."""
         self._told("health")
         held = sorted(name for name in self._listed(self.clients.looks) if name.startswith(PREFIX))
-        return Look(tuple(name.removeprefix(PREFIX) for name in held), self._waiting())
+        releases = tuple(name.removeprefix(PREFIX) for name in held)
+        return ReplicaHealth(self.url, True, releases, self.answering, self._waiting(), None)
 
     def whole(self, served: Served, request: Generation) -> Iterator[Generated]:
         """Yield the answer."""
@@ -183,12 +196,6 @@ class Replica:
 
     def _said(self, served: Served, request: Generation) -> Said:
         return Said(served.name if served.path is not None else None, self.parse, request.logprobs)
-
-    def _check(self, served: Served) -> None:
-        try:
-            check_adapter(served.release, Path(self.base.model))
-        except EngineError as error:
-            raise ReplicaError(f"The replica {self.url!r} lost {served.name!r}. {error}", elsewhere=True) from error
 
     def _load(self, name: str, path: str) -> tuple[str, bool]:
         """Ask for a load; return what came of it, and whether it was the one that loaded."""

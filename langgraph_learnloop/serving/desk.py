@@ -34,7 +34,7 @@ class Desk:
         self._places = asyncio.Semaphore(places)
 
     async def answer(self, asked: Asked, metadata: Mapping[str, str]) -> AsyncGenerator[AIMessage, None]:
-        """Yield an answer's pieces; raise Refusal when no place is free for too long, TimeoutError when it takes longer.
+        """Yield an answer's pieces; raise Refusal when no place is free in time, TimeoutError when it takes longer.
 
         What the model raises is raised. Who closes this gives the answer up.
         """

@@ -207,7 +207,8 @@ class _Endpoint:
         heard = Heard(asked, int(self._now().timestamp()), f"chatcmpl-{self._new_id()}")
         if (first := await anext(pieces, None)) is None:
             raise TypeError("The model said nothing.")
-        headers = _named(release_of(first))
+        release = release_of(first)
+        headers = {} if release is None else {RELEASE_HEADER: release}
         if asked.stream:
             return _Stream(_events(first, pieces, heard, self._seconds), pieces, headers)
         await pieces.aclose()
@@ -241,10 +242,6 @@ class _Endpoint:
 
 def _described(name: str, made_at: datetime) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(made_at.timestamp()), "owned_by": LIVE}
-
-
-def _named(release: str | None) -> dict[str, str]:
-    return {} if release is None else {RELEASE_HEADER: release}
 
 
 def application(
@@ -295,7 +292,9 @@ def serve(
     Raise ConfigError when the port cannot be had, or when everybody could reach an application without a key. Port 0 is
     a free one; `on_ready` is called with the address as soon as callers can connect.
     """
-    if getattr(application.state, "open", True) and not _is_here(host):
+    number = _address(host)
+    is_here = host == "localhost" if number is None else number.is_loopback
+    if getattr(application.state, "open", True) and not is_here:
         raise ConfigError(f"Without a key it is not served on {host!r}, where others can reach it: give a key.")
     config = uvicorn.Config(
         application,
@@ -343,11 +342,6 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     with suppress(ValueError):
         return ipaddress.ip_address(host)
     return None
-
-
-def _is_here(host: str) -> bool:
-    number = _address(host)
-    return host == "localhost" if number is None else number.is_loopback
 
 
 async def _say_no(request: Request, error: Exception) -> Response:

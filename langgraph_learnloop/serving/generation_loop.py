@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -16,7 +16,7 @@ from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.serving.batching import FairQueue
 from langgraph_learnloop.serving.detokenizer import Decode, cut
 from langgraph_learnloop.serving.prefixes import Known, Prefixes
-from langgraph_learnloop.serving.rows import Rows, Waiting, Written, read_together
+from langgraph_learnloop.serving.rows import Rows, Waiting, read_together
 from langgraph_learnloop.serving.weights import ReleaseModels
 
 _TURN = 4
@@ -237,8 +237,7 @@ class GenerationLoop:
             stops = waiting.request.stop
             ended = bool(stops) and cut(text := self._base.decode(waiting.tokens), stops) != text
         if ended or len(waiting.tokens) >= waiting.room:
-            reason: Literal["stop", "length"] = "stop" if ended else "length"
-            waiting.written.set_result(Written(len(waiting.ids), waiting.tokens, reason))
+            waiting.written.set_result("stop" if ended else "length")
 
 
 def _fail(batch: Sequence[Waiting], error: Exception) -> None:

@@ -157,6 +157,8 @@ def _generated(message: BaseMessage, request: Generation) -> Generated:
     text = str(message.text) + "".join(_torn(call) for call in getattr(message, "invalid_tool_calls", None) or ())
     read = parse_answer(text, offered=offered_names(request.tools))
     usage: Mapping[str, int] = getattr(message, "usage_metadata", None) or {}
+    about = message.response_metadata
+    ended = about.get("finish_reason") or about.get("stop_reason") or about.get("done_reason")
     said = [{"name": call["name"], "args": call["args"], "id": call["id"]} for call in calls]
     return Generated(
         message=Message.model_validate(
@@ -165,7 +167,7 @@ def _generated(message: BaseMessage, request: Generation) -> Generated:
         reasoning="\n\n".join(filter(None, (_reasoning(message).strip(), read.reasoning))) or None,
         input_tokens=usage.get("input_tokens", 0),
         output_tokens=usage.get("output_tokens", 0),
-        finish_reason="length" if _ended(message) in _LENGTH else "stop",
+        finish_reason="length" if str(ended).lower() in _LENGTH else "stop",
         logprobs=_logprobs(message) if request.logprobs is not None else (),
     )
 
@@ -175,14 +177,16 @@ def _logprobs(message: BaseMessage) -> tuple[TokenLogprob, ...]:
     told = message.response_metadata.get("logprobs")
     tokens = told.get("content") if isinstance(told, Mapping) else None
     try:
-        return tuple(_logprob(token) for token in tokens or ())
+        return tuple(
+            TokenLogprob(
+                token=one["token"],
+                logprob=one["logprob"],
+                top=tuple((likely["token"], likely["logprob"]) for likely in one.get("top_logprobs") or ()),
+            )
+            for one in tokens or ()
+        )
     except (KeyError, TypeError, ValueError):
         return ()
-
-
-def _logprob(told: Mapping[str, Any]) -> TokenLogprob:
-    top = tuple((likely["token"], likely["logprob"]) for likely in told.get("top_logprobs") or ())
-    return TokenLogprob(token=told["token"], logprob=told["logprob"], top=top)
 
 
 def _reasoning(message: BaseMessage) -> str:
@@ -199,11 +203,6 @@ def _reasoning(message: BaseMessage) -> str:
 def _torn(call: Mapping[str, Any]) -> str:
     """Return a call whose arguments are no JSON in the form that is recognised, and written again."""
     return f'\n<tool_call>{{"name": {json.dumps(call.get("name"))}, "arguments": {call.get("args")}'
-
-
-def _ended(message: BaseMessage) -> str:
-    about = message.response_metadata
-    return str(about.get("finish_reason") or about.get("stop_reason") or about.get("done_reason") or "").lower()
 
 
 def _sentence(error: Exception) -> str:

@@ -12,7 +12,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 
 from langgraph_learnloop.messages import from_langchain
-from langgraph_learnloop.records import Generated, Message, TokenLogprob
+from langgraph_learnloop.records import Generated, Message
 from langgraph_learnloop.serving.toolcalls import AnswerReader, Part, new_call_id
 
 LEAST_LOGPROB = -9999.0
@@ -70,14 +70,14 @@ def last_chunk(answer: Generated, shown: AnswerReader) -> AIMessageChunk:
 
 
 def _ending(answer: Generated) -> dict[str, Any]:
+    """Return why an answer ended, and what was told of its tokens in OpenAI's form."""
     if not answer.logprobs:
         return {"finish_reason": answer.finish_reason}
-    return {"finish_reason": answer.finish_reason, "logprobs": {"content": [_token(one) for one in answer.logprobs]}}
-
-
-def _token(one: TokenLogprob) -> dict[str, Any]:
-    """Return a token's log-probability in OpenAI's form."""
-    return {**_likely(one.token, one.logprob), "top_logprobs": [_likely(*other) for other in one.top]}
+    told = [
+        {**_likely(one.token, one.logprob), "top_logprobs": [_likely(*other) for other in one.top]}
+        for one in answer.logprobs
+    ]
+    return {"finish_reason": answer.finish_reason, "logprobs": {"content": told}}
 
 
 def _likely(token: str, logprob: float) -> dict[str, Any]:

@@ -169,20 +169,21 @@ class LocalEngine:
         words = Detokenizer(self._text, waiting.request.stop)
         while heard.get():
             yield words.take(tuple(waiting.tokens))
-        yield words.take(waiting.written.result().tokens, is_all=True)
+        waiting.written.result()  # raises what went wrong
+        yield words.take(waiting.tokens, is_all=True)
 
     def _read(self, waiting: Waiting) -> Generated:
-        written, stops = waiting.written.result(), waiting.request.stop
-        text = waiting.opening + cut(self._text(written.tokens), stops)
+        reason, tokens, stops = waiting.written.result(), waiting.tokens, waiting.request.stop
+        text = waiting.opening + cut(self._text(tokens), stops)
         answer = parse_answer(text, offered=offered_names(waiting.request.tools))
-        kept = kept_tokens(self._text, written.tokens, stops) if waiting.told else 0
+        kept = kept_tokens(self._text, tokens, stops) if waiting.told else 0
         return Generated(
             message=Message(role="assistant", content=answer.content, tool_calls=answer.tool_calls),
             reasoning=answer.reasoning,
-            input_tokens=written.prompt,
-            output_tokens=len(written.tokens),
-            finish_reason=written.finish_reason,
-            logprobs=token_logprobs(self._text, written.tokens[:kept], waiting.told),
+            input_tokens=len(waiting.ids),
+            output_tokens=len(tokens),
+            finish_reason=reason,
+            logprobs=token_logprobs(self._text, tokens[:kept], waiting.told),
         )
 
     def _text(self, tokens: Sequence[int]) -> str:

@@ -149,7 +149,8 @@ class Asked(_Part):
     def _chooses_what_is_offered(self) -> Self:
         choices: list[Any] = [None, "none", "auto"]
         if self.tools:
-            choices += ["required", *map(_choice_of, self.tools)]
+            names = [{"name": tool.function.name} for tool in self.tools]
+            choices += ["required", *({"type": "function", "function": name} for name in names)]
         if self.tool_choice not in choices:
             raise refused("tool_choice", "it must be none, auto, required, or name one of the 'tools'")
         return self
@@ -180,10 +181,6 @@ class Asked(_Part):
                 for message in self.messages
             ]
         )
-
-
-def _choice_of(tool: _Tool) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": tool.function.name}}
 
 
 class Refusal(Exception):
@@ -224,15 +221,16 @@ def _json(body: bytes) -> Any:
     """Return what JSON says; raise ValueError when it is none, or too deep for those who walk through it later."""
     value = orjson.loads(body)
     level, depth = [value], 0
-    while level := [inner for outer in level if isinstance(outer, dict | list) for inner in _inside(outer)]:
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
         depth += 1
         if depth > DEEPEST:
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
     return value
-
-
-def _inside(value: dict[str, Any] | list[Any]) -> Iterator[Any]:
-    return iter(value.values() if isinstance(value, dict) else value)
 
 
 class Heard:
@@ -258,7 +256,8 @@ class Heard:
         said: dict[str, Any] = {"content": piece.text} if piece.text else {}
         if reasoning := piece.additional_kwargs.get("reasoning_content"):
             said["reasoning_content"] = reasoning
-        if calls := [call for call in _calls(piece) if self._wants(call)]:
+        several = self._asked.parallel_tool_calls is not False
+        if calls := [call for call in _calls(piece) if several or call["index"] == 0]:
             self._called = True
             said["tool_calls"] = calls
         return said
@@ -308,9 +307,6 @@ class Heard:
             return None
         read, written = self._usage["input_tokens"], self._usage["output_tokens"]
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-
-    def _wants(self, call: Mapping[str, Any]) -> bool:
-        return call["index"] == 0 or self._asked.parallel_tool_calls is not False
 
 
 def _calls(piece: AIMessage) -> list[dict[str, Any]]:

@@ -67,7 +67,12 @@ class Router:
             if known is not None and not self._left(known, routes):
                 self._known.move_to_end(thread_id)
                 return known
-        return self._remember(thread_id, self._pinned(thread_id, routes))
+        pinned = self._pinned(thread_id, routes)
+        with self._lock:
+            self._known[thread_id] = pinned
+            if len(self._known) > self._max_threads:
+                self._known.popitem(last=False)
+        return pinned
 
     def refresh(self) -> Routes:
         """Read the routes now and return them, as they are in the registry."""
@@ -142,10 +147,3 @@ class Router:
             with self._lock:
                 self._read_at = self._clock()  # not to wait for the store at every request
             return self._followed(known)
-
-    def _remember(self, thread_id: str, release_id: str) -> str:
-        with self._lock:
-            self._known[thread_id] = release_id
-            if len(self._known) > self._max_threads:
-                self._known.popitem(last=False)
-        return release_id

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import pad
@@ -19,14 +19,6 @@ from langgraph_learnloop.serving.prefixes import Known, Layers
 from langgraph_learnloop.serving.toolcalls import THINK_OPEN
 
 
-class Written(NamedTuple):
-    """What the worker hands back: token ids read and written."""
-
-    prompt: int
-    tokens: list[int]
-    finish_reason: Literal["stop", "length"]
-
-
 @dataclass(eq=False)
 class Waiting:
     """A request in the queue, and while it is being answered."""
@@ -35,9 +27,11 @@ class Waiting:
     prompt: str
     ids: list[int]
     """The prompt's tokens."""
-    written: Future[Written] = field(default_factory=Future)
+    written: Future[Literal["stop", "length"]] = field(default_factory=Future)
+    """Why the answer ended, when it has."""
     room: int = 0
     tokens: list[int] = field(default_factory=list)
+    """Those of the answer, as far as it is written."""
     told: list[Told] = field(default_factory=list)
     """Of each token, where the request asks for that; the token that ends an answer may be there too."""
     heard: SimpleQueue[bool] | None = None

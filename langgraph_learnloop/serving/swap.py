@@ -9,16 +9,15 @@ from langgraph_learnloop.ports import Engine
 from langgraph_learnloop.records import Message, Probe, Release
 
 _HALF = 0.5
-Pair = tuple[Message | None, Message | None]
-"""What a release answered when it was examined, and what it answers now."""
 
 
-def agree(release_id: str, pairs: Sequence[Pair], least: float = 0.75) -> None:
+def agree(release_id: str, pairs: Sequence[tuple[Message | None, Message | None]], least: float = 0.75) -> None:
     """Raise EngineError when fewer than `least` (0 to 1) of a release's answers are the ones it gave before.
 
+    Each pair is what it answered when it was examined, and what it answers now.
     A few may differ: sums of floating point numbers depend on what else is in the batch, so near ties can flip.
     """
-    differ = [then for then, now in pairs if not _same(then, now)]
+    differ = [then for then, now in pairs if not (then is now if then is None or now is None else then.alike(now))]
     if len(differ) > (1 - least) * len(pairs):
         raise EngineError(
             f"Release {release_id!r} answered {len(differ)} of {len(pairs)} probes otherwise than when it was examined:"
@@ -56,7 +55,3 @@ def swap(engine: Engine, release: Release, check: Callable[[], None], flip: Call
             f"Release {release.release_id!r} was loaded, but could not be put in service: {error}. "
             "The champion still serves; promote it again."
         ) from error
-
-
-def _same(then: Message | None, now: Message | None) -> bool:
-    return then is now if then is None or now is None else then.alike(now)
