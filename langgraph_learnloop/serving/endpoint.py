@@ -20,6 +20,7 @@ import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -163,25 +164,17 @@ class _Stream(StreamingResponse):
             await self._pieces.aclose()
 
 
+@dataclass(eq=False)
 class _Endpoint:
     """Answer requests that were let in."""
 
-    def __init__(
-        self,
-        model: LiveModel,
-        releases: Releases | None,
-        seconds: float,
-        places: int,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
-    ) -> None:
-        self._model = model
-        self._releases = releases
-        self._seconds = seconds
-        self._desk = Desk(model, seconds, places)
-        self._now = now
-        self._new_id = new_id
-        self._began = now()
+    model: LiveModel
+    releases: Releases | None
+    seconds: float
+    desk: Desk
+    now: Callable[[], datetime]
+    new_id: Callable[[], str]
+    began: datetime
 
     async def complete(self, request: Request) -> Response:
         """Answer POST /v1/chat/completions."""
@@ -191,26 +184,26 @@ class _Endpoint:
             asked = read_asked(await _body(request))
             return await self._answer(asked, await self._metadata(request, asked))
         except Exception as error:  # noqa: BLE001 - told to the caller, and not to the log
-            return _said_no(refusal_of(error, self._seconds))
+            return _said_no(refusal_of(error, self.seconds))
 
-    async def models(self) -> Response:
+    async def list_models(self) -> Response:
         """Answer GET /v1/models: the live name, and the releases that serve."""
         return _sent({"object": "list", "data": await run_in_threadpool(self._listed)})
 
-    async def model(self, name: str) -> Response:
+    async def get_model(self, name: str) -> Response:
         """Answer GET /v1/models/NAME."""
         release = await self._release(name)
-        return _sent(_described(name, self._began if release is None else release.made_at))
+        return _sent(_described(name, self.began if release is None else release.made_at))
 
     async def _answer(self, asked: Asked, metadata: Mapping[str, str]) -> Response:
-        pieces = self._desk.answer(asked, metadata)
-        heard = Heard(asked, int(self._now().timestamp()), f"chatcmpl-{self._new_id()}")
+        pieces = self.desk.answer(asked, metadata)
+        heard = Heard(asked, int(self.now().timestamp()), f"chatcmpl-{self.new_id()}")
         if (first := await anext(pieces, None)) is None:
             raise TypeError("The model said nothing.")
         release = release_of(first)
         headers = {} if release is None else {RELEASE_HEADER: release}
         if asked.stream:
-            return _Stream(_events(first, pieces, heard, self._seconds), pieces, headers)
+            return _Stream(_events(first, pieces, heard, self.seconds), pieces, headers)
         await pieces.aclose()
         return _sent(heard.whole(first), headers=headers)
 
@@ -222,22 +215,22 @@ class _Endpoint:
 
     async def _release(self, name: str) -> Release | None:
         """Return the release that a model's name asks for; None is the live model."""
-        if name in (LIVE, self._model.model_name):
+        if name in (LIVE, self.model.model_name):
             return None
         prefix, _, release_id = name.partition(":")
-        if prefix == LIVE and self._releases is not None:
+        if prefix == LIVE and self.releases is not None:
             with suppress(NotFoundError):
-                release: Release = await run_in_threadpool(self._releases.get, release_id)
+                release: Release = await run_in_threadpool(self.releases.get, release_id)
                 return release
         raise Refusal(404, f"There is no model {quoted(name)}: ask for {LIVE!r}.", "model_not_found", "model")
 
     def _listed(self) -> list[dict[str, Any]]:
-        releases, router = self._releases, self._model.router
+        releases, router = self.releases, self.model.router
         serving = {router.release_for(None), *router.in_use()}
         loaded = [releases.get(release_id) for release_id in serving] if releases is not None else []
         loaded.sort(key=lambda release: release.made_at, reverse=True)
         named = [_described(f"{LIVE}:{release.release_id}", release.made_at) for release in loaded]
-        return [_described(LIVE, self._began), *named]
+        return [_described(LIVE, self.began), *named]
 
 
 def _described(name: str, made_at: datetime) -> dict[str, Any]:
@@ -262,15 +255,16 @@ def application(
     """
     if key is not None and (not key.isascii() or not key.isprintable() or " " in key or not key):
         raise ConfigError("The key is empty, or holds blanks or other than ASCII: give another, or None for no key.")
-    endpoint, pulse = _Endpoint(model, releases, seconds, places, now, new_id), _Pulse(model, releases)
+    endpoint = _Endpoint(model, releases, seconds, Desk(model, seconds, places), now, new_id, began=now())
+    pulse = _Pulse(model, releases)
 
     async def let_in(request: Request) -> None:
         _check(request, key)
 
     doors = APIRouter(dependencies=[Depends(let_in)])
     doors.add_api_route("/v1/chat/completions", endpoint.complete, methods=["POST"])
-    doors.add_api_route("/v1/models", endpoint.models, methods=["GET"])
-    doors.add_api_route("/v1/models/{name:path}", endpoint.model, methods=["GET"])
+    doors.add_api_route("/v1/models", endpoint.list_models, methods=["GET"])
+    doors.add_api_route("/v1/models/{name:path}", endpoint.get_model, methods=["GET"])
     app = FastAPI(title="learnloop", openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(doors)
     app.add_api_route("/health", pulse.feel, methods=["GET"])
@@ -401,13 +395,13 @@ async def _body(request: Request) -> bytes:
 
 def _thread_id(request: Request, asked: Asked) -> str | None:
     """Return the thread that a request belongs to; None where it names none."""
-    header = request.headers.get(THREAD_HEADER)
-    given = (asked.metadata or {}).get("thread_id") if header is None else header
-    if header is not None and not header.isascii():
+    given, what = request.headers.get(THREAD_HEADER), f"The header {THREAD_HEADER!r}"
+    if given is not None and not given.isascii():
         raise Refusal(400, f"The header {THREAD_HEADER!r} must be ASCII: else use 'metadata.thread_id'.")
     if given is None:
+        given, what = (asked.metadata or {}).get("thread_id"), "The field 'metadata.thread_id'"
+    if given is None:
         return None
-    what = "The field 'metadata.thread_id'" if header is None else f"The header {THREAD_HEADER!r}"
     try:
         return clean_text(given, what, LONGEST_THREAD_ID)
     except DataError as error:

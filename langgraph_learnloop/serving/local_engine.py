@@ -22,7 +22,7 @@ from langgraph_learnloop.files import same_model
 from langgraph_learnloop.records import EngineHealth, Generated, Generation, Message, Release
 from langgraph_learnloop.serving.batching import FairQueue
 from langgraph_learnloop.serving.detokenizer import Detokenizer, cut, kept_tokens, token_logprobs
-from langgraph_learnloop.serving.generation_loop import Base, GenerationLoop
+from langgraph_learnloop.serving.generation_loop import GenerationLoop
 from langgraph_learnloop.serving.prefixes import Prefixes
 from langgraph_learnloop.serving.rows import Waiting
 from langgraph_learnloop.serving.toolcalls import offered_names, parse_answer
@@ -62,7 +62,9 @@ class LocalEngine:
             self._queue,
             self._models,
             Prefixes(prefix_mb * 2**20, least=_LEAST_KNOWN),
-            Base(self._text, end_tokens(self._tokenizer, model), limit),
+            self._text,
+            end_tokens(self._tokenizer, model),
+            limit,
             loaded=self._loaded,
             max_batch=max_batch,
             random=torch.Generator(model.device).manual_seed(seed),

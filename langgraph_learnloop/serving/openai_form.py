@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import orjson
@@ -233,18 +234,18 @@ def _json(body: bytes) -> Any:
     return value
 
 
+@dataclass
 class Heard:
     """Hear the pieces of an answer, and write them in OpenAI's form."""
 
-    def __init__(self, asked: Asked, created: int, completion_id: str) -> None:
-        self._asked = asked
-        self._created = created
-        self._id = completion_id
-        self.release: str | None = None
-        self._reason = "stop"
-        self._called = False
-        self._usage: UsageMetadata | None = None
-        self._logprobs: dict[str, Any] | None = None
+    asked: Asked
+    created: int
+    completion_id: str
+    release: str | None = None
+    _reason: str = "stop"
+    _called: bool = False
+    _usage: UsageMetadata | None = None
+    _logprobs: dict[str, Any] | None = None
 
     def take(self, piece: AIMessage) -> dict[str, Any]:
         """Take note of a piece and return what it says, as OpenAI's message or as a change of it."""
@@ -256,7 +257,7 @@ class Heard:
         said: dict[str, Any] = {"content": piece.text} if piece.text else {}
         if reasoning := piece.additional_kwargs.get("reasoning_content"):
             said["reasoning_content"] = reasoning
-        several = self._asked.parallel_tool_calls is not False
+        several = self.asked.parallel_tool_calls is not False
         if calls := [call for call in _calls(piece) if several or call["index"] == 0]:
             self._called = True
             said["tool_calls"] = calls
@@ -281,22 +282,22 @@ class Heard:
         """Return an event of a stream; the last one tells the log-probabilities of all its tokens."""
         told = self._logprobs if finish_reason is not None else None
         choice = {"index": 0, "delta": delta, "logprobs": told, "finish_reason": finish_reason}
-        usage = {"usage": None} if self._asked.with_usage else {}
+        usage = {"usage": None} if self.asked.with_usage else {}
         return event(self._frame("chat.completion.chunk", choices=[choice], **usage))
 
     def end(self) -> Iterator[str]:
         """Yield the last events of a stream."""
         yield self.change({}, self.finish_reason)
-        if self._asked.with_usage:
+        if self.asked.with_usage:
             yield event(self._frame("chat.completion.chunk", choices=[], usage=self._used()))
         yield "data: [DONE]\n\n"
 
     def _frame(self, kind: str, **more: Any) -> dict[str, Any]:
         return {
-            "id": self._id,
+            "id": self.completion_id,
             "object": kind,
-            "created": self._created,
-            "model": self._asked.model,
+            "created": self.created,
+            "model": self.asked.model,
             "system_fingerprint": self.release,
             **more,
             "learnloop": {"release": self.release},

@@ -26,11 +26,6 @@ class _Piece:
     after: dict[int, _Piece] = field(default_factory=dict)
     """What follows, by its first token."""
 
-    @property
-    def size(self) -> int:
-        """Return the bytes it holds."""
-        return _size(self.layers)
-
 
 @dataclass(frozen=True)
 class Known:
@@ -106,7 +101,7 @@ class Prefixes:
             piece = left.pop()
             left += piece.after.values()
             del self._pieces[piece]
-            self.held_bytes -= piece.size
+            self.held_bytes -= _size(piece.layers)
 
     def _walk(self, root: _Piece, tokens: list[int]) -> tuple[list[_Piece], int]:
         """Return the pieces that tokens begin with, the last of them perhaps in part, and how many tokens that are."""
@@ -125,15 +120,15 @@ class Prefixes:
         if piece.before is not None:
             piece.before.after[piece.tokens[0]] = piece
         self._pieces[piece] = None
-        self.held_bytes += piece.size
+        self.held_bytes += _size(piece.layers)
         return piece
 
     def _split(self, piece: _Piece, at: int) -> _Piece:
         """Cut a piece in two, and return the first; copies, so that neither holds the other's memory."""
         first = _Piece(piece.tokens[:at], _copied(piece.layers, 0, at), piece.before)
-        self.held_bytes -= piece.size
+        self.held_bytes -= _size(piece.layers)
         piece.layers = _copied(piece.layers, at, len(piece.tokens))
-        self.held_bytes += piece.size
+        self.held_bytes += _size(piece.layers)
         piece.tokens, piece.before = piece.tokens[at:], self._add(first)
         first.after[piece.tokens[0]] = piece
         return first
@@ -146,7 +141,7 @@ class Prefixes:
     def _shrink(self) -> None:
         while self.held_bytes > self._most_bytes:
             oldest, _ = self._pieces.popitem(last=False)
-            self.held_bytes -= oldest.size
+            self.held_bytes -= _size(oldest.layers)
             if oldest.before is not None:
                 del oldest.before.after[oldest.tokens[0]]
 

@@ -49,7 +49,7 @@ def held_bytes(engine: LocalEngine) -> int:
     left = engine._generation.drop("nobody")
     assert left is not None
     left.result(30)
-    return engine._generation._prefixes.held_bytes
+    return engine._generation.prefixes.held_bytes
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_release_that_is_unloaded_while_it_answers_leaves_nothing(engine, mode
         ask(engine, models.two, talk, 3)
         leaving.result(60)
         assert long.result() == alone
-    assert engine._generation._prefixes.find(models.one.release_id, [*range(99)]).count == 0
+    assert engine._generation.prefixes.find(models.one.release_id, [*range(99)]).count == 0
     engine.unload(models.two.release_id)
     assert held_bytes(engine) == 0
 

@@ -118,7 +118,7 @@ def test_a_model_whose_cache_is_of_another_kind_takes_turns(models, tmp_path: Pa
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda one: ask(engine, *one), work)) == alone
     assert len({engine._models.group(release.release_id) for release in releases}) == 3
-    assert engine._generation._prefixes.held_bytes == 0
+    assert engine._generation.prefixes.held_bytes == 0
     engine.close()
 
 
