@@ -313,8 +313,7 @@ def heard(url: str) -> Iterator[None]:
     try:
         yield
     except openai.APIStatusError as error:
-        status, body = error.status_code, error.body
-        said = one_line((body.get("message") or body.get("detail") if isinstance(body, dict) else None) or error)
+        status, said = error.status_code, one_line(_message(error))
         worth = status in (404, 408, 429) or status >= 500
         raise ReplicaError(
             f"{who} answered {status}: {said}.{_way_out(status, said)}", status, here=status >= 500, elsewhere=worth
@@ -335,6 +334,11 @@ def heard(url: str) -> Iterator[None]:
         raise ReplicaError(
             f"{who} sent what is no answer: {said}. See that a vLLM server runs there.", here=True
         ) from error
+
+
+def _message(error: Any) -> str:
+    body = error.body
+    return str((body.get("message") or body.get("detail") if isinstance(body, dict) else None) or error)
 
 
 def _way_out(status: int, said: str) -> str:
