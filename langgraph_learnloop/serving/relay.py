@@ -35,12 +35,9 @@ async def in_thread(work: Callable[[], _Item]) -> _Item:
     return await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), partial(copy_context().run, work))
 
 
-def _lent(work: Callable[[], object]) -> None:
-    _threads(os.getpid()).submit(work)
-
-
 async def from_thread(
-    items: Iterator[_Item], start: Callable[[Callable[[], object]], object] = _lent
+    items: Iterator[_Item],
+    start: Callable[[Callable[[], object]], object] = lambda work: _threads(os.getpid()).submit(work),
 ) -> AsyncGenerator[_Item, None]:
     """Yield what an iterator gives in another thread; who stops listening closes it at its next item.
 
