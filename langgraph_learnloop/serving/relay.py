@@ -30,6 +30,12 @@ def relayed(items: Iterator[_Item]) -> Generator[_Item, None, None]:
     yield from items
 
 
+@lru_cache
+def _threads(pid: int) -> ThreadPoolExecutor:
+    """Return a process's threads for coroutines; a forked process has none of its parent's."""
+    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="learnloop-model")
+
+
 async def in_thread(work: Callable[[], _Item]) -> _Item:
     """Return what is done in a thread; who is cancelled goes at once, and what comes of it is thrown away."""
     return await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), partial(copy_context().run, work))
@@ -71,9 +77,3 @@ async def from_thread(
             yield what[0]
     finally:
         gone.set()
-
-
-@lru_cache
-def _threads(pid: int) -> ThreadPoolExecutor:
-    """Return a process's threads for coroutines; a forked process has none of its parent's."""
-    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="learnloop-model")
