@@ -10,13 +10,14 @@ sixteen people while the champion changes. "vLLM" (serving_vllm.py): the same on
 
 from __future__ import annotations
 
-import serving_answers
-import serving_canary
-import serving_swaps
-import serving_vllm
 from parts import Part, run
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the processes that the swaps start come by here, too, and need none of these
+    import serving_answers
+    import serving_canary
+    import serving_swaps
+    import serving_vllm
+
     run(
         __doc__,
         {

@@ -132,12 +132,12 @@ def next_turn(base: str, turns: int, rounds: int) -> dict[str, float]:
     release = bare(base)
     engines = {"kept": LocalEngine(base, threads=1), "read_again": LocalEngine(base, threads=1, prefix_mb=0)}
     took: dict[str, list[float]] = {name: [] for name in engines}
-    read = 0
+    read, texts = 0, [one.text for one in sample_world().exam]
     for engine in engines.values():
         engine.load(release)
     for number in range(rounds + 1):
         rng = random.Random(number)
-        said = [rng.choice(sample_world().exam).text for _ in range(turns + 2)]
+        said = [rng.choice(texts) for _ in range(turns + 2)]
         talk = [Message(role="user" if at % 2 == 0 else "assistant", content=text) for at, text in enumerate(said)]
         for name in sorted(engines, reverse=bool(number % 2)):
             first = engines[name].generate(request(release, talk[:-1], 8)).message
@@ -194,8 +194,8 @@ def larger(folder: Path, layers: int = 14) -> str:
 
 def answers(quick: bool) -> dict[str, Any]:
     """Return the answers a second of both sides, and how soon next turns begin."""
-    count, rounds = (16, 1) if quick else (96, 5)
-    few, turns, long = (4, 1, 4) if quick else (12, 5, 20)
+    count, rounds = (THREADS, 1) if quick else (96, 5)
+    few, turns, long, tokens = (2, 1, 4, 8) if quick else (12, 5, 20, 40)
     texts = [one.text for one in sample_world().exam[:count]]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -203,9 +203,9 @@ def answers(quick: bool) -> dict[str, Any]:
         adapters = [adapter(folder, seed) for seed in range(ADAPTERS)]
         large_adapters = [adapter(folder / "large", seed, base=large) for seed in range(ADAPTERS)]
         return {
-            "one release": measure(Load([bare(SHIPPED_BASE)], texts, 40), rounds),
-            "three adapters": measure(Load(adapters, texts, 40), rounds),
-            "three adapters, 67M": measure(Load(large_adapters, texts[:few], 16), min(rounds, 3)),
+            "one release": measure(Load([bare(SHIPPED_BASE)], texts, tokens), rounds),
+            "three adapters": measure(Load(adapters, texts, tokens), rounds),
+            "three adapters, 67M": measure(Load(large_adapters, texts[:few], min(tokens, 16)), min(rounds, 3)),
             "next turn": next_turn(demo, long, turns),
             "next turn, 67M": next_turn(large, long, turns),
         }

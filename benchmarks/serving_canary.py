@@ -20,7 +20,7 @@ from langgraph_learnloop.serving.guardrails import Columns, walked
 from langgraph_learnloop.serving.rollouts import Limits
 
 ROLLOUTS = 5_000
-QUICK = 100
+QUICK = 20
 STAGES = (0.01, 0.05, 0.25, 0.5)
 """Shares of the threads that the candidate gets, stage by stage."""
 BASES = (0.05, 0.10, 0.20)

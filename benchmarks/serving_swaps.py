@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_core.messages import AIMessage, HumanMessage
 from rich.console import Console
@@ -22,8 +22,10 @@ from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.demo.worlds import SHIPPED_BASE, sample_world
 from langgraph_learnloop.records import Generation, Message, Release, Rollout, Sampling
 from langgraph_learnloop.serving.live_model import LiveModel
-from langgraph_learnloop.serving.local_engine import LocalEngine
 from langgraph_learnloop.testing import MemoryEngine
+
+if TYPE_CHECKING:
+    from langgraph_learnloop.serving.local_engine import LocalEngine
 
 THREADS = 16
 PROCESSES = 4
@@ -63,7 +65,9 @@ def adapter(folder: Path, seed: int, strength: int = 16, base: str = str(SHIPPED
 
 def swaps(quick: bool = False) -> dict[str, Any]:
     """Return what happens to sixteen people at once while the champion changes again and again."""
-    count = 20 if quick else 1_000
+    from langgraph_learnloop.serving.local_engine import LocalEngine
+
+    count, rounds, processes = (4, 1, 2) if quick else (1_000, ROUNDS, PROCESSES)
     with tempfile.TemporaryDirectory() as folder:
         config = LoopConfig(sampling=Sampling(max_tokens=TOKENS))
         with LearnLoop(Path(folder) / "learnloop.db", config=config) as loop:
@@ -73,17 +77,16 @@ def swaps(quick: bool = False) -> dict[str, Any]:
             for release in two:
                 loop.store.releases.add(release)
                 engine.load(release)
-            texts, known = _told_apart(engine, two)
+            texts, known = _told_apart(engine, two, 2 if quick else TEXTS)
             for release in reversed(two):
                 proved(loop, release)
             flips: list[tuple[float, float]] = []
-            rounds = 1 if quick else ROUNDS
             asked = in_turns(
                 lambda during: crowd(model, texts, known, during),
                 lambda: _flip(loop, model, two, count // rounds, flips),
                 rounds,
             )
-            resident = _resident(engine, two, texts[0])
+            resident = _resident(engine, two, texts[0], 5 if quick else 60)
             engine.close()
         return {
             "swaps": len(flips),
@@ -92,7 +95,8 @@ def swaps(quick: bool = False) -> dict[str, Any]:
             "flip_ms": 1_000 * statistics.median(flip for _, flip in flips),
             "resident_ms": resident,
             "overhead_ms": _overhead(50 if quick else 2_000),
-            "rollback_s": _rollback(Path(folder) / "processes.db"),
+            "processes": processes,
+            "rollback_s": _rollback(Path(folder) / "processes.db", processes, seconds=1.5 if quick else 3.5),
         }
 
 
@@ -183,14 +187,14 @@ def _flip(
         time.sleep(PAUSE)
 
 
-def _told_apart(engine: LocalEngine, two: Sequence[Release]) -> tuple[list[str], dict[Any, str]]:
+def _told_apart(engine: LocalEngine, two: Sequence[Release], count: int) -> tuple[list[str], dict[Any, str]]:
     """Return requests that the two releases answer differently, in calls that can be read, and their answers."""
     known: dict[Any, str] = {}
     for text in (request.text for request in sample_world().exam):
         answers = [_answer(engine, release, text) for release in two]
         if answers[0] != answers[1] and not any("<tool_call>" in answer for answer in answers):
             known |= {(release.release_id, text): answer for release, answer in zip(two, answers, strict=True)}
-        if len(known) == 2 * TEXTS:
+        if len(known) == 2 * count:
             break
     return list(dict.fromkeys(text for _, text in known)), known
 
@@ -218,10 +222,10 @@ def _p50(asked: Sequence[Asked]) -> float:
     return 1_000 * statistics.median(one.seconds for one in asked)
 
 
-def _resident(engine: LocalEngine, two: Sequence[Release], text: str) -> float:
+def _resident(engine: LocalEngine, two: Sequence[Release], text: str, times: int) -> float:
     """Return how much longer the first token takes right after the other release answered, in milliseconds."""
     took: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(60):
+    for number in range(times):
         for changed in (True, False):
             release = two[number % 2]
             engine.generate(_request(two[(number + changed) % 2], text, 1))
@@ -267,8 +271,11 @@ def _serve(store: str, ready: Any, stop: Any, last: Any) -> None:
             time.sleep(0.005)
 
 
-def _rollback(store: Path) -> float:
-    """Return the seconds from a rollback to the last answer of the bad release in any of four processes."""
+def _rollback(store: Path, processes: int, seconds: float) -> float:
+    """Return the seconds from a rollback to the last answer of the bad release in any of several processes.
+
+    They are watched for so many `seconds` after it.
+    """
     with LearnLoop(store) as loop:
         loop.model(MemoryEngine())
         good = loop.champion
@@ -281,7 +288,7 @@ def _rollback(store: Path) -> float:
         )
         context = multiprocessing.get_context("spawn")
         stop, last = context.Event(), context.Value("d", 0.0)
-        ready = [context.Event() for _ in range(PROCESSES)]
+        ready = [context.Event() for _ in range(processes)]
         people = [context.Process(target=_serve, args=(str(store), one, stop, last), daemon=True) for one in ready]
         for one in people:
             one.start()
@@ -290,7 +297,7 @@ def _rollback(store: Path) -> float:
         time.sleep(1.5)
         decided = time.time()
         loop.rollback("The benchmark says so.")
-        time.sleep(3.5)
+        time.sleep(seconds)
         stop.set()
         for one in people:
             one.join(30)
@@ -324,4 +331,7 @@ def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "its commit to the store before, synced, beside sixteen writers", f"{figures['commit_ms']:.1f} ms"
     yield "a resident adapter after another one", f"{figures['resident_ms']:+.1f} ms"
     yield "LiveModel and router over the engine", f"{figures['overhead_ms']:.2f} ms"
-    yield f"last answer of a release after its rollback, {PROCESSES} processes", f"{figures['rollback_s']:.2f} s"
+    yield (
+        f"last answer of a release after its rollback, {figures['processes']} processes",
+        f"{figures['rollback_s']:.2f} s",
+    )

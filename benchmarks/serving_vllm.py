@@ -40,8 +40,9 @@ MARGIN = 0.001
 class Swaps:
     """Move the pointer, and give the server new adapters for old ones."""
 
-    def __init__(self, loop: LearnLoop, model: LiveModel, releases: Sequence[Release]) -> None:
-        self.loop, self.model = loop, model
+    def __init__(self, loop: LearnLoop, model: LiveModel, releases: Sequence[Release], every: int) -> None:
+        """Give the server the next of the releases after so many swaps."""
+        self.loop, self.model, self.every = loop, model, every
         self.current, self.fresh = list(releases[:2]), list(releases[2:])
         self.over: list[Release] = []
         self.number = 0
@@ -52,9 +53,9 @@ class Swaps:
         """Swap so many times."""
         for _ in range(count):
             self.number += 1
-            if self.number % FRESH == 0 and self.fresh:
+            if self.number % self.every == 0 and self.fresh:
                 self._load(self.fresh.pop(0))
-            elif self.number % FRESH == FRESH // 2:
+            elif self.number % self.every == self.every // 2:
                 self._unload()
             self._flip(self.current[self.number % 2])
             time.sleep(PAUSE)
@@ -96,9 +97,15 @@ def made(folder: Path, seed: int) -> Release:
 
 
 def measure(
-    url: str, folder: Path, releases: Sequence[Release], count: int, rounds: int, requests: int = TEXTS
+    url: str,
+    folder: Path,
+    releases: Sequence[Release],
+    count: int,
+    rounds: int,
+    requests: int = TEXTS,
+    every: int = FRESH,
 ) -> dict[str, Any]:
-    """Return the figures of so many swaps on a server that holds the releases' base."""
+    """Return the figures of so many swaps on a server that holds the releases' base; `every` so many, one is fresh."""
     engine = VllmEngine([url], releases[0].base_model, key=KEY)
     texts, known = _told_apart(engine, releases, requests)
     with LearnLoop(folder / "learnloop.db") as loop:
@@ -107,7 +114,7 @@ def measure(
             loop.store.releases.add(release)
         for release in reversed(releases[:2]):
             proved(loop, release)
-        swapping = Swaps(loop, model, releases)
+        swapping = Swaps(loop, model, releases, every)
         asked = in_turns(
             lambda during: crowd(model, texts, known, during), lambda: swapping.some(count // rounds), rounds
         )

@@ -6,7 +6,7 @@
 Needs `pip install "langgraph-learnloop[openai]"`, and servers started as `integrations/vllm/README.md` says. An adapter
 is loaded under a name that is made of its release's id and never given to other weights. The files beside this one are
 its parts: `vllm_replica` speaks with one server, `vllm_answer` puts its answers together, `vllm_adapter` looks at what
-is to be loaded, `vllm_errors` says what went wrong.
+is to be loaded.
 """
 
 from __future__ import annotations
@@ -18,37 +18,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from langgraph_learnloop.errors import ConfigError, EngineError
+from langgraph_learnloop.errors import ConfigError, EngineError, not_loaded
+from langgraph_learnloop.files import same_model
 from langgraph_learnloop.integrations.vllm_adapter import check_adapter
 from langgraph_learnloop.integrations.vllm_answer import Parse
-from langgraph_learnloop.integrations.vllm_errors import ReplicaError
-from langgraph_learnloop.integrations.vllm_replica import PREFIX, Base, Look, Replica, Served, api, clients, same_model
+from langgraph_learnloop.integrations.vllm_replica import (
+    PREFIX,
+    Base,
+    Replica,
+    ReplicaError,
+    ReplicaHealth,
+    Served,
+    api,
+    clients,
+)
 from langgraph_learnloop.records import EngineHealth, Generated, Generation, Release
 
 T = TypeVar("T")
 _Ask = Callable[[Replica, Served, Generation], Iterator[str | Generated]]
 _log = logging.getLogger(__name__)
-
-
-class ReplicaHealth(NamedTuple):
-    """How one server is."""
-
-    url: str
-    """The server."""
-    ready: bool
-    """It answers, its engine runs and it serves the base."""
-    releases: tuple[str, ...]
-    """Ids of the releases that it holds, also those that other processes gave it."""
-    answering: int
-    """Requests of this process that it is answering now."""
-    waiting: int | None
-    """Requests of whoever, which wait there for their turn; None where it does not say."""
-    error: str | None
-    """What is wrong with it."""
 
 
 class VllmEngine:
@@ -111,7 +102,7 @@ class VllmEngine:
             if release_id in self._served:
                 return
             served = self._checked(release)
-            outcomes = self._everywhere(lambda replica: replica.hold(served))
+            outcomes = _at_once(lambda replica: replica.hold(served), self._replicas)
             if failed := [outcome for outcome in outcomes if isinstance(outcome, EngineError)]:
                 fresh = [replica for replica, took in zip(self._replicas, outcomes, strict=True) if took is True]
                 _at_once(lambda replica: replica.drop(served.name), fresh)
@@ -126,7 +117,7 @@ class VllmEngine:
         with self._loading:
             served = self._served.pop(release_id, None)
             if served is None or served.path is not None:
-                self._everywhere(lambda replica: replica.drop(PREFIX + release_id))
+                _at_once(lambda replica: replica.drop(PREFIX + release_id), self._replicas)
 
     def generate(self, request: Generation) -> Generated:
         """Answer with exactly the release that was asked for, or raise EngineError."""
@@ -148,16 +139,18 @@ class VllmEngine:
         """
         seen = self.replicas()
         ready = [one for one in seen if one.ready]
-        waiting = [one.waiting for one in ready]
+        waiting = [one.waiting for one in ready if one.waiting is not None]
+        bare = {release_id for release_id, served in self._served.copy().items() if served.path is None}
+        held = set.intersection(*(set(one.releases) for one in ready)) | bare if ready else set()
         return EngineHealth(
             trouble=None if ready else f"No replica is ready. {' '.join(str(one.error) for one in seen)}",
-            loaded=self._held([set(one.releases) for one in ready]),
-            waiting=_sum(waiting),
+            loaded=tuple(sorted(held)),
+            waiting=sum(waiting) if waiting and len(waiting) == len(ready) else None,
         )
 
     def replicas(self) -> tuple[ReplicaHealth, ...]:
         """Return how each replica is, in the order they were given; within seconds, as long as the slowest takes."""
-        looks = self._everywhere(Replica.look)
+        looks = _at_once(Replica.look, self._replicas)
         return tuple(self._seen(replica, look) for replica, look in zip(self._replicas, looks, strict=True))
 
     def close(self) -> None:
@@ -165,27 +158,19 @@ class VllmEngine:
         for replica in self._replicas:
             replica.clients.answers.close()
 
-    def _everywhere(self, work: Callable[[Replica], T]) -> list[T | EngineError]:
-        return _at_once(work, self._replicas)
-
-    def _seen(self, replica: Replica, look: Look | EngineError) -> ReplicaHealth:
+    def _seen(self, replica: Replica, look: ReplicaHealth | EngineError) -> ReplicaHealth:
         """Return how a replica is; log it when that has changed, and spare one that is not ready."""
         error = str(look) if isinstance(look, EngineError) else None
         if (error is None) != (replica.trouble is None):
             _log.warning("vLLM: %s", error or f"The replica {replica.url!r} is ready again.")
         replica.trouble = error
-        if isinstance(look, EngineError):
-            self._spare(replica)
-            return ReplicaHealth(replica.url, False, (), replica.answering, None, error)
-        return ReplicaHealth(replica.url, True, look.releases, replica.answering, look.waiting, None)
+        if not isinstance(look, EngineError):
+            return look
+        self._spare(replica)
+        return ReplicaHealth(replica.url, False, (), replica.answering, None, error)
 
     def _spare(self, replica: Replica) -> None:
         replica.rests_until = self._clock() + self._rest_seconds
-
-    def _held(self, holdings: list[set[str]]) -> tuple[str, ...]:
-        """Return the releases that all of these hold; whoever serves the base holds those without adapter."""
-        bare = {release_id for release_id, served in self._served.copy().items() if served.path is None}
-        return tuple(sorted(set.intersection(*holdings) | bare)) if holdings else ()
 
     def _checked(self, release: Release) -> Served:
         """Return what a release is on the servers, once it is the one it says it is."""
@@ -217,8 +202,9 @@ class VllmEngine:
                         self._spare(replica)
                     others = len(self._replicas) > 1
                     if begun or failed or not (error.elsewhere if others else error.here):
+                        said_nothing = f"Release {request.release_id!r} did not answer."
                         first = [f"{one} Tried again:" for one in failed.values()]
-                        raise EngineError(" ".join([_not_answered(request), *first, str(error)])) from error
+                        raise EngineError(" ".join([said_nothing, *first, str(error)])) from error
                     failed[replica.url] = error
 
     def _asked(self, replica: Replica, request: Generation, ask: _Ask) -> Iterator[str | Generated]:
@@ -235,10 +221,7 @@ class VllmEngine:
 
     def _known(self, release_id: str) -> Served:
         if (served := self._served.get(release_id)) is None:
-            raise EngineError(
-                f"Release {release_id!r} is not loaded in this engine; load it first. "
-                f"Loaded are: {', '.join(sorted(self._served)) or 'none'}."
-            )
+            raise not_loaded(release_id, self._served)
         return served
 
     @contextmanager
@@ -259,22 +242,12 @@ class VllmEngine:
 
 def _at_once(work: Callable[[Replica], T], replicas: Sequence[Replica]) -> list[T | EngineError]:
     """Do work with several replicas at the same time; return for each what came of it."""
+
+    def outcome(replica: Replica) -> T | EngineError:
+        try:
+            return work(replica)
+        except EngineError as error:
+            return error
+
     with ThreadPoolExecutor(max(1, len(replicas)), "learnloop-vllm") as pool:
-        return list(pool.map(partial(_outcome, work), replicas))
-
-
-def _outcome(work: Callable[[Replica], T], replica: Replica) -> T | EngineError:
-    try:
-        return work(replica)
-    except EngineError as error:
-        return error
-
-
-def _sum(counts: Sequence[int | None]) -> int | None:
-    """Return how many there are together; None where that is not known of all, or where there is none."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known and len(known) == len(counts) else None
-
-
-def _not_answered(request: Generation) -> str:
-    return f"Release {request.release_id!r} did not answer."
+        return list(pool.map(outcome, replicas))

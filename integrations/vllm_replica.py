@@ -7,15 +7,15 @@ import math
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from langgraph_learnloop.errors import EngineError, MissingExtraError
+from langgraph_learnloop.files import same_model
 from langgraph_learnloop.integrations.vllm_adapter import check_adapter
 from langgraph_learnloop.integrations.vllm_answer import Parse, Said, listed_in
-from langgraph_learnloop.integrations.vllm_errors import ReplicaError, heard
 from langgraph_learnloop.records import Generated, Generation, Message, Release
 from langgraph_learnloop.texts import one_line
 
@@ -66,13 +66,39 @@ class Served(NamedTuple):
     """Where the servers find the adapter; None for the bare base."""
 
 
-class Look(NamedTuple):
-    """What a server that is well says of itself."""
+class ReplicaHealth(NamedTuple):
+    """How one server is."""
 
+    url: str
+    """The server."""
+    ready: bool
+    """It answers, its engine runs and it serves the base."""
     releases: tuple[str, ...]
-    """Ids of the releases that it holds."""
+    """Ids of the releases that it holds, also those that other processes gave it."""
+    answering: int
+    """Requests of this process that it is answering now."""
     waiting: int | None
-    """Requests that wait there; None where it does not say."""
+    """Requests of whoever, which wait there for their turn; None where it does not say."""
+    error: str | None
+    """What is wrong with it."""
+
+
+class ReplicaError(EngineError):
+    """Say what one replica did wrong, and whether that is worth another try."""
+
+    def __init__(self, message: str, status: int | None = None, *, here: bool = False, elsewhere: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status; None where there was none."""
+        self.here = here
+        """The same replica may do better at once."""
+        self.elsewhere = elsewhere or here
+        """Another replica may do better."""
+
+    @property
+    def rests(self) -> bool:
+        """Return whether the replica had better be spared for a while."""
+        return self.elsewhere and self.status != 404
 
 
 class Clients(NamedTuple):
@@ -114,26 +140,31 @@ class Replica:
             if served.path is None or served.name in listed:
                 return False
             if again:
-                self._check(served)
+                try:
+                    check_adapter(served.release, Path(self.base.model))
+                except EngineError as error:
+                    sentence = f"The replica {self.url!r} lost {served.name!r}. {error}"
+                    raise ReplicaError(sentence, elsewhere=True) from error
             said, took = self._load(served.name, served.path)
             try:
                 if served.name in self._listed(self.clients.loads):
                     return took
             except ReplicaError as error:
                 said = str(error)
-            self._drop(served.name)
+            self.drop(served.name)
             raise ReplicaError(f"{said} It does not hold {served.name!r} now: see its log.", elsewhere=True)
 
     def drop(self, name: str) -> None:
         """Unload what has a name; whether it was there, or the server is, makes no difference."""
-        with self.lock:
-            self._drop(name)
+        with self.lock, suppress(ReplicaError):
+            self._post("unload_lora_adapter", {"lora_name": name})
 
-    def look(self) -> Look:
+    def look(self) -> ReplicaHealth:
         """Return how the server is; raise EngineError if anything is wrong with it."""
         self._told("health")
         held = sorted(name for name in self._listed(self.clients.looks) if name.startswith(PREFIX))
-        return Look(tuple(name.removeprefix(PREFIX) for name in held), self._waiting())
+        releases = tuple(name.removeprefix(PREFIX) for name in held)
+        return ReplicaHealth(self.url, True, releases, self.answering, self._waiting(), None)
 
     def whole(self, served: Served, request: Generation) -> Iterator[Generated]:
         """Yield the answer."""
@@ -166,12 +197,6 @@ class Replica:
     def _said(self, served: Served, request: Generation) -> Said:
         return Said(served.name if served.path is not None else None, self.parse, request.logprobs)
 
-    def _check(self, served: Served) -> None:
-        try:
-            check_adapter(served.release, Path(self.base.model))
-        except EngineError as error:
-            raise ReplicaError(f"The replica {self.url!r} lost {served.name!r}. {error}", elsewhere=True) from error
-
     def _load(self, name: str, path: str) -> tuple[str, bool]:
         """Ask for a load; return what came of it, and whether it was the one that loaded."""
         try:
@@ -179,10 +204,6 @@ class Replica:
         except ReplicaError as error:
             return f"{error}{_why_not(error)}", error.status is None  # what was cut off may have been done
         return f"The replica {self.url!r} answered 200 ({one_line(said)}).", True
-
-    def _drop(self, name: str) -> None:
-        with suppress(ReplicaError):
-            self._post("unload_lora_adapter", {"lora_name": name})
 
     def _post(self, path: str, body: dict[str, str]) -> str:
         with heard(self.url):
@@ -261,11 +282,6 @@ def clients(url: str, key: str | None, *seconds: float) -> Clients:
     return Clients(*(client.with_options(timeout=time) for time in times))
 
 
-def same_model(one: str, other: str) -> bool:
-    """Tell whether two names are of one model: folders may be reached by several paths."""
-    return one == other or (Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other))
-
-
 def _is_path(model: str) -> bool:
     """Tell whether a model is named by a folder, of this machine or another, and not by its name on the hub."""
     return Path(model).is_dir() or model.startswith(("/", ".", "~"))
@@ -286,3 +302,49 @@ def _chat(message: Message) -> dict[str, Any]:
     for call in said.get("tool_calls", ()):
         call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
     return said
+
+
+@contextmanager
+def heard(url: str) -> Iterator[None]:
+    """Make one sentence of the many ways in which a server fails to answer."""
+    import openai
+
+    who = f"The replica {url!r}"
+    try:
+        yield
+    except openai.APIStatusError as error:
+        status, said = error.status_code, one_line(_message(error))
+        worth = status in (404, 408, 429) or status >= 500
+        raise ReplicaError(
+            f"{who} answered {status}: {said}.{_way_out(status, said)}", status, here=status >= 500, elsewhere=worth
+        ) from error
+    except openai.APITimeoutError as error:
+        raise ReplicaError(
+            f"{who} did not answer in time: give the engine more seconds, or add a replica.", elsewhere=True
+        ) from error
+    except openai.APIConnectionError as error:
+        cause = one_line(error.__cause__ or error)
+        raise ReplicaError(
+            f"{who} cannot be reached, or hung up ({cause}): see that it runs there.", here=True
+        ) from error
+    except RuntimeError as error:  # the client was closed
+        raise ReplicaError(f"{who} cannot be asked: {one_line(error)}. Make a new engine.") from error
+    except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:  # no JSON, or not of this form
+        said = "it has another form" if isinstance(error, AttributeError | TypeError) else one_line(error)
+        raise ReplicaError(
+            f"{who} sent what is no answer: {said}. See that a vLLM server runs there.", here=True
+        ) from error
+
+
+def _message(error: Any) -> str:
+    body = error.body
+    return str((body.get("message") or body.get("detail") if isinstance(body, dict) else None) or error)
+
+
+def _way_out(status: int, said: str) -> str:
+    """Return what to do about a refusal, where that is not in the server's own words."""
+    if status == 401:
+        return " Give the engine the server's key."
+    if "--tool-call-parser" in said:
+        return " Do that, or give the engine `parse`."
+    return "" if status == 404 else " See the server's log."

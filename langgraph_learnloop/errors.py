@@ -14,7 +14,7 @@ LearnLoopError
 Every message is a sentence that says what was tried, on which id, and what to do next.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -52,6 +52,14 @@ class TrainingError(LearnLoopError, RuntimeError):
 
 class EngineError(LearnLoopError, RuntimeError):
     """Say that a model could not be loaded or did not answer."""
+
+
+def not_loaded(release_id: str, loaded: Iterable[str]) -> EngineError:
+    """Return what an engine says that is asked for a release which it does not hold."""
+    return EngineError(
+        f"Release {release_id!r} is not loaded in this engine; load it first. "
+        f"Loaded are: {', '.join(sorted(loaded)) or 'none'}."
+    )
 
 
 class MissingExtraError(LearnLoopError, ImportError):

@@ -79,5 +79,10 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def same_model(one: str, other: str) -> bool:
+    """Tell whether two names are of one model: folders may be reached by several paths."""
+    return one == other or (Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other))
+
+
 def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}.tmp")

@@ -45,7 +45,7 @@ from langgraph_learnloop.rolling import behind_in_words, tending
 from langgraph_learnloop.serving.follower import Follower
 from langgraph_learnloop.serving.rollouts import Evidence
 from langgraph_learnloop.serving.router import Router
-from langgraph_learnloop.serving.shadow import Shadow
+from langgraph_learnloop.serving.shadow_traffic import ShadowTraffic
 from langgraph_learnloop.serving.swap import Flipped, agree, swap
 
 if TYPE_CHECKING:
@@ -304,8 +304,8 @@ class LearnLoop(Learning):
         return self._live
 
     @cached_property
-    def _shadow(self) -> Shadow:
-        return Shadow(self.store.rollouts.add_shadow, self._now)
+    def _shadow(self) -> ShadowTraffic:
+        return ShadowTraffic(self.store.rollouts.add_shadow, self._now)
 
     def _release(self, release_id: str | None) -> Release:
         """Return the release of an id or of its beginning, the champion for None."""

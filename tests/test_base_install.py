@@ -25,7 +25,9 @@ class Hiding:
         return None if hidden else self.finder.find_spec(name, path, target)
 sys.meta_path[:] = map(Hiding, sys.meta_path)
 """
-BEHIND_A_DOOR = re.compile(r"\.(demo|improvement\.lora|serving\.(prefixes|row_adapters|rows|weights|writer))(\.|$)")
+BEHIND_A_DOOR = re.compile(
+    r"\.(demo|improvement\.lora|serving\.(prefixes|row_adapters|rows|weights|generation_loop))(\.|$)"
+)
 """Modules which are imported only behind another one, or a function, that says what is missing."""
 STORY = """
 from langchain_core.messages import AIMessage

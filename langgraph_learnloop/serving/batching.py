@@ -84,12 +84,16 @@ class FairQueue(Generic[Item]):
         """Wait for work: a task, or up to `most` items of one key; None when the queue is closed and empty of tasks."""
         with self._changed:
             self._changed.wait_for(lambda: self._tasks or self._count or self._closed)
-            self._linger(min(most, self._expected))
+            enough = min(most, self._expected)
+            self._changed.wait_for(
+                lambda: self._count >= enough or self._tasks or self._closed, timeout=self._linger_seconds
+            )
             if self._tasks:
                 return self._tasks.popleft()
             if self._closed:
                 return None
-            return self._next_batch(most)
+            self._expected = self._count
+            return self._pop(next(iter(self._waiting)), most)
 
     def take_more(self, key: str, most: int) -> list[Item]:
         """Return up to `most` further items of a key that is being served, at once."""
@@ -121,16 +125,6 @@ class FairQueue(Generic[Item]):
             self._count = 0
             self._changed.notify_all()
             return left
-
-    def _linger(self, expected: int) -> None:
-        if self._count < expected:
-            self._changed.wait_for(
-                lambda: self._count >= expected or self._tasks or self._closed, timeout=self._linger_seconds
-            )
-
-    def _next_batch(self, most: int) -> list[Item]:
-        self._expected = self._count
-        return self._pop(next(iter(self._waiting)), most)
 
     def _pop(self, key: str, most: int) -> list[Item]:
         """Return the next items of a key; what is left of it goes to the end of the line: the other keys come first."""

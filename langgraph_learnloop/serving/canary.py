@@ -53,7 +53,8 @@ def evidence(
         taken_back(columns, walk, limits)
         or _misrouted(routing, assigned, percent, limits)
         or _too_early(in_stage, percent, limits, waited=waited)
-        or (_promoted(e_values["not_worse"], interval, percent, limits) if last else _advanced(in_stage, percent))
+        or (_promoted(e_values["not_worse"], interval, percent, limits) if last else None)
+        or ("advance", f"Advance from {percent:g} percent: {in_stage} threads of the candidate raised no alarm.")
     )
     shares = _mean(columns.bad[~mine]), _mean(columns.bad[mine])
     return Evidence(move, because, *shares, *interval, e_values, counts, routing)
@@ -135,10 +136,6 @@ def _promoted(e_value: float, interval: tuple[float, float], percent: float, lim
         f"Hold at {percent:g} percent: the candidate is not yet shown to be worse by less than {margin} points, if at "
         f"all {found}"
     )
-
-
-def _advanced(in_stage: int, percent: float) -> Verdict:
-    return "advance", f"Advance from {percent:g} percent: {in_stage} threads of the candidate raised no alarm."
 
 
 def _mean(values: Floats) -> float | None:

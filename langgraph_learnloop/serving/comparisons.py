@@ -83,34 +83,33 @@ def after_a_switch(before: Sequence[Seen], after: Sequence[Seen], limits: Limits
     tests = {name: path for name, one in GUARDRAILS.items() if (path := _path(one, before, after, limits)) is not None}
     harm = sum(tests.values(), np.zeros(len(after))) / max(1, len(tests))
     asked = 2 / limits.alpha_rollback
-    move, because = _verdict(harm, tests, before, after, limits, waited=waited)
+    move, because = _harmed(harm, tests, before, after, asked) or _kept(before, after, limits.least_threads, waited)
     shares = [float(np.mean([one.bad for one in side])) if side else None for side in (before, after)]
     e_values = {name: highest(path) for name, path in tests.items()} | {"asked": asked}
     return Evidence(move, because, shares[0], shares[1], -1.0, 1.0, e_values, (len(before), len(after)), 1.0)
 
 
-def _verdict(
-    harm: Floats,
-    tests: dict[str, Floats],
-    before: Sequence[Seen],
-    after: Sequence[Seen],
-    limits: Limits,
-    *,
-    waited: bool,
-) -> Verdict:
-    asked = 2 / limits.alpha_rollback
-    if (harm >= asked).any():
-        when = int((harm >= asked).argmax())
-        worst = max(tests, key=lambda name: float(tests[name][when]))
-        one = GUARDRAILS[worst]
-        mine, theirs = (one.told(_values(one, side)) for side in (after, before))
-        return "rollback", (
-            f"Take the candidate back: {_LONGER.get(worst, one.words)} than those of the champion before the switch, "
-            f"{mine} against {theirs}. After {when + 1:,} threads the e-value of all "
-            f"guardrails together was {harm[when]:,.0f} where {asked:,.0f} is asked for."
-        )
-    if len(after) < limits.least_threads:
-        return "hold", f"Hold: it has finished {len(after)} of the {limits.least_threads} threads asked for."
+def _harmed(
+    harm: Floats, tests: dict[str, Floats], before: Sequence[Seen], after: Sequence[Seen], asked: float
+) -> Verdict | None:
+    """Return the verdict where all guardrails together ever reached what is asked, with the one that did most."""
+    if not (harm >= asked).any():
+        return None
+    when = int((harm >= asked).argmax())
+    worst = max(tests, key=lambda name: float(tests[name][when]))
+    one = GUARDRAILS[worst]
+    mine, theirs = (one.told(_values(one, side)) for side in (after, before))
+    return "rollback", (
+        f"Take the candidate back: {_LONGER.get(worst, one.words)} than those of the champion before the switch, "
+        f"{mine} against {theirs}. After {when + 1:,} threads the e-value of all "
+        f"guardrails together was {harm[when]:,.0f} where {asked:,.0f} is asked for."
+    )
+
+
+def _kept(before: Sequence[Seen], after: Sequence[Seen], least: int, waited: bool) -> Verdict:
+    """Return the verdict where no alarm was raised."""
+    if len(after) < least:
+        return "hold", f"Hold: it has finished {len(after)} of the {least} threads asked for."
     if not waited:
         return "hold", "Hold: the switch was not long enough ago."
     if not before:

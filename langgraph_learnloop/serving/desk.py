@@ -1,13 +1,13 @@
-"""Have a model answer in threads whose pieces coroutines read, so many at once and no longer than allowed."""
+"""Have a model answer those who call over HTTP: so many at once, each in a thread, and no longer than allowed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, suppress
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import aclosing, suppress
+from functools import partial
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
@@ -16,48 +16,9 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph_learnloop.errors import DataError, LearnLoopError
 from langgraph_learnloop.serving.live_model import LiveModel
 from langgraph_learnloop.serving.openai_form import Asked, Refusal
+from langgraph_learnloop.serving.relay import from_thread
 
 _log = logging.getLogger(__name__)
-
-
-class Reply:
-    """An answer that a thread writes and a coroutine reads, piece by piece."""
-
-    def __init__(self, pieces: Callable[[], Generator[AIMessage]], until: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._pieces = pieces
-        self._until = until
-        self._written: asyncio.Queue[AIMessage | Exception | None] = asyncio.Queue()
-        self._stopped = threading.Event()
-
-    def write(self) -> None:
-        """Write until the end, or until nobody reads any more; an error is a piece too."""
-        try:
-            with closing(self._pieces()) as pieces:
-                for piece in pieces:
-                    if self._stopped.is_set():
-                        return
-                    self.tell(self._written.put_nowait, piece)
-            self.tell(self._written.put_nowait, None)
-        except Exception as error:  # noqa: BLE001 - handed to whoever reads
-            self.tell(self._written.put_nowait, error)
-
-    async def next(self) -> AIMessage | None:
-        """Return the next piece, None at the end; raise what the model raised, or TimeoutError."""
-        async with asyncio.timeout_at(self._until):
-            got = await self._written.get()
-        if isinstance(got, Exception):
-            raise got
-        return got
-
-    def stop(self) -> None:
-        """Say that nobody reads any more."""
-        self._stopped.set()
-
-    def tell(self, what: Callable[..., object], *given: object) -> None:
-        """Have something done where the answer is read."""
-        with suppress(RuntimeError):  # the server was closed meanwhile
-            self._loop.call_soon_threadsafe(what, *given)
 
 
 class Desk:
@@ -72,9 +33,11 @@ class Desk:
         self._number = places
         self._places = asyncio.Semaphore(places)
 
-    async def ask(self, asked: Asked, metadata: Mapping[str, str]) -> Reply:
-        """Begin to answer; raise Refusal when no place is free for too long."""
-        offered = asked.offered  # first: what is refused takes no place
+    async def answer(self, asked: Asked, metadata: Mapping[str, str]) -> AsyncGenerator[AIMessage, None]:
+        """Yield an answer's pieces; raise Refusal when no place is free in time, TimeoutError when it takes longer.
+
+        What the model raises is raised. Who closes this gives the answer up.
+        """
         until = asyncio.get_running_loop().time() + self._seconds
         try:
             async with asyncio.timeout_at(until):
@@ -82,25 +45,34 @@ class Desk:
         except TimeoutError as error:
             sentence = f"All {self._number} places are taken by requests that are being answered: try again later."
             raise Refusal(503, sentence, "busy") from error
-        reply = Reply(lambda: self._pieces(asked, offered, {"metadata": dict(metadata)}), until)
-        thread = threading.Thread(target=self._write, args=(reply,), name="learnloop-endpoint", daemon=True)
+        written = self._pieces(asked, {"metadata": dict(metadata)})
+        async with aclosing(from_thread(written, partial(self._start, asyncio.get_running_loop()))) as pieces:
+            while True:
+                async with asyncio.timeout_at(until):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    return
+                yield piece
+
+    def _start(self, loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:
+        """Have an answer written; its place is free again when it is, whether anybody still reads it or not."""
+
+        def write() -> None:
+            work()
+            with suppress(RuntimeError):  # the server was closed meanwhile
+                loop.call_soon_threadsafe(self._places.release)
+
         try:
-            thread.start()
+            threading.Thread(target=write, name="learnloop-endpoint", daemon=True).start()
         except RuntimeError as error:
             self._places.release()
             raise Refusal(503, "No further thread can be started here: try again later.", "busy") from error
-        return reply
 
-    def _write(self, reply: Reply) -> None:
-        try:
-            reply.write()
-        finally:
-            reply.tell(self._places.release)
-
-    def _pieces(self, asked: Asked, offered: list[dict[str, Any]], config: RunnableConfig) -> Generator[AIMessage]:
+    def _pieces(self, asked: Asked, config: RunnableConfig) -> Generator[AIMessage]:
         model: Runnable[LanguageModelInput, AIMessage] = self._model
-        if offered:
-            model = self._model.bind_tools(offered, tool_choice="required" if asked.must_call else None)
+        if asked.tools:
+            tools = [tool.model_dump(exclude_none=True) for tool in asked.tools]
+            model = self._model.bind_tools(tools, tool_choice=asked.tool_choice)
         messages = asked.conversation()
         if asked.stream:
             yield from model.stream(messages, config, **asked.options)

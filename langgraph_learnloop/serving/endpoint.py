@@ -18,8 +18,9 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -28,24 +29,20 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage
 
 from langgraph_learnloop.calls import clean_text
-from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, MissingExtraError, NotFoundError
+from langgraph_learnloop.errors import ConfigError, DataError, LearnLoopError, NotFoundError, needing
 from langgraph_learnloop.records import Release
-from langgraph_learnloop.serving.desk import Desk, Reply, refusal_of
+from langgraph_learnloop.serving.desk import Desk, refusal_of
 from langgraph_learnloop.serving.live_model import RELEASE_KEY, LiveModel
 from langgraph_learnloop.serving.openai_form import Asked, Heard, Refusal, event, read_asked, release_of
 from langgraph_learnloop.texts import quoted
 
-try:
+with needing("Serving over HTTP", "langgraph-learnloop[serve]"):
     import uvicorn
     from fastapi import APIRouter, Depends, FastAPI, Request, Response
     from fastapi.concurrency import run_in_threadpool
     from fastapi.responses import StreamingResponse
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
-except ImportError as error:
-    raise MissingExtraError(
-        f'Serving over HTTP needs {error.name!r}: pip install "langgraph-learnloop[serve]".'
-    ) from error
 
 LIVE = "learnloop"
 """The name by which callers ask for the live model; "learnloop:ID" asks for one release, "learnloop-ID" for none."""
@@ -118,9 +115,8 @@ class _Pulse:
 
     async def _look(self) -> tuple[int, dict[str, Any]]:
         try:
-            reply = await self._desk.ask(self._asked, {})
-            answer = await reply.next()
-            release = release_of(answer) if answer is not None else None
+            async with aclosing(self._desk.answer(self._asked, {})) as pieces:
+                release = release_of(await anext(pieces))
             since = await run_in_threadpool(self._since, release)
         except Exception as error:  # noqa: BLE001 - whatever it was, the model does not answer
             _log.warning("The model does not answer: %s: %s", type(error).__name__, error)
@@ -132,16 +128,19 @@ class _Pulse:
         return moves[-1].at.isoformat() if moves and moves[-1].release_id == release else None
 
 
-async def _events(reply: Reply, first: AIMessage | None, heard: Heard, seconds: float) -> AsyncIterator[str]:
+async def _events(
+    first: AIMessage, pieces: AsyncGenerator[AIMessage, None], heard: Heard, seconds: float
+) -> AsyncIterator[str]:
     """Yield the events of a stream whose first piece is here; an error in its midst is its last event."""
-    piece, opening = first, {"role": "assistant", "content": ""}
+    piece: AIMessage | None = first
+    opening = {"role": "assistant", "content": ""}
     try:
         while piece is not None:
             said = heard.take(piece)
             if said or opening:
                 yield heard.change({**opening, **said})
             opening = {}
-            piece = await reply.next()
+            piece = await anext(pieces, None)
     except Exception as error:  # noqa: BLE001 - the status was sent long ago
         yield event(refusal_of(error, seconds).body)
         return
@@ -152,36 +151,30 @@ async def _events(reply: Reply, first: AIMessage | None, heard: Heard, seconds: 
 class _Stream(StreamingResponse):
     """Send events; whatever ends that, a caller who hung up too, stops the answer."""
 
-    def __init__(self, events: AsyncIterator[str], reply: Reply, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, events: AsyncIterator[str], pieces: AsyncGenerator[AIMessage, None], headers: Mapping[str, str]
+    ) -> None:
         super().__init__(events, headers={**headers, "cache-control": "no-cache"}, media_type="text/event-stream")
-        self._reply = reply
+        self._pieces = pieces
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._reply.stop()
+            await self._pieces.aclose()
 
 
+@dataclass(eq=False)
 class _Endpoint:
     """Answer requests that were let in."""
 
-    def __init__(
-        self,
-        model: LiveModel,
-        releases: Releases | None,
-        seconds: float,
-        places: int,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
-    ) -> None:
-        self._model = model
-        self._releases = releases
-        self._seconds = seconds
-        self._desk = Desk(model, seconds, places)
-        self._now = now
-        self._new_id = new_id
-        self._began = now()
+    model: LiveModel
+    releases: Releases | None
+    seconds: float
+    desk: Desk
+    now: Callable[[], datetime]
+    new_id: Callable[[], str]
+    began: datetime
 
     async def complete(self, request: Request) -> Response:
         """Answer POST /v1/chat/completions."""
@@ -191,31 +184,28 @@ class _Endpoint:
             asked = read_asked(await _body(request))
             return await self._answer(asked, await self._metadata(request, asked))
         except Exception as error:  # noqa: BLE001 - told to the caller, and not to the log
-            return _said_no(refusal_of(error, self._seconds))
+            return _said_no(refusal_of(error, self.seconds))
 
-    async def models(self) -> Response:
+    async def list_models(self) -> Response:
         """Answer GET /v1/models: the live name, and the releases that serve."""
         return _sent({"object": "list", "data": await run_in_threadpool(self._listed)})
 
-    async def model(self, name: str) -> Response:
+    async def get_model(self, name: str) -> Response:
         """Answer GET /v1/models/NAME."""
         release = await self._release(name)
-        return _sent(_described(name, self._began if release is None else release.made_at))
+        return _sent(_described(name, self.began if release is None else release.made_at))
 
     async def _answer(self, asked: Asked, metadata: Mapping[str, str]) -> Response:
-        reply = await self._desk.ask(asked, metadata)
-        heard = Heard(asked, int(self._now().timestamp()), f"chatcmpl-{self._new_id()}")
-        try:
-            first = await reply.next()
-        except BaseException:
-            reply.stop()
-            raise
-        if first is None:
+        pieces = self.desk.answer(asked, metadata)
+        heard = Heard(asked, int(self.now().timestamp()), f"chatcmpl-{self.new_id()}")
+        if (first := await anext(pieces, None)) is None:
             raise TypeError("The model said nothing.")
-        if not asked.stream:
-            body = heard.whole(first)
-            return _sent(body, headers=_named(heard.release))
-        return _Stream(_events(reply, first, heard, self._seconds), reply, _named(release_of(first)))
+        release = release_of(first)
+        headers = {} if release is None else {RELEASE_HEADER: release}
+        if asked.stream:
+            return _Stream(_events(first, pieces, heard, self.seconds), pieces, headers)
+        await pieces.aclose()
+        return _sent(heard.whole(first), headers=headers)
 
     async def _metadata(self, request: Request, asked: Asked) -> dict[str, str]:
         """Return what tells the model which release to take."""
@@ -225,30 +215,26 @@ class _Endpoint:
 
     async def _release(self, name: str) -> Release | None:
         """Return the release that a model's name asks for; None is the live model."""
-        if name in (LIVE, self._model.model_name):
+        if name in (LIVE, self.model.model_name):
             return None
         prefix, _, release_id = name.partition(":")
-        if prefix == LIVE and self._releases is not None:
+        if prefix == LIVE and self.releases is not None:
             with suppress(NotFoundError):
-                release: Release = await run_in_threadpool(self._releases.get, release_id)
+                release: Release = await run_in_threadpool(self.releases.get, release_id)
                 return release
         raise Refusal(404, f"There is no model {quoted(name)}: ask for {LIVE!r}.", "model_not_found", "model")
 
     def _listed(self) -> list[dict[str, Any]]:
-        releases, router = self._releases, self._model.router
+        releases, router = self.releases, self.model.router
         serving = {router.release_for(None), *router.in_use()}
         loaded = [releases.get(release_id) for release_id in serving] if releases is not None else []
         loaded.sort(key=lambda release: release.made_at, reverse=True)
         named = [_described(f"{LIVE}:{release.release_id}", release.made_at) for release in loaded]
-        return [_described(LIVE, self._began), *named]
+        return [_described(LIVE, self.began), *named]
 
 
 def _described(name: str, made_at: datetime) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(made_at.timestamp()), "owned_by": LIVE}
-
-
-def _named(release: str | None) -> dict[str, str]:
-    return {} if release is None else {RELEASE_HEADER: release}
 
 
 def application(
@@ -269,15 +255,16 @@ def application(
     """
     if key is not None and (not key.isascii() or not key.isprintable() or " " in key or not key):
         raise ConfigError("The key is empty, or holds blanks or other than ASCII: give another, or None for no key.")
-    endpoint, pulse = _Endpoint(model, releases, seconds, places, now, new_id), _Pulse(model, releases)
+    endpoint = _Endpoint(model, releases, seconds, Desk(model, seconds, places), now, new_id, began=now())
+    pulse = _Pulse(model, releases)
 
     async def let_in(request: Request) -> None:
         _check(request, key)
 
     doors = APIRouter(dependencies=[Depends(let_in)])
     doors.add_api_route("/v1/chat/completions", endpoint.complete, methods=["POST"])
-    doors.add_api_route("/v1/models", endpoint.models, methods=["GET"])
-    doors.add_api_route("/v1/models/{name:path}", endpoint.model, methods=["GET"])
+    doors.add_api_route("/v1/models", endpoint.list_models, methods=["GET"])
+    doors.add_api_route("/v1/models/{name:path}", endpoint.get_model, methods=["GET"])
     app = FastAPI(title="learnloop", openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(doors)
     app.add_api_route("/health", pulse.feel, methods=["GET"])
@@ -299,7 +286,9 @@ def serve(
     Raise ConfigError when the port cannot be had, or when everybody could reach an application without a key. Port 0 is
     a free one; `on_ready` is called with the address as soon as callers can connect.
     """
-    if getattr(application.state, "open", True) and not _is_here(host):
+    number = _address(host)
+    is_here = host == "localhost" if number is None else number.is_loopback
+    if getattr(application.state, "open", True) and not is_here:
         raise ConfigError(f"Without a key it is not served on {host!r}, where others can reach it: give a key.")
     config = uvicorn.Config(
         application,
@@ -326,7 +315,7 @@ def _check(request: Request, key: str | None) -> None:
     """
     if key is None:
         host = _hostname(request.headers.get("host", ""))
-        if host != "localhost" and not _is_number(host):
+        if host != "localhost" and _address(host) is None:
             sentence = f"Without a key nobody is served who calls this machine {quoted(host)}"
             raise Refusal(403, f"{sentence}: serve with a key, or ask localhost.", "forbidden")
         return
@@ -342,16 +331,11 @@ def _hostname(host: str) -> str:
         return host
 
 
-def _is_number(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_here(host: str) -> bool:
-    return host == "localhost" or (_is_number(host) and ipaddress.ip_address(host).is_loopback)
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the number that a host is named by; None for a name."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host)
+    return None
 
 
 async def _say_no(request: Request, error: Exception) -> Response:
@@ -411,13 +395,13 @@ async def _body(request: Request) -> bytes:
 
 def _thread_id(request: Request, asked: Asked) -> str | None:
     """Return the thread that a request belongs to; None where it names none."""
-    header = request.headers.get(THREAD_HEADER)
-    given = (asked.metadata or {}).get("thread_id") if header is None else header
-    if header is not None and not header.isascii():
+    given, what = request.headers.get(THREAD_HEADER), f"The header {THREAD_HEADER!r}"
+    if given is not None and not given.isascii():
         raise Refusal(400, f"The header {THREAD_HEADER!r} must be ASCII: else use 'metadata.thread_id'.")
     if given is None:
+        given, what = (asked.metadata or {}).get("thread_id"), "The field 'metadata.thread_id'"
+    if given is None:
         return None
-    what = "The field 'metadata.thread_id'" if header is None else f"The header {THREAD_HEADER!r}"
     try:
         return clean_text(given, what, LONGEST_THREAD_ID)
     except DataError as error:

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from langgraph_learnloop.errors import LearnLoopError
@@ -25,6 +26,7 @@ HEARTBEAT_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Follower:
     """Keep one engine and router in step with the registry, in a thread of its own.
 
@@ -33,31 +35,22 @@ class Follower:
     unloaded after `keep` newer ones; what a process left behind that was killed goes when this one starts.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        router: Router,
-        registry: Registry,
-        find: Callable[[str], Release],
-        probes: Callable[[str], Sequence[Probe]] = lambda release_id: (),
-        poll_seconds: float = 1.0,
-        keep: int = 3,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+    engine: Engine
+    router: Router
+    registry: Registry
+    find: Callable[[str], Release]
+    probes: Callable[[str], Sequence[Probe]] = lambda release_id: ()
+    poll_seconds: float = 1.0
+    keep: int = 3
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _loaded: list[str] = field(default_factory=list, init=False)
+    _said: Server | None = field(default=None, init=False)
+    _said_at: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        """Give this process a name."""
         self.server_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._engine = engine
-        self._router = router
-        self._registry = registry
-        self._find = find
-        self._probes = probes
-        self._poll_seconds = poll_seconds
-        self._keep = keep
-        self._now = now
-        self._loaded: list[str] = []
-        self._said: Server | None = None
-        self._said_at = 0.0
-        self._step_lock = threading.Lock()
-        self._stopped = threading.Event()
+        self._step_lock, self._stopped = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="learnloop-follower", daemon=True)
 
     def start(self) -> None:
@@ -72,7 +65,7 @@ class Follower:
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
         try:
-            self._registry.retire(self.server_id)
+            self.registry.retire(self.server_id)
         except LearnLoopError as error:
             _log.warning("The process %s could not sign off: %s", self.server_id, error)
 
@@ -80,17 +73,17 @@ class Follower:
         """Look at the registry once; what goes wrong is logged, and what was live goes on being served."""
         with self._step_lock:
             try:
-                routes = self._router.refresh()
-                health = self._engine.health()
+                routes = self.router.refresh()
+                health = self.engine.health()
                 trouble = self._load(routes, health)
-                followed = self._router.only(self._loaded)
+                followed = self.router.only(self._loaded)
                 self._unload(routes)
                 self._report(followed, trouble or health.trouble)
             except LearnLoopError as error:
                 _log.warning("The registry could not be followed, what was live is served: %s", error)
 
     def _follow(self) -> None:
-        while not self._stopped.wait(self._poll_seconds):
+        while not self._stopped.wait(self.poll_seconds):
             try:
                 self.step()
             except Exception:  # noqa: BLE001 - a process that no longer follows would serve what was taken back
@@ -99,35 +92,33 @@ class Follower:
     def _load(self, routes: Routes, health: EngineHealth) -> str | None:
         """Load and prove what threads may be given; return why that failed."""
         troubles = []
-        for release_id in (routes.champion, routes.candidate):
-            if release_id is None:
-                continue
+        for release_id in filter(None, (routes.champion, routes.candidate)):
+            newest = [release_id]
             try:
                 if release_id not in self._loaded or release_id not in health.loaded:
-                    prove(self._engine, self._find(release_id), self._probes(release_id))
+                    prove(self.engine, self.find(release_id), self.probes(release_id))
             except LearnLoopError as error:
                 _log.warning("The release %s cannot be served here: %s", release_id, error)
-                self._loaded = [one for one in self._loaded if one != release_id]
                 troubles.append(str(error))
-                continue
-            self._loaded = [one for one in self._loaded if one != release_id] + [release_id]
+                newest = []
+            self._loaded = [one for one in self._loaded if one != release_id] + newest
         return " ".join(troubles) or None
 
     def _clear(self) -> None:
         """Unload what nobody serves: a process that was killed in a swap leaves it in a server's memory."""
         try:
-            elsewhere = {one for server in self._registry.serving(self._now()) for one in server.loaded}
-            for release_id in set(self._engine.health().loaded) - elsewhere - self._router.in_use():
-                self._engine.unload(release_id)
+            elsewhere = {one for server in self.registry.serving(self.now()) for one in server.loaded}
+            for release_id in set(self.engine.health().loaded) - elsewhere - self.router.in_use():
+                self.engine.unload(release_id)
         except LearnLoopError as error:
             _log.warning("What may be left of a killed process stays in memory: %s", error)
 
     def _unload(self, routes: Routes) -> None:
-        needed = self._router.in_use() | {routes.champion}
-        over = [one for one in self._loaded[: -self._keep or None] if one not in needed]
+        needed = self.router.in_use() | {routes.champion}
+        over = [one for one in self._loaded[: -self.keep or None] if one not in needed]
         over += [one for one in self._loaded if one in routes.refused and one not in over]
         for release_id in over:
-            self._engine.unload(release_id)
+            self.engine.unload(release_id)
             self._loaded.remove(release_id)
 
     def _report(self, routes: Routes, trouble: str | None) -> None:
@@ -137,9 +128,9 @@ class Follower:
             candidate=routes.candidate,
             loaded=tuple(self._loaded),
             trouble=trouble,
-            at=self._now(),
+            at=self.now(),
         )
         changed = self._said is None or server.model_copy(update={"at": self._said.at}) != self._said
         if changed or time.monotonic() - self._said_at >= HEARTBEAT_SECONDS:
-            self._registry.report(server)
+            self.registry.report(server)
             self._said, self._said_at = server, time.monotonic()

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.errors import EngineError, not_loaded
 from langgraph_learnloop.records import EngineHealth, Generated, Generation, Message, Release, Sampling, TokenLogprob
+from langgraph_learnloop.serving.relay import relayed
 from langgraph_learnloop.serving.toolcalls import THINK_CLOSE, THINK_OPEN, offered_names, parse_answer
 
 _LENGTH = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
@@ -85,7 +86,7 @@ class HostedEngine:
         model, asked, options = self._call(request)
         whole: BaseMessage | None = None
         thinks = False
-        with self._in_a_sentence(request), contextlib.closing(_relayed(model.stream(asked, _ALONE, **options))) as come:
+        with self._in_a_sentence(request), contextlib.closing(relayed(model.stream(asked, _ALONE, **options))) as come:
             for chunk in come:
                 whole = chunk if whole is None else whole + chunk  # type: ignore[assignment]  # a sum of chunks is one
                 text, thought = chunk.text, _reasoning(chunk)
@@ -122,10 +123,7 @@ class HostedEngine:
         """Return the model with its tools, what it is asked and how."""
         name = self._loaded.get(request.release_id)
         if name is None:
-            raise EngineError(
-                f"Release {request.release_id!r} is not loaded in this engine; load it first. "
-                f"Loaded are: {', '.join(sorted(self._loaded)) or 'none'}."
-            )
+            raise not_loaded(request.release_id, self._loaded)
         model: Runnable[Any, AIMessage] = self._made[name]
         if request.tools:
             with self._in_a_sentence(request):
@@ -135,7 +133,7 @@ class HostedEngine:
             options["stop"] = list(request.stop)
         if request.logprobs is not None and self._logprobs:
             options |= {"logprobs": True, **({"top_logprobs": request.logprobs} if request.logprobs else {})}
-        return model, [_to_langchain(message) for message in request.messages], options
+        return model, convert_to_messages([message.openai() for message in request.messages]), options
 
     @contextlib.contextmanager
     def _in_a_sentence(self, request: Generation) -> Iterator[None]:
@@ -153,31 +151,14 @@ class HostedEngine:
         )
 
 
-def _to_langchain(message: Message) -> BaseMessage:
-    if message.role == "system":
-        return SystemMessage(message.content, name=message.name)
-    if message.role == "user":
-        return HumanMessage(message.content, name=message.name)
-    if message.role == "tool":
-        return ToolMessage(message.content, tool_call_id=message.tool_call_id or "call_0", name=message.name)
-    calls = [
-        {"name": call.name, "args": call.args, "id": call.id or f"call_{number}", "type": "tool_call"}
-        for number, call in enumerate(message.tool_calls)
-    ]
-    return AIMessage(message.content, tool_calls=calls, name=message.name)
-
-
-def _relayed(chunks: Iterator[AIMessage]) -> Generator[AIMessage, None, None]:
-    """Yield chunks; their stream is closed with this one: the provider must not go on writing for nobody."""
-    yield from chunks
-
-
 def _generated(message: BaseMessage, request: Generation) -> Generated:
     """Return a whole answer as a record; calls and thoughts that the provider left in the text are taken out of it."""
     calls = getattr(message, "tool_calls", None) or []
     text = str(message.text) + "".join(_torn(call) for call in getattr(message, "invalid_tool_calls", None) or ())
     read = parse_answer(text, offered=offered_names(request.tools))
     usage: Mapping[str, int] = getattr(message, "usage_metadata", None) or {}
+    about = message.response_metadata
+    ended = about.get("finish_reason") or about.get("stop_reason") or about.get("done_reason")
     said = [{"name": call["name"], "args": call["args"], "id": call["id"]} for call in calls]
     return Generated(
         message=Message.model_validate(
@@ -186,7 +167,7 @@ def _generated(message: BaseMessage, request: Generation) -> Generated:
         reasoning="\n\n".join(filter(None, (_reasoning(message).strip(), read.reasoning))) or None,
         input_tokens=usage.get("input_tokens", 0),
         output_tokens=usage.get("output_tokens", 0),
-        finish_reason="length" if _ended(message) in _LENGTH else "stop",
+        finish_reason="length" if str(ended).lower() in _LENGTH else "stop",
         logprobs=_logprobs(message) if request.logprobs is not None else (),
     )
 
@@ -196,14 +177,16 @@ def _logprobs(message: BaseMessage) -> tuple[TokenLogprob, ...]:
     told = message.response_metadata.get("logprobs")
     tokens = told.get("content") if isinstance(told, Mapping) else None
     try:
-        return tuple(_logprob(token) for token in tokens or ())
+        return tuple(
+            TokenLogprob(
+                token=one["token"],
+                logprob=one["logprob"],
+                top=tuple((likely["token"], likely["logprob"]) for likely in one.get("top_logprobs") or ()),
+            )
+            for one in tokens or ()
+        )
     except (KeyError, TypeError, ValueError):
         return ()
-
-
-def _logprob(told: Mapping[str, Any]) -> TokenLogprob:
-    top = tuple((likely["token"], likely["logprob"]) for likely in told.get("top_logprobs") or ())
-    return TokenLogprob(token=told["token"], logprob=told["logprob"], top=top)
 
 
 def _reasoning(message: BaseMessage) -> str:
@@ -220,11 +203,6 @@ def _reasoning(message: BaseMessage) -> str:
 def _torn(call: Mapping[str, Any]) -> str:
     """Return a call whose arguments are no JSON in the form that is recognised, and written again."""
     return f'\n<tool_call>{{"name": {json.dumps(call.get("name"))}, "arguments": {call.get("args")}'
-
-
-def _ended(message: BaseMessage) -> str:
-    about = message.response_metadata
-    return str(about.get("finish_reason") or about.get("stop_reason") or about.get("done_reason") or "").lower()
 
 
 def _sentence(error: Exception) -> str:

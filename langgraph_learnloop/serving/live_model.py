@@ -26,24 +26,23 @@ from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.jobs import why_removed
-from langgraph_learnloop.messages import from_langchain
 from langgraph_learnloop.ports import Engine
-from langgraph_learnloop.records import Generated, Generation, Message, Release
-from langgraph_learnloop.serving.answers import chunk, last_chunk, whole
+from langgraph_learnloop.records import Generated, Generation, Release
+from langgraph_learnloop.serving.langchain_form import chunk, last_chunk, to_messages, whole
 from langgraph_learnloop.serving.relay import from_thread, in_thread, nobody_listens, relayed
 from langgraph_learnloop.serving.request import (
     GREEDY,
-    Words,
+    Preamble,
     choice_of,
     logprobs_of,
     must_call,
     offered,
+    preamble_of,
     sampling_of,
-    words_of,
 )
 from langgraph_learnloop.serving.router import Router
-from langgraph_learnloop.serving.shadow import Shadow
-from langgraph_learnloop.serving.toolcalls import Reader, is_malformed, offered_names
+from langgraph_learnloop.serving.shadow_traffic import ShadowTraffic
+from langgraph_learnloop.serving.toolcalls import AnswerReader, is_malformed, offered_names
 
 RELEASE_KEY = "learnloop_release"
 """Key of the config's metadata that names the release to use."""
@@ -60,16 +59,20 @@ WARMER = (0.4, 0.8)
 A call that cannot be read after these is handed on as text."""
 
 _KEPT = 64
-"""Releases whose words are kept ready."""
-_NO_WORDS = Words()
+"""Releases whose preambles are kept ready."""
 
 
-class _Chosen(NamedTuple):
-    """Who answers a call."""
+class _Call(NamedTuple):
+    """What a call of the model asks, and who answers it."""
 
+    messages: tuple[BaseMessage, ...]
+    stop: list[str] | None
+    options: Mapping[str, Any]
     release_id: str
     thread_id: str | None
     """The thread that began with this release; None where the caller named the release, or no thread."""
+    began: float
+    """When it came in, in seconds of `time.perf_counter`."""
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -96,9 +99,9 @@ class LiveModel(BaseChatModel):
     """Give the release of an id: its instructions and sampling are applied, and it is loaded if it is not yet there.
 
     None: the engine holds all it needs, releases have no words of their own and sample greedily."""
-    shadow: SkipValidation[Shadow | None] = None
+    shadow: SkipValidation[ShadowTraffic | None] = None
     """Asks the candidate of a rollout in the shadow what its champion was asked."""
-    _words: dict[str, Words] = PrivateAttr(default_factory=dict)
+    _preambles: dict[str, Preamble] = PrivateAttr(default_factory=dict)
 
     @property
     def _llm_type(self) -> str:
@@ -114,16 +117,7 @@ class LiveModel(BaseChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         """Return what LangSmith calls the model, and how it is asked."""
-        model = kwargs.get("model")
-        name = model if isinstance(model, str) else self.model_name
-        said = LangSmithParams(ls_provider="learnloop", ls_model_type="chat", ls_model_name=name)
-        if stop:
-            said["ls_stop"] = stop
-        if isinstance(temperature := kwargs.get("temperature"), int | float):
-            said["ls_temperature"] = temperature
-        if isinstance(limit := kwargs.get("max_tokens"), int):
-            said["ls_max_tokens"] = limit
-        return said
+        return {**super()._get_ls_params(stop, **kwargs), "ls_provider": "learnloop"}
 
     def bind_tools(
         self,
@@ -176,11 +170,11 @@ class LiveModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        began, chosen = time.perf_counter(), self._choose(run_manager, kwargs)
-        request = self._request(chosen.release_id, messages, stop, kwargs)
-        answer = self._usable(self.engine.generate(request), request, kwargs)
-        self._offer(chosen, messages, stop, kwargs, answer, began)
-        return ChatResult(generations=[ChatGeneration(message=whole(answer, self._first(request)))])
+        call = self._call(messages, stop, run_manager, kwargs)
+        request = self._request(call)
+        answer = self._usable(self.engine.generate(request), request, call)
+        self._offer(call, answer)
+        return ChatResult(generations=[ChatGeneration(message=whole(answer, self._about(request)))])
 
     @_signed
     async def _agenerate(
@@ -202,11 +196,10 @@ class LiveModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         """Yield words as the engine writes them; what begins to look like a call is held back until it can be read."""
-        began, chosen = time.perf_counter(), self._choose(run_manager, kwargs)
-        request = self._request(chosen.release_id, messages, stop, kwargs)
-        about = self._first(request)
-        offer = partial(self._offer, chosen, messages, stop, kwargs, began=began)
-        for message in self._written(request, kwargs, offer):
+        call = self._call(messages, stop, run_manager, kwargs)
+        request = self._request(call)
+        about = self._about(request)
+        for message in self._written(call, request):
             message.response_metadata = {**about, **message.response_metadata}
             about = {}  # metadata of several chunks would be strung together
             written = ChatGenerationChunk(message=message)
@@ -227,19 +220,12 @@ class LiveModel(BaseChatModel):
             async for chunk in chunks:
                 yield chunk
 
-    def _written(
-        self, request: Generation, options: Mapping[str, Any], heard: Callable[[Generated], None]
-    ) -> Iterator[AIMessageChunk]:
+    def _written(self, call: _Call, request: Generation) -> Iterator[AIMessageChunk]:
         """Yield an answer's chunks: words, and at last what was held back, the calls and the usage."""
         stream: Callable[[Generation], Iterator[str | Generated]] | None = getattr(self.engine, "stream", None)
-        if stream is None:
-            answer = self._usable(self.engine.generate(request), request, options)
-            heard(answer)
-            yield last_chunk(answer)
-            return
-        reader = Reader(offered=bool(request.tools), silent=must_call(options))
+        reader = AnswerReader(offered=bool(request.tools), silent=must_call(call.options))
         written: Generated | None = None
-        with closing(relayed(stream(request))) as pieces:
+        with closing(relayed(stream(request) if stream else iter([self.engine.generate(request)]))) as pieces:
             for piece in pieces:
                 if isinstance(piece, Generated):
                     written = piece
@@ -253,8 +239,8 @@ class LiveModel(BaseChatModel):
                 f"The engine of {self.engine.base_model!r} ended its stream without the answer of release "
                 f"{request.release_id!r}: its stream() must yield a Generated at last."
             )
-        answer = self._usable(written, request, options)
-        heard(answer)
+        answer = self._usable(written, request, call)
+        self._offer(call, answer)
         yield last_chunk(answer, reader)
 
     def _with_release(self, config: RunnableConfig | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,19 +249,18 @@ class LiveModel(BaseChatModel):
         metadata = {**ensure_config(config).get("metadata", {}), **(self.metadata or {})}
         return {**options, **dict(zip((RELEASE_KEY, THREAD_KEY), self._chosen(metadata), strict=True))}
 
-    def _request(
-        self, release_id: str, messages: Sequence[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]
-    ) -> Generation:
-        release = self.find_release(release_id) if self.find_release is not None else None
+    def _request(self, call: _Call) -> Generation:
+        release = self.find_release(call.release_id) if self.find_release is not None else None
         if release is not None:
             self._load(release)
+        preamble = self._preamble(release) if release is not None else Preamble()
         return Generation(
-            release_id=release_id,
-            messages=self._before(release).before(to_messages(messages)),
-            tools=offered(options),
-            sampling=sampling_of(release.sampling if release is not None else GREEDY, options),
-            stop=tuple(stop or ()),
-            logprobs=logprobs_of(options),
+            release_id=call.release_id,
+            messages=preamble.before(to_messages(call.messages)),
+            tools=offered(call.options),
+            sampling=sampling_of(release.sampling if release is not None else GREEDY, call.options),
+            stop=tuple(call.stop or ()),
+            logprobs=logprobs_of(call.options),
         )
 
     def _load(self, release: Release) -> None:
@@ -286,25 +271,23 @@ class LiveModel(BaseChatModel):
                 raise EngineError(why) from error
             raise
 
-    def _before(self, release: Release | None) -> Words:
-        """Return the words of a release; they are put together once."""
-        if release is None:
-            return _NO_WORDS
-        known = self._words.get(release.release_id)
+    def _preamble(self, release: Release) -> Preamble:
+        """Return what a release says before every conversation; it is put together once."""
+        known = self._preambles.get(release.release_id)
         if known is None:
-            if len(self._words) >= _KEPT:
-                self._words.clear()
-            known = self._words[release.release_id] = words_of(release)
+            if len(self._preambles) >= _KEPT:
+                self._preambles.clear()
+            known = self._preambles[release.release_id] = preamble_of(release)
         return known
 
-    def _usable(self, answer: Generated, request: Generation, options: Mapping[str, Any]) -> Generated:
+    def _usable(self, answer: Generated, request: Generation, call: _Call) -> Generated:
         """Return an answer; one whose call nobody can read, or is missing, is written again, a little less predictably.
 
         The tokens of every try are counted.
         """
         names = offered_names(request.tools)
         for warmer in WARMER:
-            is_missing = must_call(options) and bool(names) and not answer.message.tool_calls
+            is_missing = must_call(call.options) and bool(names) and not answer.message.tool_calls
             if not is_missing and not is_malformed(answer.message, names):
                 break
             temperature = request.sampling.temperature + warmer
@@ -314,60 +297,53 @@ class LiveModel(BaseChatModel):
             answer = again.model_copy(update=tokens)
         return answer
 
-    def _offer(
-        self,
-        chosen: _Chosen,
-        messages: Sequence[BaseMessage],
-        stop: list[str] | None,
-        options: Mapping[str, Any],
-        answer: Generated,
-        began: float,
-    ) -> None:
+    def _offer(self, call: _Call, answer: Generated) -> None:
         """Put to a candidate in the shadow what the champion has just answered; nobody waits for that."""
-        if self.shadow is None or chosen.thread_id is None or (routes := self.router.unseen()) is None:
+        if self.shadow is None or call.thread_id is None or (routes := self.router.unseen()) is None:
             return
-        if chosen.release_id != routes.champion:
-            return
-        ask = partial(self._unseen, str(routes.candidate), tuple(messages), stop, options)
-        self.shadow.offer(str(routes.shadow), chosen.thread_id, ask, answer.message, time.perf_counter() - began)
+        if call.release_id == routes.champion:
+            ask = partial(self._unseen, call._replace(release_id=str(routes.candidate)))
+            seconds = time.perf_counter() - call.began
+            self.shadow.offer(str(routes.shadow), call.thread_id, ask, answer.message, seconds)
 
-    def _unseen(
-        self, release_id: str, messages: Sequence[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]
-    ) -> Generated:
+    def _unseen(self, call: _Call) -> Generated:
         """Return what a release answers; raise EngineError for a call that nobody can read."""
-        request = self._request(release_id, messages, stop, options)
-        answer = self._usable(self.engine.generate(request), request, options)
+        request = self._request(call)
+        answer = self._usable(self.engine.generate(request), request, call)
         if is_malformed(answer.message, offered_names(request.tools)):
             raise EngineError(
-                f"Release {release_id!r} wrote a tool call that cannot be read: raise its sampling's max_tokens, or "
-                "train it on calls."
+                f"Release {call.release_id!r} wrote a tool call that cannot be read: raise its sampling's max_tokens, "
+                "or train it on calls."
             )
         return answer
 
-    def _choose(self, run_manager: CallbackManagerForLLMRun | None, options: Mapping[str, Any]) -> _Chosen:
+    def _call(
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        run_manager: CallbackManagerForLLMRun | None,
+        options: Mapping[str, Any],
+    ) -> _Call:
+        """Return a call that comes in now, with who answers it."""
+        began = time.perf_counter()
         if release_id := options.get(RELEASE_KEY):
-            return _Chosen(release_id, options.get(THREAD_KEY))
-        own = (run_manager.metadata or {}) if run_manager is not None else {}
-        if var_child_runnable_config.get() is None:  # outside of a graph or a chain there is no more to know
-            return self._chosen(own)
-        return self._chosen({**ensure_config().get("metadata", {}), **own})
+            chosen = release_id, options.get(THREAD_KEY)
+        else:
+            own = (run_manager.metadata or {}) if run_manager is not None else {}
+            # Outside of a graph or a chain there is no more to know.
+            known = {} if var_child_runnable_config.get() is None else ensure_config().get("metadata", {})
+            chosen = self._chosen({**known, **own})
+        return _Call(tuple(messages), stop, options, *chosen, began)
 
-    def _chosen(self, metadata: Mapping[str, Any]) -> _Chosen:
+    def _chosen(self, metadata: Mapping[str, Any]) -> tuple[str, str | None]:
+        """Return the release that metadata ask for, and the thread that began with it."""
         at = metadata.get(AT_KEY) or {}
         if chosen := at.get(metadata.get("langgraph_node"), metadata.get(RELEASE_KEY)):
-            return _Chosen(str(chosen), None)
+            return str(chosen), None
         thread_id = metadata.get("thread_id")
         thread_id = None if thread_id is None else str(thread_id)
-        return _Chosen(self.router.release_for(thread_id), thread_id)
+        return self.router.release_for(thread_id), thread_id
 
-    def _first(self, request: Generation) -> dict[str, Any]:
+    def _about(self, request: Generation) -> dict[str, Any]:
         """Return what is known of an answer before it is written."""
         return {"model_name": self.model_name, "model_provider": "learnloop", RELEASE_KEY: request.release_id}
-
-
-def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
-    """Return LangChain messages as records; blocks that are not text are left out, and so are calls that were broken.
-
-    Nobody answered such a call, and a conversation with a call that has no answer is refused by providers.
-    """
-    return tuple(from_langchain(message, broken=False) for message in messages)

@@ -1,9 +1,9 @@
 """Serve a base model and its adapters inside the agent's own process; heavy, import it only to construct one.
 
 PEFT is not thread-safe: two threads that generate on one model with different adapters get each other's words. So one
-worker thread runs the models (writer.py); callers queue, render their prompts and read their answers themselves. Their
-requests lie side by side in rows (rows.py), each with its release's adapter (weights.py, row_adapters.py); what a
-conversation shares with earlier ones is not read again (prefixes.py).
+worker thread runs the models (generation_loop.py); callers queue, render their prompts and read their answers
+themselves. Their requests lie side by side in rows (rows.py), each with its release's adapter (weights.py,
+row_adapters.py); what a conversation shares with earlier ones is not read again (prefixes.py).
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
-from langgraph_learnloop.errors import EngineError, needing
+from langgraph_learnloop.errors import EngineError, needing, not_loaded
 
 with needing("A model in this process", "langgraph-learnloop[train]"):
     import torch
 
+from langgraph_learnloop.files import same_model
 from langgraph_learnloop.records import EngineHealth, Generated, Generation, Message, Release
 from langgraph_learnloop.serving.batching import FairQueue
+from langgraph_learnloop.serving.detokenizer import Detokenizer, cut, kept_tokens, token_logprobs
+from langgraph_learnloop.serving.generation_loop import GenerationLoop
 from langgraph_learnloop.serving.prefixes import Prefixes
 from langgraph_learnloop.serving.rows import Waiting
 from langgraph_learnloop.serving.toolcalls import offered_names, parse_answer
-from langgraph_learnloop.serving.weights import Voices, end_tokens, load_base, same_model
-from langgraph_learnloop.serving.words import Words, cut, kept_tokens, token_logprobs
-from langgraph_learnloop.serving.writer import Reader, Writer
+from langgraph_learnloop.serving.weights import ReleaseModels, end_tokens, load_base
 
 _LEAST_KNOWN = 32
 """Tokens that must be known of a conversation's beginning to be worth it."""
@@ -52,16 +53,18 @@ class LocalEngine:
     ) -> None:
         self.base_model = str(base)
         self._tokenizer, model = load_base(self.base_model, dtype)
-        self._voices = Voices(model, self.base_model)
+        self._models = ReleaseModels(model, self.base_model)
         self._loaded: dict[str, None] = {}
         self._loading = threading.Lock()
         self._queue: FairQueue[Waiting] = FairQueue()
         limit = int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
-        self._writer = Writer(
+        self._generation = GenerationLoop(
             self._queue,
-            self._voices,
+            self._models,
             Prefixes(prefix_mb * 2**20, least=_LEAST_KNOWN),
-            Reader(self._text, end_tokens(self._tokenizer, model), limit),
+            self._text,
+            end_tokens(self._tokenizer, model),
+            limit,
             loaded=self._loaded,
             max_batch=max_batch,
             random=torch.Generator(model.device).manual_seed(seed),
@@ -77,8 +80,12 @@ class LocalEngine:
             return
         with self._loading:
             if release.release_id not in self._loaded:
-                self._check_base(release)
-                self._voices.add(release)
+                if not same_model(release.base_model, self.base_model):
+                    raise EngineError(
+                        f"Release {release.release_id!r} belongs to the base model {release.base_model!r}, "
+                        f"but this engine holds {self.base_model!r}: make an engine for that base."
+                    )
+                self._models.add(release)
                 self._loaded[release.release_id] = None
 
     def unload(self, release_id: str) -> None:
@@ -87,7 +94,7 @@ class LocalEngine:
             if release_id not in self._loaded:
                 return
             del self._loaded[release_id]
-            dropped = self._writer.drop(release_id)
+            dropped = self._generation.drop(release_id)
             if dropped is None:
                 raise self._is_closed()
             dropped.result()
@@ -124,26 +131,23 @@ class LocalEngine:
             self._worker.join()
 
     def _work(self, threads: int | None) -> None:
-        if threads is None and self._voices.small:
+        if threads is None and self._models.small:
             threads = 1
         if threads is not None:
             torch.set_num_threads(threads)
-        self._writer.run()
+        self._generation.run()
 
     def _is_closed(self) -> EngineError:
-        return EngineError(self._writer.trouble or f"The engine of {self.base_model!r} is closed; make a new one.")
+        return EngineError(self._generation.trouble or f"The engine of {self.base_model!r} is closed; make a new one.")
 
     def _waiting(self, request: Generation) -> Waiting:
         if request.release_id not in self._loaded:
-            raise EngineError(
-                f"Release {request.release_id!r} is not loaded in this engine; load it first. "
-                f"Loaded are: {', '.join(sorted(self._loaded)) or 'none'}."
-            )
+            raise not_loaded(request.release_id, self._loaded)
         prompt = self._prompt(request)
         return Waiting(request, prompt, self._tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
     def _put(self, waiting: Waiting) -> None:
-        if not self._queue.put(self._voices.group(waiting.release_id), waiting, whose=waiting.release_id):
+        if not self._queue.put(self._models.group(waiting.release_id), waiting, whose=waiting.release_id):
             raise self._is_closed()
 
     def _prompt(self, request: Generation) -> str:
@@ -164,32 +168,26 @@ class LocalEngine:
     def _texts(self, waiting: Waiting, heard: SimpleQueue[bool]) -> Iterator[str]:
         """Yield texts, some of them empty; in the thread of whoever listens, so that the worker need not decode."""
         yield waiting.opening
-        words = Words(self._text, waiting.request.stop)
+        words = Detokenizer(self._text, waiting.request.stop)
         while heard.get():
             yield words.take(tuple(waiting.tokens))
-        yield words.take(waiting.written.result().tokens, is_all=True)
+        waiting.written.result()  # raises what went wrong
+        yield words.take(waiting.tokens, is_all=True)
 
     def _read(self, waiting: Waiting) -> Generated:
-        written, stops = waiting.written.result(), waiting.request.stop
-        text = waiting.opening + cut(self._text(written.tokens), stops)
+        reason, tokens, stops = waiting.written.result(), waiting.tokens, waiting.request.stop
+        text = waiting.opening + cut(self._text(tokens), stops)
         answer = parse_answer(text, offered=offered_names(waiting.request.tools))
-        kept = kept_tokens(self._text, written.tokens, stops) if waiting.told else 0
+        kept = kept_tokens(self._text, tokens, stops) if waiting.told else 0
         return Generated(
             message=Message(role="assistant", content=answer.content, tool_calls=answer.tool_calls),
             reasoning=answer.reasoning,
-            input_tokens=written.prompt,
-            output_tokens=len(written.tokens),
-            finish_reason=written.finish_reason,
-            logprobs=token_logprobs(self._text, written.tokens[:kept], waiting.told),
+            input_tokens=len(waiting.ids),
+            output_tokens=len(tokens),
+            finish_reason=reason,
+            logprobs=token_logprobs(self._text, tokens[:kept], waiting.told),
         )
 
     def _text(self, tokens: Sequence[int]) -> str:
         """Decode with special tokens kept: `<tool_call>` may be one of them."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-    def _check_base(self, release: Release) -> None:
-        if not same_model(release.base_model, self.base_model):
-            raise EngineError(
-                f"Release {release.release_id!r} belongs to the base model {release.base_model!r}, "
-                f"but this engine holds {self.base_model!r}: make an engine for that base."
-            )

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -145,6 +146,16 @@ class Asked(_Part):
             raise refused("top_logprobs", "it asks for more of what 'logprobs': true asks for, so set both")
         return self
 
+    @model_validator(mode="after")
+    def _chooses_what_is_offered(self) -> Self:
+        choices: list[Any] = [None, "none", "auto"]
+        if self.tools:
+            names = [{"name": tool.function.name} for tool in self.tools]
+            choices += ["required", *({"type": "function", "function": name} for name in names)]
+        if self.tool_choice not in choices:
+            raise refused("tool_choice", "it must be none, auto, required, or name one of the 'tools'")
+        return self
+
     @property
     def with_usage(self) -> bool:
         """Return whether a stream is to end with what was used."""
@@ -158,44 +169,19 @@ class Asked(_Part):
         probabilities = {"logprobs": True, "top_logprobs": self.top_logprobs} if self.logprobs else {}
         return {name: value for name, value in {**given, **probabilities}.items() if value is not None}
 
-    @property
-    def offered(self) -> list[dict[str, Any]]:
-        """Return the tools on offer: "none" offers none of them, a tool's name that one; raise Refusal for others."""
-        choice, tools = self.tool_choice, self.tools or []
-        if choice in (None, "none", "auto"):
-            return [] if choice == "none" else [tool.model_dump(exclude_none=True) for tool in tools]
-        found = [tool for tool in tools if choice in ("required", _choice_of(tool))]
-        if not found:
-            raise refused("tool_choice", "it must be none, auto, required, or name one of the 'tools'")
-        return [tool.model_dump(exclude_none=True) for tool in found]
-
-    @property
-    def must_call(self) -> bool:
-        """Return whether nothing but a call will do."""
-        return self.tool_choice not in (None, "none", "auto")
-
     def conversation(self) -> list[BaseMessage]:
         """Return the messages as LangChain has them; a tool's result gets the name of the call that it answers."""
         names = {call.id: call.function.name for message in self.messages for call in message.tool_calls or ()}
-        return [_as_langchain(message, names) for message in self.messages]
-
-
-def _choice_of(tool: _Tool) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": tool.function.name}}
-
-
-def _as_langchain(message: _Message, names: Mapping[str, str]) -> BaseMessage:
-    text, name = message.content or "", message.name
-    if message.role == "assistant":
-        calls: list[Any] = [
-            {"name": call.function.name, "args": call.function.arguments, "id": call.id, "type": "tool_call"}
-            for call in message.tool_calls or ()
-        ]
-        return AIMessage(text, name=name, tool_calls=calls)
-    if message.role == "tool":
-        answered = str(message.tool_call_id)
-        return ToolMessage(text, tool_call_id=answered, name=name or names.get(answered))
-    return HumanMessage(text, name=name) if message.role == "user" else SystemMessage(text, name=name)
+        return convert_to_messages(
+            [
+                {
+                    **message.model_dump(),
+                    "role": "system" if message.role == "developer" else message.role,
+                    "name": message.name or (names.get(str(message.tool_call_id)) if message.role == "tool" else None),
+                }
+                for message in self.messages
+            ]
+        )
 
 
 class Refusal(Exception):
@@ -236,29 +222,30 @@ def _json(body: bytes) -> Any:
     """Return what JSON says; raise ValueError when it is none, or too deep for those who walk through it later."""
     value = orjson.loads(body)
     level, depth = [value], 0
-    while level := [inner for outer in level if isinstance(outer, dict | list) for inner in _inside(outer)]:
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
         depth += 1
         if depth > DEEPEST:
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
     return value
 
 
-def _inside(value: dict[str, Any] | list[Any]) -> Iterator[Any]:
-    return iter(value.values() if isinstance(value, dict) else value)
-
-
+@dataclass
 class Heard:
     """Hear the pieces of an answer, and write them in OpenAI's form."""
 
-    def __init__(self, asked: Asked, created: int, completion_id: str) -> None:
-        self._asked = asked
-        self._created = created
-        self._id = completion_id
-        self.release: str | None = None
-        self._reason = "stop"
-        self._called = False
-        self._usage: UsageMetadata | None = None
-        self._logprobs: dict[str, Any] | None = None
+    asked: Asked
+    created: int
+    completion_id: str
+    release: str | None = None
+    _reason: str = "stop"
+    _called: bool = False
+    _usage: UsageMetadata | None = None
+    _logprobs: dict[str, Any] | None = None
 
     def take(self, piece: AIMessage) -> dict[str, Any]:
         """Take note of a piece and return what it says, as OpenAI's message or as a change of it."""
@@ -270,7 +257,8 @@ class Heard:
         said: dict[str, Any] = {"content": piece.text} if piece.text else {}
         if reasoning := piece.additional_kwargs.get("reasoning_content"):
             said["reasoning_content"] = reasoning
-        if calls := [call for call in _calls(piece) if self._wants(call)]:
+        several = self.asked.parallel_tool_calls is not False
+        if calls := [call for call in _calls(piece) if several or call["index"] == 0]:
             self._called = True
             said["tool_calls"] = calls
         return said
@@ -294,22 +282,22 @@ class Heard:
         """Return an event of a stream; the last one tells the log-probabilities of all its tokens."""
         told = self._logprobs if finish_reason is not None else None
         choice = {"index": 0, "delta": delta, "logprobs": told, "finish_reason": finish_reason}
-        usage = {"usage": None} if self._asked.with_usage else {}
+        usage = {"usage": None} if self.asked.with_usage else {}
         return event(self._frame("chat.completion.chunk", choices=[choice], **usage))
 
     def end(self) -> Iterator[str]:
         """Yield the last events of a stream."""
         yield self.change({}, self.finish_reason)
-        if self._asked.with_usage:
+        if self.asked.with_usage:
             yield event(self._frame("chat.completion.chunk", choices=[], usage=self._used()))
         yield "data: [DONE]\n\n"
 
     def _frame(self, kind: str, **more: Any) -> dict[str, Any]:
         return {
-            "id": self._id,
+            "id": self.completion_id,
             "object": kind,
-            "created": self._created,
-            "model": self._asked.model,
+            "created": self.created,
+            "model": self.asked.model,
             "system_fingerprint": self.release,
             **more,
             "learnloop": {"release": self.release},
@@ -320,9 +308,6 @@ class Heard:
             return None
         read, written = self._usage["input_tokens"], self._usage["output_tokens"]
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-
-    def _wants(self, call: Mapping[str, Any]) -> bool:
-        return call["index"] == 0 or self._asked.parallel_tool_calls is not False
 
 
 def _calls(piece: AIMessage) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ beginning, such as instructions and tools, is held once.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,11 +26,6 @@ class _Piece:
     after: dict[int, _Piece] = field(default_factory=dict)
     """What follows, by its first token."""
 
-    @property
-    def size(self) -> int:
-        """Return the bytes it holds."""
-        return _size(self.layers)
-
 
 @dataclass(frozen=True)
 class Known:
@@ -39,10 +34,6 @@ class Known:
     count: int = 0
     """Tokens."""
     pieces: Sequence[_Piece] = ()
-
-    def kinds(self) -> Layers:
-        """Return keys and values that are like those of every conversation, but for their number of tokens."""
-        return self.pieces[0].layers
 
     def layers(self, count: int) -> list[Layers]:
         """Return the keys and values of the first so many tokens, piece by piece."""
@@ -105,9 +96,12 @@ class Prefixes:
     def drop(self, release_id: str) -> None:
         """Forget what was kept of a release."""
         root = self._roots.pop(release_id, None)
-        for piece in _below(root) if root else ():
+        left = [*root.after.values()] if root is not None else []
+        while left:
+            piece = left.pop()
+            left += piece.after.values()
             del self._pieces[piece]
-            self.held_bytes -= piece.size
+            self.held_bytes -= _size(piece.layers)
 
     def _walk(self, root: _Piece, tokens: list[int]) -> tuple[list[_Piece], int]:
         """Return the pieces that tokens begin with, the last of them perhaps in part, and how many tokens that are."""
@@ -123,19 +117,18 @@ class Prefixes:
         return pieces, count
 
     def _add(self, piece: _Piece) -> _Piece:
-        before = piece.before
-        if before is not None:
-            before.after[piece.tokens[0]] = piece
+        if piece.before is not None:
+            piece.before.after[piece.tokens[0]] = piece
         self._pieces[piece] = None
-        self.held_bytes += piece.size
+        self.held_bytes += _size(piece.layers)
         return piece
 
     def _split(self, piece: _Piece, at: int) -> _Piece:
         """Cut a piece in two, and return the first; copies, so that neither holds the other's memory."""
         first = _Piece(piece.tokens[:at], _copied(piece.layers, 0, at), piece.before)
-        self.held_bytes -= piece.size
+        self.held_bytes -= _size(piece.layers)
         piece.layers = _copied(piece.layers, at, len(piece.tokens))
-        self.held_bytes += piece.size
+        self.held_bytes += _size(piece.layers)
         piece.tokens, piece.before = piece.tokens[at:], self._add(first)
         first.after[piece.tokens[0]] = piece
         return first
@@ -148,7 +141,7 @@ class Prefixes:
     def _shrink(self) -> None:
         while self.held_bytes > self._most_bytes:
             oldest, _ = self._pieces.popitem(last=False)
-            self.held_bytes -= oldest.size
+            self.held_bytes -= _size(oldest.layers)
             if oldest.before is not None:
                 del oldest.before.after[oldest.tokens[0]]
 
@@ -166,11 +159,3 @@ def _copied(layers: Layers, start: int, stop: int) -> Layers:
 
 def _size(layers: Layers) -> int:
     return sum(keys.nbytes + values.nbytes for keys, values in layers)
-
-
-def _below(piece: _Piece) -> Iterator[_Piece]:
-    left = [*piece.after.values()]
-    while left:
-        one = left.pop()
-        left.extend(one.after.values())
-        yield one

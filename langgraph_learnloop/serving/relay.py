@@ -30,13 +30,25 @@ def relayed(items: Iterator[_Item]) -> Generator[_Item, None, None]:
     yield from items
 
 
+@lru_cache
+def _threads(pid: int) -> ThreadPoolExecutor:
+    """Return a process's threads for coroutines; a forked process has none of its parent's."""
+    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="learnloop-model")
+
+
 async def in_thread(work: Callable[[], _Item]) -> _Item:
     """Return what is done in a thread; who is cancelled goes at once, and what comes of it is thrown away."""
     return await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), partial(copy_context().run, work))
 
 
-async def from_thread(items: Iterator[_Item]) -> AsyncGenerator[_Item, None]:
-    """Yield what an iterator gives in another thread; who stops listening closes it at its next item."""
+async def from_thread(
+    items: Iterator[_Item],
+    start: Callable[[Callable[[], object]], object] = lambda work: _threads(os.getpid()).submit(work),
+) -> AsyncGenerator[_Item, None]:
+    """Yield what an iterator gives in another thread; who stops listening closes it at its next item.
+
+    `start` has the work done in a thread: one of those that are lent to coroutines, if nothing else is said.
+    """
     loop = asyncio.get_running_loop()
     given: asyncio.Queue[tuple[_Item] | BaseException | None] = asyncio.Queue()
     gone = threading.Event()
@@ -57,7 +69,7 @@ async def from_thread(items: Iterator[_Item]) -> AsyncGenerator[_Item, None]:
         except BaseException as error:  # noqa: BLE001 - raised where the items are waited for
             hand(error)
 
-    _threads(os.getpid()).submit(copy_context().run, work)
+    start(partial(copy_context().run, work))
     try:
         while (what := await given.get()) is not None:
             if isinstance(what, BaseException):
@@ -65,9 +77,3 @@ async def from_thread(items: Iterator[_Item]) -> AsyncGenerator[_Item, None]:
             yield what[0]
     finally:
         gone.set()
-
-
-@lru_cache
-def _threads(pid: int) -> ThreadPoolExecutor:
-    """Return a process's threads for coroutines; a forked process has none of its parent's."""
-    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="learnloop-model")

@@ -18,7 +18,7 @@ MOST_LOGPROBS = 20
 _ANY = ("any", "required")
 
 
-class Words(NamedTuple):
+class Preamble(NamedTuple):
     """What a release says before every conversation."""
 
     system: str = ""
@@ -37,10 +37,10 @@ class Words(NamedTuple):
         return (*first, *self.shots, *rest)
 
 
-def words_of(release: Release) -> Words:
+def preamble_of(release: Release) -> Preamble:
     """Return what a release says before every conversation."""
     parts = (release.instructions or "", _fenced(release.knowledge))
-    return Words("\n\n".join(part for part in parts if part), release.shots)
+    return Preamble("\n\n".join(part for part in parts if part), release.shots)
 
 
 def choice_of(choice: str | bool | dict[str, Any] | None, names: Collection[str]) -> str | None:

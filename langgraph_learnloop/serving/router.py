@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
 from langgraph_learnloop.ports import Routing, ThreadPins
@@ -24,6 +25,7 @@ def is_chosen(thread_id: str, salt: str, percent: float) -> bool:
     return int.from_bytes(digest[:8]) % _PARTS < percent * _PARTS / 100
 
 
+@dataclass(eq=False)
 class Router:
     """Send each thread to one release for as long as it lives, unless that release is rolled back.
 
@@ -35,27 +37,18 @@ class Router:
     not load and prove yet leaves them to the one before it.
     """
 
-    def __init__(
-        self,
-        source: Routing,
-        pins: ThreadPins,
-        poll_seconds: float = 1.0,
-        clock: Callable[[], float] = time.monotonic,
-        max_threads: int = 100_000,
-        keep: bool = True,
-    ) -> None:
-        self._source = source
-        self._pins = pins
-        self._poll_seconds = poll_seconds
-        self._clock = clock
-        self._max_threads = max_threads
-        self._keep = keep
-        self._proven: frozenset[str] | None = None
-        self._before: str | None = None
-        self._lock = threading.Lock()
-        self._known: OrderedDict[str, str] = OrderedDict()
-        self._routes: Routes | None = None
-        self._read_at = 0.0
+    source: Routing
+    pins: ThreadPins
+    poll_seconds: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+    max_threads: int = 100_000
+    keep: bool = True
+    _proven: frozenset[str] | None = field(default=None, init=False)
+    _before: str | None = field(default=None, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _known: OrderedDict[str, str] = field(default_factory=OrderedDict, init=False)
+    _routes: Routes | None = field(default=None, init=False)
+    _read_at: float = field(default=0.0, init=False)
 
     def release_for(self, thread_id: str | None) -> str:
         """Return the release id that serves a thread; None (no thread) gets the champion."""
@@ -67,13 +60,18 @@ class Router:
             if known is not None and not self._left(known, routes):
                 self._known.move_to_end(thread_id)
                 return known
-        return self._remember(thread_id, self._pinned(thread_id, routes))
+        pinned = self._pinned(thread_id, routes)
+        with self._lock:
+            self._known[thread_id] = pinned
+            if len(self._known) > self.max_threads:
+                self._known.popitem(last=False)
+        return pinned
 
     def refresh(self) -> Routes:
         """Read the routes now and return them, as they are in the registry."""
-        routes = self._source.routes()
+        routes = self.source.routes()
         with self._lock:
-            self._routes, self._read_at = routes, self._clock()
+            self._routes, self._read_at = routes, self.clock()
         return routes
 
     def only(self, proven: Collection[str]) -> Routes:
@@ -106,9 +104,9 @@ class Router:
         if routes.candidate is not None and is_chosen(thread_id, routes.salt, routes.percent):
             chosen = routes.candidate
         try:
-            pinned = self._pins.pin(thread_id, chosen)
+            pinned = self.pins.pin(thread_id, chosen)
             if self._left(pinned, routes):
-                pinned = self._pins.repin(thread_id, {pinned}, routes.champion)
+                pinned = self.pins.repin(thread_id, {pinned}, routes.champion)
         except StoreError as error:
             _log.warning("A new thread gets %r without its being kept in the store: %s", chosen, error)
             return chosen
@@ -118,7 +116,7 @@ class Router:
         """Return whether threads that have begun with a release go on with another."""
         if release_id in routes.refused:
             return True
-        return not self._keep and release_id not in (routes.champion, routes.candidate)
+        return not self.keep and release_id not in (routes.champion, routes.candidate)
 
     def _followed(self, routes: Routes) -> Routes:
         """Return the routes without what this process cannot serve."""
@@ -131,7 +129,7 @@ class Router:
     def _current(self) -> Routes:
         with self._lock:
             known = self._routes
-            if known is not None and self._clock() - self._read_at < self._poll_seconds:
+            if known is not None and self.clock() - self._read_at < self.poll_seconds:
                 return self._followed(known)
         try:
             return self._followed(self.refresh())
@@ -140,12 +138,5 @@ class Router:
                 raise
             _log.warning("What was live goes on being served: %s", error)
             with self._lock:
-                self._read_at = self._clock()  # not to wait for the store at every request
+                self._read_at = self.clock()  # not to wait for the store at every request
             return self._followed(known)
-
-    def _remember(self, thread_id: str, release_id: str) -> str:
-        with self._lock:
-            self._known[thread_id] = release_id
-            if len(self._known) > self._max_threads:
-                self._known.popitem(last=False)
-        return release_id

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import pad
@@ -14,17 +14,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.records import Generation
+from langgraph_learnloop.serving.detokenizer import Told
 from langgraph_learnloop.serving.prefixes import Known, Layers
 from langgraph_learnloop.serving.toolcalls import THINK_OPEN
-from langgraph_learnloop.serving.words import Told
-
-
-class Written(NamedTuple):
-    """What the worker hands back: token ids read and written."""
-
-    prompt: int
-    tokens: list[int]
-    finish_reason: Literal["stop", "length"]
 
 
 @dataclass(eq=False)
@@ -35,9 +27,11 @@ class Waiting:
     prompt: str
     ids: list[int]
     """The prompt's tokens."""
-    written: Future[Written] = field(default_factory=Future)
+    written: Future[Literal["stop", "length"]] = field(default_factory=Future)
+    """Why the answer ended, when it has."""
     room: int = 0
     tokens: list[int] = field(default_factory=list)
+    """Those of the answer, as far as it is written."""
     told: list[Told] = field(default_factory=list)
     """Of each token, where the request asks for that; the token that ends an answer may be there too."""
     heard: SimpleQueue[bool] | None = None
@@ -191,7 +185,7 @@ def _filled(known: Sequence[Known], taken: Sequence[int], width: int) -> Dynamic
     like = next(some for some in known if some.pieces)
     rows = [some.layers(count) for some, count in zip(known, taken, strict=True)]
     data = []
-    for at, kind in enumerate(like.kinds()):
+    for at, kind in enumerate(like.pieces[0].layers):
         pair = tuple(one.new_zeros(len(known), one.shape[0], width, one.shape[2]) for one in kind)
         for row, pieces in enumerate(rows):
             start = width - taken[row]

@@ -9,15 +9,13 @@ from langgraph_learnloop.errors import ConfigError, EngineError, IllegalMoveErro
 from langgraph_learnloop.ports import Engine
 from langgraph_learnloop.records import Message, Probe, Release
 
-_HALF = 0.5
 Flipped = TypeVar("Flipped")
-Pair = tuple[Message | None, Message | None]
-"""What a release answered when it was examined, and what it answers now."""
 
 
-def agree(release_id: str, pairs: Sequence[Pair], least: float = 0.75) -> None:
+def agree(release_id: str, pairs: Sequence[tuple[Message | None, Message | None]], least: float = 0.75) -> None:
     """Raise EngineError when fewer than `least` (0 to 1) of a release's answers are the ones it gave before.
 
+    Each pair is what it answered when it was examined, and what it answers now.
     A few may differ: sums of floating point numbers depend on what else is in the batch, so near ties can flip.
     """
     differ = [then for then, now in pairs if not same(then, now)]
@@ -38,7 +36,7 @@ def prove(engine: Engine, release: Release, probes: Sequence[Probe]) -> None:
     engine.load(release)
     try:
         answers = [(probe.answer, engine.generate(probe.request).message) for probe in probes]
-        agree(release.release_id, answers, least=_HALF)
+        agree(release.release_id, answers, least=0.5)
     except EngineError:
         engine.unload(release.release_id)
         raise

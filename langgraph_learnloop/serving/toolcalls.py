@@ -107,7 +107,7 @@ def may_begin(text: str, marks: Sequence[str]) -> int:
     return len(text)
 
 
-class Reader:
+class AnswerReader:
     """Read an answer while it is written: hand out words at once, and hold back what may become a call.
 
     `offered`: tools were offered, so that an answer which begins as JSON may be a call. `silent`: hand out reasoning

@@ -12,16 +12,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.files import file_sha256
+from langgraph_learnloop.jobs import WEIGHTS
 from langgraph_learnloop.records import Release
 from langgraph_learnloop.serving.row_adapters import Pairs, RowAdapters, plain_pairs, shell, touches_words
 
 SMALL = 50_000_000
 """Parameters below which one thread is best (several wait for each other, ten times as long when the cores are busy),
 and a copy of the base with an adapter merged into it: one beside the weights costs up to a quarter of a step."""
-_WEIGHTS = "adapter_model.safetensors"
 
 
-class Voices:
+class ReleaseModels:
     """Hold a base and the releases that speak through it.
 
     Releases without an adapter, or with a plain one, may speak in one batch. While a batch is of one release only, a
@@ -73,8 +73,7 @@ class Voices:
     def _adapted(self, folder: str, release_id: str) -> tuple[Pairs | None, Any]:
         """Return what an adapter adds to a row, if it is as plain as that, and its own model, if it has one."""
         try:
-            model = wrapped(copy.deepcopy(self._base) if self.small else shell(self._base), folder, release_id)
-            fill(model, folder, release_id)
+            model = adapted(copy.deepcopy(self._base) if self.small else shell(self._base), folder, release_id)
             found = plain_pairs(model, release_id)
             pairs = found if self._rows.fits(found) else None
             if self.small and not touches_words(model):
@@ -116,7 +115,7 @@ def end_tokens(tokenizer: Any, model: Any) -> frozenset[int]:
 
 def checked_adapter(release: Release) -> str:
     """Return the adapter's folder when its weights are the ones that the release names."""
-    file = Path(str(release.adapter)) / _WEIGHTS
+    file = Path(str(release.adapter)) / WEIGHTS
     try:
         found = file_sha256(file)
     except OSError as error:
@@ -132,24 +131,12 @@ def checked_adapter(release: Release) -> str:
     return str(file.parent)
 
 
-def wrapped(model: Any, folder: str, release_id: str) -> Any:
-    """Return a model that takes adapters; its layers are replaced in place."""
-    return get_peft_model(model, _lora_config(folder), adapter_name=release_id)
-
-
-def fill(model: Any, folder: str, release_id: str) -> None:
-    """Load an adapter's weights, every one of which must find its place."""
-    loaded = model.load_adapter(folder, adapter_name=release_id)
-    if strange := [*loaded.missing_keys, *loaded.unexpected_keys]:
-        raise ValueError(f"{len(strange)} weights do not match, for instance {strange[0]!r}")
-
-
-def _lora_config(folder: str) -> Any:
+def adapted(model: Any, folder: str, release_id: str) -> Any:
+    """Return a model with an adapter, every weight of which found its place; its layers are replaced in place."""
     config = PeftConfig.from_pretrained(folder)
     config.inference_mode = True
-    return config
-
-
-def same_model(one: str, other: str) -> bool:
-    """Tell whether two names are of one model: folders may be reached by several paths."""
-    return one == other or (Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other))
+    wrapped = get_peft_model(model, config, adapter_name=release_id)
+    loaded = wrapped.load_adapter(folder, adapter_name=release_id)
+    if strange := [*loaded.missing_keys, *loaded.unexpected_keys]:
+        raise ValueError(f"{len(strange)} weights do not match, for instance {strange[0]!r}")
+    return wrapped

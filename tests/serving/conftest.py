@@ -29,8 +29,11 @@ class Models(NamedTuple):
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Make a base and two adapters that answer differently."""
+    import torch
+
     from tests.improvement.tiny_base import make_base
 
+    torch.set_num_threads(1)  # as the engine does: threads that wait for each other take far longer on a busy machine
     folder = tmp_path_factory.mktemp("models")
     base = str(make_base(folder / "base"))
     return Models(Release(base_model=base, made_at=NOW), *(make_release(base, folder, seed) for seed in (1, 2)))

@@ -453,6 +453,17 @@ def test_a_stream_ends_at_its_deadline(open_place: Callable[..., Place]) -> None
     assert engine.stopped.wait(10)
 
 
+def test_a_caller_who_hangs_up_stops_a_call_that_is_held_back(open_place: Callable[..., Place]) -> None:
+    """No piece of it is there to be refused, and it is given up all the same."""
+    engine = Streaming(("Well.", "<tool_call>"), endless=True)
+    place = open_place(engine)
+    with place.client() as client:
+        stream = client.chat.completions.create(model="learnloop", messages=HELLO, stream=True)
+        assert next(stream).choices[0].delta.content == "Well."
+        stream.close()
+    assert engine.stopped.wait(10)
+
+
 def test_a_caller_who_hangs_up_stops_the_answer(open_place: Callable[..., Place]) -> None:
     """The engine is told at its next word, and the place is free again."""
     engine = Streaming(endless=True)

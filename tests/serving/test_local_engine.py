@@ -13,9 +13,9 @@ import pytest
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling
+from langgraph_learnloop.serving.detokenizer import Detokenizer
 from langgraph_learnloop.serving.local_engine import LocalEngine
 from langgraph_learnloop.serving.swap import swap
-from langgraph_learnloop.serving.words import Words
 
 QUESTIONS = [f"weather in {'far away ' * (i % 3)}{city}" for i, city in enumerate(("oslo", "rome", "lima", "bern") * 2)]
 
@@ -32,7 +32,7 @@ def ask(engine: LocalEngine, release: Release, text: str, **more: object) -> Gen
 
 def serving(engine: LocalEngine, release: Release) -> Any:
     """Return the model that answers for a release."""
-    return engine._voices.model((release.release_id,))
+    return engine._models.model((release.release_id,))
 
 
 def test_releases_answer_differently_and_always_the_same(engine, models):
@@ -110,13 +110,13 @@ def test_nobody_waits_for_another_releases_answer(models, adapters):
     long_alone = ask(engine, models.one, "weather in oslo", tokens=200).message
     order: list[str] = []
     begun = threading.Event()
-    step = engine._writer._step
+    step = engine._generation._step
 
     def watched(rows):
         begun.set()
         step(rows)
 
-    engine._writer._step = watched
+    engine._generation._step = watched
     with ThreadPoolExecutor(1) as pool:
         long = pool.submit(lambda: (ask(engine, models.one, "weather in oslo", tokens=200), order.append("long"))[0])
         assert begun.wait(30)
@@ -137,7 +137,7 @@ def test_a_flow_of_requests_grows_neither_cache_nor_batch(models, adapters):
     widths: list[int] = []
     sizes: list[int] = []
     model = serving(engine, models.one)
-    forward, join = model.forward, engine._writer._join
+    forward, join = model.forward, engine._generation._join
 
     def watched(*given, **named):
         out = forward(*given, **named)
@@ -148,7 +148,7 @@ def test_a_flow_of_requests_grows_neither_cache_nor_batch(models, adapters):
         join(rows)
         sizes.append(len(rows.waiting))
 
-    model.forward, engine._writer._join = watched, counted
+    model.forward, engine._generation._join = watched, counted
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: ask(engine, models.one, QUESTIONS[number % 8], tokens=5 + number % 9), range(120)))
     engine.close()
@@ -321,7 +321,7 @@ def test_a_conversation_that_is_too_long_is_refused_alone(engine, models):
 
 def test_a_crash_fails_its_batch_and_no_other(engine, models, monkeypatch: pytest.MonkeyPatch):
     """A model that breaks once is an EngineError once, and the worker goes on."""
-    step = engine._writer._step
+    step = engine._generation._step
     crashes = iter([RuntimeError("out of memory")])
 
     def broken(rows):
@@ -329,7 +329,7 @@ def test_a_crash_fails_its_batch_and_no_other(engine, models, monkeypatch: pytes
             raise crash
         step(rows)
 
-    monkeypatch.setattr(engine._writer, "_step", broken)
+    monkeypatch.setattr(engine._generation, "_step", broken)
     with pytest.raises(EngineError, match="RuntimeError: out of memory"):
         ask(engine, models.base, "weather in oslo")
     assert ask(engine, models.base, "weather in oslo").output_tokens > 0
@@ -338,7 +338,7 @@ def test_a_crash_fails_its_batch_and_no_other(engine, models, monkeypatch: pytes
 def test_a_newcomer_that_breaks_breaks_nobody_else(engine, models, monkeypatch: pytest.MonkeyPatch):
     """Who cannot be read gets an EngineError; whom they wanted to join is answered."""
     alone = ask(engine, models.one, "weather in oslo", tokens=100).message
-    read, step, begun = engine._writer._read_prompts, engine._writer._step, threading.Event()
+    read, step, begun = engine._generation._read_prompts, engine._generation._step, threading.Event()
 
     def watched(rows):
         begun.set()
@@ -349,8 +349,8 @@ def test_a_newcomer_that_breaks_breaks_nobody_else(engine, models, monkeypatch: 
             raise RuntimeError("cannot be read")
         return read(batch)
 
-    monkeypatch.setattr(engine._writer, "_step", watched)
-    monkeypatch.setattr(engine._writer, "_read_prompts", broken)
+    monkeypatch.setattr(engine._generation, "_step", watched)
+    monkeypatch.setattr(engine._generation, "_read_prompts", broken)
     with ThreadPoolExecutor(1) as pool:
         long = pool.submit(ask, engine, models.one, "weather in oslo", tokens=100)
         assert begun.wait(30)
@@ -415,7 +415,7 @@ def test_a_stream_holds_stop_texts_back(engine, models):
 def test_words_are_decoded_without_half_characters(text: str):
     """Bytes that come one by one are shown as whole characters only, and as all of them."""
     tokens = list(text.encode())
-    words = Words(lambda some: bytes(some).decode(errors="replace"), ())
+    words = Detokenizer(lambda some: bytes(some).decode(errors="replace"), ())
     shown = [words.take(tokens[: at + 1]) for at in range(len(tokens))]
     assert "".join(shown) == text
     assert [piece for piece in shown if piece] == list(text)
@@ -423,7 +423,7 @@ def test_words_are_decoded_without_half_characters(text: str):
 
 def test_bytes_that_are_no_text_are_shown_at_the_end():
     """What stays half a character is what the whole answer shows too."""
-    words = Words(lambda some: bytes(some).decode(errors="replace"), ("stop",))
+    words = Detokenizer(lambda some: bytes(some).decode(errors="replace"), ("stop",))
     tokens = [*b"a s", 0xF0, 0x9F]
     shown = [words.take(tokens[: at + 1]) for at in range(len(tokens))]
     assert shown == ["a", " ", "", "", ""]
@@ -435,13 +435,13 @@ def test_who_stops_listening_frees_the_place(models, adapters):
     engine = LocalEngine(models.base.base_model, max_batch=1)
     engine.load(models.one)
     steps: list[int] = []
-    step = engine._writer._step
+    step = engine._generation._step
 
     def counted(rows):
         steps.append(len(rows.waiting))
         step(rows)
 
-    engine._writer._step = counted
+    engine._generation._step = counted
     first = engine.stream(request(models.one, "weather in oslo", tokens=400))
     next(first)
     first.close()
@@ -462,14 +462,14 @@ def test_a_request_that_nobody_waits_for_is_not_begun(engine, models):
 
 def test_an_error_reaches_who_listens(engine, models, monkeypatch: pytest.MonkeyPatch):
     """A crash in the middle of a stream is the listener's EngineError; so are a long prompt and a closed engine."""
-    step, count = engine._writer._step, iter(range(100))
+    step, count = engine._generation._step, iter(range(100))
 
     def broken(rows):
         if next(count) == 5:
             raise RuntimeError("out of memory")
         step(rows)
 
-    monkeypatch.setattr(engine._writer, "_step", broken)
+    monkeypatch.setattr(engine._generation, "_step", broken)
     words: list[object] = []
     with pytest.raises(EngineError, match="out of memory"):
         words.extend(engine.stream(request(models.base, "weather in oslo", tokens=100)))

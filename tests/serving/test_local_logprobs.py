@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from langgraph_learnloop.records import Generated, Generation, Message, Release, Sampling
-from langgraph_learnloop.serving.words import kept_tokens, token_logprobs
+from langgraph_learnloop.serving.detokenizer import kept_tokens, token_logprobs
 
 TEXTS = ("weather in oslo", "weather in far away rome", "lima", "weather in bern or kyiv")
 
@@ -27,6 +27,7 @@ class Plain:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        self.known: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
         self.tokenizer: Any = AutoTokenizer.from_pretrained(release.base_model)
         self.model: Any = AutoModelForCausalLM.from_pretrained(release.base_model)
         if release.adapter:
@@ -34,11 +35,14 @@ class Plain:
 
     def logprobs(self, text: str, written: list[int]) -> torch.Tensor:
         """Return the log-probabilities in the place of each written token: tokens x vocabulary."""
+        if (found := self.known.get((text, tuple(written)))) is not None:
+            return found
         chat = [{"role": "user", "content": text}]
         prompt = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
         with torch.no_grad():
             logits = self.model(torch.tensor([[*prompt, *written]])).logits[0]
-        return torch.log_softmax(logits[len(prompt) - 1 : -1], -1)
+        logprobs = torch.log_softmax(logits[len(prompt) - 1 : -1], -1)
+        return self.known.setdefault((text, tuple(written)), logprobs)
 
 
 @pytest.mark.parametrize("warmth", [0.0, 1.5])

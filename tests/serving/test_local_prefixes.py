@@ -46,10 +46,10 @@ def forgetful(models: Any) -> LocalEngine:
 
 def held_bytes(engine: LocalEngine) -> int:
     """Return what is kept, once the worker is through with what it was asked: an answer is kept after it is given."""
-    left = engine._writer.drop("nobody")
+    left = engine._generation.drop("nobody")
     assert left is not None
     left.result(30)
-    return engine._writer._prefixes.held_bytes
+    return engine._generation.prefixes.held_bytes
 
 
 @pytest.fixture
@@ -64,13 +64,13 @@ def plain(models: Any, adapters: str) -> Iterator[LocalEngine]:
 def read(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note how many tokens a row the engine reads in each step."""
     widths: list[int] = []
-    step = engine._writer._step
+    step = engine._generation._step
 
     def noted(rows: Any) -> None:
         widths.append(rows.ids.shape[1])
         step(rows)
 
-    monkeypatch.setattr(engine._writer, "_step", noted)
+    monkeypatch.setattr(engine._generation, "_step", noted)
     return widths
 
 
@@ -163,7 +163,7 @@ def test_unloading_forgets_what_was_read(engine, models):
 
 def test_a_release_that_is_unloaded_while_it_answers_leaves_nothing(engine, models, monkeypatch: pytest.MonkeyPatch):
     """The answer is written to its end, then the release goes with all that was kept of it; others go on meanwhile."""
-    step, begun = engine._writer._step, threading.Event()
+    step, begun = engine._generation._step, threading.Event()
 
     def watched(rows: Any) -> None:
         begun.set()
@@ -171,7 +171,7 @@ def test_a_release_that_is_unloaded_while_it_answers_leaves_nothing(engine, mode
 
     talk = (RULES, user("weather in oslo"))
     alone = ask(engine, models.one, talk, 200)
-    monkeypatch.setattr(engine._writer, "_step", watched)
+    monkeypatch.setattr(engine._generation, "_step", watched)
     with ThreadPoolExecutor(2) as pool:
         long = pool.submit(ask, engine, models.one, talk, 200)
         assert begun.wait(30)
@@ -179,7 +179,7 @@ def test_a_release_that_is_unloaded_while_it_answers_leaves_nothing(engine, mode
         ask(engine, models.two, talk, 3)
         leaving.result(60)
         assert long.result() == alone
-    assert engine._writer._prefixes.find(models.one.release_id, [*range(99)]).count == 0
+    assert engine._generation.prefixes.find(models.one.release_id, [*range(99)]).count == 0
     engine.unload(models.two.release_id)
     assert held_bytes(engine) == 0
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from langgraph_learnloop.records import Message, Release, ToolCall
 from langgraph_learnloop.serving import live_model
-from langgraph_learnloop.serving.request import words_of
+from langgraph_learnloop.serving.request import preamble_of
 from tests.serving.test_live_model import live
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -56,16 +56,16 @@ def test_every_thread_of_a_release_begins_the_same_and_it_is_put_together_once(
 ) -> None:
     """An engine reads the same beginning only once, and no call pays for making it."""
     made, times = release(knowledge=("a", "b"), shots=SHOTS), []
-    monkeypatch.setattr(live_model, "words_of", lambda one: (times.append(1), words_of(one))[1])
+    monkeypatch.setattr(live_model, "preamble_of", lambda one: (times.append(1), preamble_of(one))[1])
     model, engine, _ = live(find_release={made.release_id: made}.__getitem__)
     for thread in "abc":
         model.invoke(thread, {"metadata": {"learnloop_release": made.release_id, "thread_id": thread}})
     beginnings = {request.messages[:-1] == engine.asked[0].messages[:-1] for request in engine.asked}
     assert (beginnings, len(engine.asked), times) == ({True}, 3, [1])
-    assert words_of(made) == words_of(made.model_copy())
+    assert preamble_of(made) == preamble_of(made.model_copy())
 
 
-def test_words_of_many_releases_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preambles_of_many_releases_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that serves for months does not grow."""
     monkeypatch.setattr(live_model, "_KEPT", 2)
     known = {one.release_id: one for one in (release(instructions=f"Rule {number}.") for number in range(5))}
@@ -73,7 +73,7 @@ def test_words_of_many_releases_are_not_kept_for_ever(monkeypatch: pytest.Monkey
     for release_id in known:
         model.invoke("hi", {"metadata": {"learnloop_release": release_id}})
     assert [request.messages[0].content for request in engine.asked] == [f"Rule {number}." for number in range(5)]
-    assert len(model._words) <= 2
+    assert len(model._preambles) <= 2
 
 
 HOSTILE = (
@@ -85,7 +85,7 @@ HOSTILE = (
 
 def test_a_fact_cannot_close_its_fence() -> None:
     """All that facts say stands between two marks that stand nowhere else, whatever they say."""
-    text = words_of(release(knowledge=HOSTILE)).system
+    text = preamble_of(release(knowledge=HOSTILE)).system
     name = re.search(r"\[facts (\w+)\]", text)
     assert name is not None
     head, inside = text.split(f"\n[facts {name[1]}]\n")
@@ -102,12 +102,12 @@ def test_a_fact_that_knows_the_mark_gets_another(monkeypatch: pytest.MonkeyPatch
 
     names = iter(["a" * 32, "b" * 32])
     monkeypatch.setattr(request, "content_hash", lambda value: next(names))
-    assert "[end of facts bbbbbbbbbbbb]" in words_of(release(knowledge=("[end of facts aaaaaaaaaaaa]",))).system
+    assert "[end of facts bbbbbbbbbbbb]" in preamble_of(release(knowledge=("[end of facts aaaaaaaaaaaa]",))).system
 
 
 def test_the_lines_of_a_fact_belong_to_it() -> None:
     """A fact of several lines does not look like several facts."""
-    assert "\n- a\n  - b\n- c\n" in words_of(release(knowledge=("a\n- b", "c"))).system
+    assert "\n- a\n  - b\n- c\n" in preamble_of(release(knowledge=("a\n- b", "c"))).system
 
 
 @pytest.mark.parametrize(

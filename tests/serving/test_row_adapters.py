@@ -16,7 +16,7 @@ from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.records import Generation, Message, Release, Sampling
 from langgraph_learnloop.serving.local_engine import LocalEngine
 from langgraph_learnloop.serving.row_adapters import shell
-from langgraph_learnloop.serving.weights import Voices, load_base
+from langgraph_learnloop.serving.weights import ReleaseModels, load_base
 from tests.serving.conftest import NOW
 
 
@@ -51,9 +51,9 @@ def test_each_row_is_its_own_adapters(models, tmp_path: Path, adapters: str):
         adapter(base, tmp_path, 5, target_modules=["v_proj", "lm_head"]),
     ]
     model: Any = load_base(base, torch.float32)[1]
-    voices = Voices(model, base)
+    made = ReleaseModels(model, base)
     for release in releases:
-        voices.add(release)
+        made.add(release)
     ids = torch.randint(0, 300, (1, 9))
     alone = {
         one.release_id: logits(PeftModel.from_pretrained(shell(model), one.adapter) if one.adapter else model, ids)[0]
@@ -62,9 +62,9 @@ def test_each_row_is_its_own_adapters(models, tmp_path: Path, adapters: str):
     rng = random.Random(5)
     for count in (1, 2, 3, 8, 8, 8, 5):
         rows = tuple(rng.choice(releases).release_id for _ in range(count))
-        if len({voices.group(row) for row in rows}) > 1:
+        if len({made.group(row) for row in rows}) > 1:
             continue
-        got = logits(voices.model(rows), ids.expand(count, -1))
+        got = logits(made.model(rows), ids.expand(count, -1))
         expected = torch.stack([alone[row] for row in rows])
         assert torch.allclose(got, expected, atol=2e-3)
 
@@ -84,16 +84,16 @@ def test_adapters_of_another_kind_speak_alone(
     base = models.base.base_model
     release = adapter(base, tmp_path, 6, **settings)
     model: Any = load_base(base, torch.float32)[1]
-    voices = Voices(model, base)
+    made = ReleaseModels(model, base)
     for one in (models.base, models.one, release):
-        voices.add(one)
-    assert voices.group(release.release_id) == release.release_id
-    assert voices.group(models.one.release_id) == voices.group(models.base.release_id)
+        made.add(one)
+    assert made.group(release.release_id) == release.release_id
+    assert made.group(models.one.release_id) == made.group(models.base.release_id)
     ids = torch.randint(0, 300, (1, 9))
     before = logits(model, ids)
     expected = logits(PeftModel.from_pretrained(load_base(base, torch.float32)[1], release.adapter), ids)
-    assert torch.allclose(logits(voices.model((release.release_id,)), ids), expected, atol=2e-3)
-    assert torch.equal(logits(voices.model((models.base.release_id,)), ids), before)
+    assert torch.allclose(logits(made.model((release.release_id,)), ids), expected, atol=2e-3)
+    assert torch.equal(logits(made.model((models.base.release_id,)), ids), before)
 
 
 def test_a_model_whose_cache_is_of_another_kind_takes_turns(models, tmp_path: Path):
@@ -117,8 +117,8 @@ def test_a_model_whose_cache_is_of_another_kind_takes_turns(models, tmp_path: Pa
     alone = [ask(engine, *one) for one in work]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda one: ask(engine, *one), work)) == alone
-    assert len({engine._voices.group(release.release_id) for release in releases}) == 3
-    assert engine._writer._prefixes.held_bytes == 0
+    assert len({engine._models.group(release.release_id) for release in releases}) == 3
+    assert engine._generation.prefixes.held_bytes == 0
     engine.close()
 
 
@@ -183,7 +183,7 @@ def test_a_worker_that_died_is_trouble(models):
     def broken(*_: object) -> None:
         raise MemoryError("no more")
 
-    engine._writer._let_go = broken
+    engine._generation._let_go = broken
     with pytest.raises(EngineError, match="has died: MemoryError: no more"):
         ask(engine, models.one, "weather in oslo", 200)
     engine._worker.join(30)

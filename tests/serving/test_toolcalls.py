@@ -13,8 +13,8 @@ from langgraph_learnloop.serving.toolcalls import (
     THINK_CLOSE,
     THINK_OPEN,
     Answer,
+    AnswerReader,
     Part,
-    Reader,
     is_malformed,
     may_begin,
     new_call_id,
@@ -248,7 +248,7 @@ def test_any_text_survives(text: str):
 def test_what_is_shown_while_it_is_written_is_how_the_answer_begins(parts: list[str], size: int, offered: bool):
     """However a text is torn, nothing is shown that the whole answer does not begin with, and no mark of a call."""
     text = "".join(parts)
-    reader = Reader(offered=offered)
+    reader = AnswerReader(offered=offered)
     shown = [part for at in range(0, len(text), size) for part in reader.read(text[at : at + size])]
     answer = parse_answer(text, offered={"f"} if offered else ())
     opened = text.lstrip().startswith(THINK_OPEN)
@@ -262,7 +262,7 @@ def test_what_is_shown_while_it_is_written_is_how_the_answer_begins(parts: list[
 
 def test_words_are_not_held_back_for_long():
     """Of a text that is no call only what may be the beginning of a mark waits, until the next word."""
-    reader = Reader(offered=True)
+    reader = AnswerReader(offered=True)
     shown = [[part.text for part in reader.read(word)] for word in ("If ", "a <", " b, ", "say [TO", "]", ".")]
     assert shown == [["If"], [" a"], [" < b,"], [" say"], [" [TO]"], ["."]]
 
@@ -273,13 +273,13 @@ def test_words_are_not_held_back_for_long():
 )
 def test_json_that_cannot_be_a_call_is_shown_at_its_first_key(text: str, held: bool):
     """Only JSON that begins as a call does, where tools were offered, waits for its end."""
-    assert (Reader(offered=True).read(text) == []) is held
-    assert Reader().read(text) == [Part(text)]
+    assert (AnswerReader(offered=True).read(text) == []) is held
+    assert AnswerReader().read(text) == [Part(text)]
 
 
 def test_who_wants_a_call_hears_thoughts_only():
     """A silent reader keeps all the words for the end."""
-    reader = Reader(silent=True)
+    reader = AnswerReader(silent=True)
     assert reader.read("<think>Hm</think>I would rather talk.") == [Part("Hm", is_reasoning=True)]
     assert (reader.content, reader.reasoning) == ("", "Hm")
 
@@ -289,7 +289,7 @@ def test_thought_and_words_are_told_apart_however_they_are_torn(size: int):
     """No mark is shown, blanks stand only between words, and what begins a call ends what is shown."""
     text = "\n<think> One,\n two. </think>\nSo it is.\n<tool_call>{} So. "
     for written, content in ((text, "So it is."), (text.split("<tool")[0], "So it is."), (text[:29], "")):
-        reader = Reader(offered=True)
+        reader = AnswerReader(offered=True)
         shown = [part for at in range(0, len(written), size) for part in reader.read(written[at : at + size])]
         assert (reader.reasoning, reader.content) == ("One,\n two.", content)
         assert "".join(part.text for part in shown if part.is_reasoning) == "One,\n two."

@@ -9,7 +9,7 @@ import pytest
 
 from langgraph_learnloop.errors import EngineError
 from langgraph_learnloop.records import Generated, Message, ShadowAnswer
-from langgraph_learnloop.serving.shadow import Shadow
+from langgraph_learnloop.serving.shadow_traffic import ShadowTraffic
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HELLO = Message(role="assistant", content="Hello.")
@@ -26,11 +26,11 @@ def kept() -> list[ShadowAnswer]:
 
 
 @pytest.fixture
-def shadow(kept: list[ShadowAnswer]) -> Shadow:
-    return Shadow(kept.append, lambda: NOW, waiting=2)
+def shadow(kept: list[ShadowAnswer]) -> ShadowTraffic:
+    return ShadowTraffic(kept.append, lambda: NOW, waiting=2)
 
 
-def test_answers_are_compared_and_no_text_is_kept(shadow: Shadow, kept: list[ShadowAnswer]) -> None:
+def test_answers_are_compared_and_no_text_is_kept(shadow: ShadowTraffic, kept: list[ShadowAnswer]) -> None:
     """The same, another one, and none that can be used; threads are known by their hash."""
 
     def fail() -> Generated:
@@ -49,7 +49,7 @@ def test_answers_are_compared_and_no_text_is_kept(shadow: Shadow, kept: list[Sha
     assert not any("ann" in one.model_dump_json() or "Hello" in one.model_dump_json() for one in kept)
 
 
-def test_a_thread_counts_once_a_rollout(shadow: Shadow, kept: list[ShadowAnswer]) -> None:
+def test_a_thread_counts_once_a_rollout(shadow: ShadowTraffic, kept: list[ShadowAnswer]) -> None:
     """Its further requests depend on the first."""
     asked = []
     for rollout in ("r1", "r1", "r2"):
@@ -59,7 +59,7 @@ def test_a_thread_counts_once_a_rollout(shadow: Shadow, kept: list[ShadowAnswer]
     assert (asked, len(kept)) == ([True, False, True], 2)
 
 
-def test_who_offers_never_waits(shadow: Shadow, kept: list[ShadowAnswer]) -> None:
+def test_who_offers_never_waits(shadow: ShadowTraffic, kept: list[ShadowAnswer]) -> None:
     """While the candidate writes two more may wait; those that come then are let go, and may be offered again."""
     begun, go = threading.Event(), threading.Event()
 
@@ -93,7 +93,7 @@ def test_what_breaks_ends_nothing(kept: list[ShadowAnswer]) -> None:
     def bug() -> Generated:
         raise ZeroDivisionError
 
-    shadow = Shadow(keep, lambda: NOW)
+    shadow = ShadowTraffic(keep, lambda: NOW)
     for number, ask in enumerate((bug, lambda: says("Hello."), lambda: says("Hello."))):
         shadow.offer("r1", str(number), ask, HELLO, 0.1)
     shadow.wait()

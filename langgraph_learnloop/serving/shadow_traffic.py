@@ -8,13 +8,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from langgraph_learnloop.errors import LearnLoopError
 from langgraph_learnloop.records import Generated, Message, ShadowAnswer, content_hash
 
-_WAITING = 8
-"""Requests that wait for the candidate at most; those that come then are not put to it."""
 _REMEMBERED = 50_000
 """Threads that are remembered as asked."""
 _log = logging.getLogger(__name__)
@@ -23,22 +22,22 @@ Ask = Callable[[], Generated]
 """Has the candidate answer a request."""
 
 
-class Shadow:
+@dataclass(eq=False)
+class ShadowTraffic:
     """Put the first request of a thread to a candidate, one at a time, in a thread of its own."""
 
-    def __init__(
-        self,
-        keep: Callable[[ShadowAnswer], object],
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        waiting: int = _WAITING,
-    ) -> None:
-        """Hand each answer's figures to `keep`; texts are not kept."""
-        self._keep = keep
-        self._now = now
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(waiting)
-        self._asked: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._lock = threading.Lock()
-        self._worker: threading.Thread | None = None
+    keep: Callable[[ShadowAnswer], object]
+    """Gets each answer's figures; texts are not kept."""
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    waiting: int = 8
+    """Requests that wait for the candidate at most; those that come then are not put to it."""
+    _asked: OrderedDict[tuple[str, str], None] = field(default_factory=OrderedDict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _worker: threading.Thread | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Make room for those who wait."""
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(self.waiting)
 
     def offer(self, rollout_id: str, thread_id: str, ask: Ask, answer: Message, seconds: float) -> bool:
         """Put a request to the candidate when there is room, and return whether there was; it never waits."""
@@ -97,7 +96,7 @@ class Shadow:
         except LearnLoopError as failed:
             error = str(failed)
         took = time.perf_counter() - began
-        self._keep(
+        self.keep(
             ShadowAnswer(
                 rollout_id=key[0],
                 thread=key[1],
@@ -105,6 +104,6 @@ class Shadow:
                 error=error,
                 seconds=took,
                 champion_seconds=seconds,
-                at=self._now(),
+                at=self.now(),
             )
         )

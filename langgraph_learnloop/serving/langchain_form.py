@@ -1,20 +1,30 @@
-"""Show an engine's answer as LangChain's chat models do: whole, or as the last chunk of a stream."""
+"""Read LangChain's messages, and show an engine's answer as its chat models do: whole, or chunk by chunk."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 
-from langgraph_learnloop.records import Generated, TokenLogprob
-from langgraph_learnloop.serving.toolcalls import Part, Reader, new_call_id
+from langgraph_learnloop.messages import from_langchain
+from langgraph_learnloop.records import Generated, Message
+from langgraph_learnloop.serving.toolcalls import AnswerReader, Part, new_call_id
 
 LEAST_LOGPROB = -9999.0
 """What stands for a probability of 0, whose logarithm JSON cannot write; OpenAI's number."""
+
+
+def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
+    """Return LangChain messages as records; blocks that are not text are left out, and so are calls that were broken.
+
+    Nobody answered such a call, and a conversation with a call that has no answer is refused by providers.
+    """
+    return tuple(from_langchain(message, broken=False) for message in messages)
 
 
 def whole(answer: Generated, about: dict[str, Any]) -> AIMessage:
@@ -38,12 +48,11 @@ def chunk(part: Part) -> AIMessageChunk:
     return AIMessageChunk(content=part.text)
 
 
-def last_chunk(answer: Generated, reader: Reader | None = None) -> AIMessageChunk:
+def last_chunk(answer: Generated, shown: AnswerReader) -> AIMessageChunk:
     """Return what a stream has not yet shown of an answer, its calls and its usage."""
-    said, thought = (reader.content, reader.reasoning) if reader is not None else ("", "")
-    reasoning = _unsaid(answer.reasoning or "", thought)
+    reasoning = _unsaid(answer.reasoning or "", shown.reasoning)
     return AIMessageChunk(
-        content=_unsaid(answer.message.content, said),
+        content=_unsaid(answer.message.content, shown.content),
         tool_call_chunks=[
             tool_call_chunk(
                 name=call.name,
@@ -61,14 +70,14 @@ def last_chunk(answer: Generated, reader: Reader | None = None) -> AIMessageChun
 
 
 def _ending(answer: Generated) -> dict[str, Any]:
+    """Return why an answer ended, and what was told of its tokens in OpenAI's form."""
     if not answer.logprobs:
         return {"finish_reason": answer.finish_reason}
-    return {"finish_reason": answer.finish_reason, "logprobs": {"content": [_token(one) for one in answer.logprobs]}}
-
-
-def _token(one: TokenLogprob) -> dict[str, Any]:
-    """Return a token's log-probability in OpenAI's form."""
-    return {**_likely(one.token, one.logprob), "top_logprobs": [_likely(*other) for other in one.top]}
+    told = [
+        {**_likely(one.token, one.logprob), "top_logprobs": [_likely(*other) for other in one.top]}
+        for one in answer.logprobs
+    ]
+    return {"finish_reason": answer.finish_reason, "logprobs": {"content": told}}
 
 
 def _likely(token: str, logprob: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ _HALF = "\ufffd"
 """What the bytes of half a character decode to."""
 
 
-class Words:
+class Detokenizer:
     """Decode tokens as they come: no half characters, nothing of a text that ends the answer, nothing after it."""
 
     def __init__(self, decode: Decode, stops: Sequence[str]) -> None:
