@@ -109,8 +109,8 @@ def test_a_library_that_is_not_there_is_named() -> None:
 
 
 def test_the_faq_quotes_what_is_said() -> None:
-    """A heading in the FAQ that quotes an error is word for word one of the messages."""
+    """A heading in the FAQ that quotes an error is word for word one of the messages, what is put in left out."""
     page = (Path(__file__).parent.parent / "docs" / "faq.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^\*\*`` ?(.+?) ?``\*\*$", page, re.MULTILINE)
     assert len(quoted) >= 20
-    assert not [message for message in quoted if message not in {one for _, one in EVERY}]
+    assert set(quoted) <= {BRACES.sub("…", message) for _, message in EVERY}

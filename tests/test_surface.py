@@ -14,7 +14,16 @@ ROOT = Path(__file__).parent.parent
 CALLED_BY_OTHERS = (
     *("on_*", "ignore_*", "raise_error", "run_inline", "_agenerate", "_astream", "_get_*_params", "__signature__"),
     *("wrap_*", "awrap_*"),  # these and those above: LangChain
-    *("model_config", "_edit_has_text", "_says_something", "_can_be_said", "_fits_its_method", "_is_whole", "_asks_*"),
+    *(
+        "model_config",
+        "_edit_has_text",
+        "_says_something",
+        "_can_be_said",
+        "_fits_its_method",
+        "_is_whole",
+        "_asks_*",
+        "_chooses_*",
+    ),
     *("should_*", "_prepare_dataset", "training_step", "pre_tokenizer", "decoder"),  # Transformers; above, pydantic
     *("revision", "down_revision", "isolation_level", "string_value", "frame"),  # alembic, sqlite3, protobuf, signal
     *("no_wrap", "overflow", "caption_justify", "pytest_*", "learnloop_case", "__getattr__", "__dir__"),
