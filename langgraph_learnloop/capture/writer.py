@@ -269,7 +269,6 @@ class _Mark:
 def _begin_in_child() -> None:
     for writer in list(_writers):
         if not writer._closed:
-            atexit.unregister(writer.close)
             writer._begin()
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, func, select, tuple_
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
 from langgraph_learnloop.files import whole_file
-from langgraph_learnloop.messages import loads
+from langgraph_learnloop.messages import loads, text_in
 from langgraph_learnloop.mirrors import Texts
 from langgraph_learnloop.records import COMPRESSION, Feedback, Message, Recorded, Run, ToolCall
 from langgraph_learnloop.references import referenced, whole
@@ -259,7 +259,7 @@ def decode_message(body: bytes) -> Message:
     )
     return Message(
         role=role,
-        content=_text(data.get("content")),
+        content=text_in(data.get("content")),
         tool_calls=calls if role == "assistant" else (),
         tool_call_id=data.get("tool_call_id") if role == "tool" else None,
         name=data.get("name"),
@@ -270,19 +270,6 @@ def _role(kind: str, spoken: str | None) -> Role:
     """Return the OpenAI role of LangChain's kind of message; its free-form chat messages name a role themselves."""
     free: dict[str, Role] = {"assistant": "assistant", "developer": "system"}
     return _ROLES.get(kind) or _ROLES.get(spoken or "") or free.get(spoken or "", "user")
-
-
-def _text(content: Any) -> str:
-    """Return the text of a content that is a string or a list of blocks."""
-    if isinstance(content, str):
-        return content
-    blocks = content if isinstance(content, list) else []
-    parts = (block if isinstance(block, str) else block.get("text") for block in blocks if _is_text(block))
-    return "".join(part for part in parts if isinstance(part, str))
-
-
-def _is_text(block: Any) -> bool:
-    return isinstance(block, str) or (isinstance(block, dict) and block.get("type", "text") == "text")
 
 
 def _row(run: Run, pack: zstandard.ZstdCompressor) -> tuple[Any, ...]:

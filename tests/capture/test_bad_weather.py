@@ -226,8 +226,8 @@ def test_an_exit_in_mid_run_keeps_what_had_ended(tmp_path: Path, code: str, ther
 def test_a_huge_tool_result_is_cut_in_the_store_and_whole_for_the_agent(
     scripted: Any, calls: Any, tmp_path: Path
 ) -> None:
-    """50 MB reach the agent as they are; the store keeps a part, with a mark and the hash of the whole."""
-    huge = "0123456789" * 5_000_000
+    """10 MB reach the agent as they are; the store keeps a part, with a mark and the hash of the whole."""
+    huge = "0123456789" * 1_000_000
 
     def fetch() -> str:
         """Fetch everything."""
@@ -239,11 +239,11 @@ def test_a_huge_tool_result_is_cut_in_the_store_and_whole_for_the_agent(
     path = tmp_path / "learnloop.db"
     with LearnLoop(path, agent="support") as loop:
         agent = loop.watch(create_agent(scripted(answer=answer), [fetch]))
-        assert agent.invoke({"messages": [("user", "go")]})["messages"][-1].content == "50000000 read"
+        assert agent.invoke({"messages": [("user", "go")]})["messages"][-1].content == "10000000 read"
         assert loop.flush(60)
         (run,) = loop.runs()
         (kept,) = [m for m in loop.store.runs.conversation(run.messages) if m.role == "tool"]
-        assert run.answer == "50000000 read"
+        assert run.answer == "10000000 read"
         assert len(kept.content) < 1_100_000
         assert kept.content.startswith("0123456789")
         assert hashlib.sha256(huge.encode()).hexdigest()[:32] in kept.content
