@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import zstandard
-from sqlalchemy import Connection, Row, Select, func, select, tuple_
+from sqlalchemy import Connection, Select, func, select, tuple_
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
 from langgraph_learnloop.files import whole_file
@@ -168,15 +168,16 @@ class Runs(Drawer):
 
     def _lists(self, starts: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return the hashes of the messages of several lists, whose parents they mostly share."""
-        rows: dict[str, Row[Any]] = {}
+        rows: dict[str, tuple[str | None, list[str]]] = {}
         with self._database.reading() as connection:
             for part in parts(starts):
                 chain = select(tables.lists).where(tables.lists.c.hash.in_(part)).cte(recursive=True)
                 earlier = select(tables.lists).where(tables.lists.c.hash == chain.c.parent)
-                rows.update((row.hash, row) for row in connection.execute(select(chain.union(earlier))))
+                found = connection.execute(select(chain.union(earlier)))
+                rows.update((row.hash, (row.parent, row.items.split(","))) for row in found)
         return {key: self._joined(key, rows) for key in starts}
 
-    def _joined(self, list_hash: str, rows: Mapping[str, Row[Any]]) -> tuple[str, ...]:
+    def _joined(self, list_hash: str, rows: Mapping[str, tuple[str | None, list[str]]]) -> tuple[str, ...]:
         """Return the messages of a list: those of the lists that it continues, then its own."""
         pieces: list[list[str]] = []
         at: str | None = list_hash
@@ -186,8 +187,8 @@ class Runs(Drawer):
                     f"The list of messages {list_hash!r} is not whole in the store {self._database.where!r}; "
                     "its run was stored without it, or it was erased. Take another run."
                 )
-            pieces.append(rows[at].items.split(","))
-            at = rows[at].parent
+            at, items = rows[at]
+            pieces.append(items)
         return tuple(item for piece in reversed(pieces) for item in piece)
 
     def whole(self, hashes: Sequence[str]) -> tuple[dict[str, Any], ...]:

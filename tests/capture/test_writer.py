@@ -334,6 +334,14 @@ def test_events_after_close_are_counted(say: Any, writer: Writer, sink: Any) -> 
     assert writer.health().dropped["events after the recorder was closed"] == 4
 
 
+def test_the_first_event_is_not_lost(sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue is open from the beginning, also before the writer's thread looks at it."""
+    monkeypatch.setattr(Writer, "_start", lambda self: None)
+    writer = Writer(sink)
+    _speaker(writer)("1")
+    assert writer.health().queued == 4
+
+
 def test_who_was_closed_is_held_by_nobody(sink: Any) -> None:
     """The interpreter's end, at which an open writer is flushed, does not keep a closed one until then."""
     writer = Writer(sink)
