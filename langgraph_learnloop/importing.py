@@ -234,8 +234,8 @@ def _as_recorded(foreign: ForeignRun, agent: str, policy: Policy, interner: Inte
         release=_name(run.release),
         user=policy.user(_name(run.user)),
         messages=interner.conversation(conversation) if policy.keeps("messages") else None,
-        question=policy.text("question", _spoken(run.question) or None),
-        answer=policy.text("answer", _spoken(run.answer)),
+        question=policy.kept("question", _spoken(run.question) or None),
+        answer=policy.kept("answer", _spoken(run.answer)),
         steps=tuple(steps),
         outcome=run.outcome,
         error=_error(run.error, policy),
@@ -243,7 +243,7 @@ def _as_recorded(foreign: ForeignRun, agent: str, policy: Policy, interner: Inte
         seconds=run.seconds,
         usd=sum(costs) if costs else run.usd,
         tags=tuple(policy.fit(_name(tag)) for tag in run.tags),
-        metadata=policy.value("metadata", plain(run.metadata)) or {},
+        metadata=policy.kept("metadata", plain(run.metadata)) or {},
         flagged=tuple(policy.fit(clean(reason)) for reason in run.flagged),
         resumes=_name(run.resumes),
         trace=_name(run.trace),
@@ -263,7 +263,7 @@ def _step(one: ForeignStep, policy: Policy, interner: Interner, known: dict[int,
         "input": interner.conversation([_langchain(message, known) for message in one.asked]) if kept else None,
         "output": interner.all(said) if kept else (),
         "tools": interner.value(plain(list(one.tools))) if one.tools else None,
-        "reasoning": policy.text("reasoning", None if thoughts is None else clean(thoughts)),
+        "reasoning": policy.kept("reasoning", None if thoughts is None else clean(thoughts)),
         "tool_calls": tuple(_call(call, policy) for call in step.tool_calls) if policy.keeps("tool_calls") else (),
         "parameters": plain(step.parameters),
         "usd": usd if step.kind == "model" else None,
@@ -300,7 +300,8 @@ def _spoken(text: str | None) -> str | None:
 
 
 def _error(error: str | None, policy: Policy) -> str | None:
-    return policy.text("error", None if error is None else clean(error)[:_ERROR_LENGTH])
+    kept: str | None = policy.kept("error", None if error is None else clean(error)[:_ERROR_LENGTH])
+    return kept
 
 
 def _name(text: Any) -> Any:

@@ -57,6 +57,15 @@ def question(messages: Sequence[Message]) -> str:
     return next((message.content for message in reversed(messages) if message.role == "user"), "")
 
 
+def text_in(content: Any) -> str:
+    """Return the text of a LangChain message's content: a string, or blocks of which some are text."""
+    if isinstance(content, str):
+        return content
+    blocks = [{"text": block} if isinstance(block, str) else block for block in content or ()]
+    texts = [one.get("text") for one in blocks if isinstance(one, dict) and one.get("type", "text") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 def from_langchain(message: BaseMessage, *, broken: bool = True) -> Message:
     """Return a LangChain message as a record; raise DataError for a type that no conversation here has.
 

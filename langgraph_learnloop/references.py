@@ -13,8 +13,9 @@ _SHORTEST = 1024
 _TEXT = frozenset({"text", "reasoning", "thinking", "signature", "summary"})
 """Fields of a content block that hold words, however long."""
 _DATA = re.compile(r"(data:[\w.+/;=-]{0,200};base64,)?([A-Za-z0-9+/]+={0,2})")
-_MARK = "learnloop-blob:"
-_REFERENCE = re.compile(r"(data:[\w.+/;=-]{0,200};base64,)?" + _MARK + r"([0-9a-f]{64}):(\d+)(:left-out)?")
+MARK = "learnloop-blob:"
+"""What a reference to a blob begins with."""
+_REFERENCE = re.compile(r"(data:[\w.+/;=-]{0,200};base64,)?" + MARK + r"([0-9a-f]{64}):(\d+)(:left-out)?")
 
 
 class Blobs:
@@ -34,9 +35,9 @@ class Blobs:
         """Return what stands for some bytes in a message."""
         digest = hashlib.sha256(data).hexdigest()
         if self._largest and len(data) > self._largest:
-            return f"{_MARK}{digest}:{len(data)}:left-out"
+            return f"{MARK}{digest}:{len(data)}:left-out"
         self._found[digest] = data
-        return f"{_MARK}{digest}:{len(data)}"
+        return f"{MARK}{digest}:{len(data)}"
 
 
 def with_references(content: Any, blobs: Blobs) -> Any:

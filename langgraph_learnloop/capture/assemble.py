@@ -27,6 +27,7 @@ _NAMESPACE = "langgraph_checkpoint_ns"
 """The key of the metadata under which LangGraph names a node's run, the same for all that happens directly in it."""
 _NOT_OWN = frozenset({"thread_id", "user", "user_id", "langfuse_user_id", "checkpoint_ns", "lc_versions"})
 _INNER = ("langgraph_", "ls_", "lc_", "__")
+_INNER_TAGS = ("seq:step:", "graph:step:", "map:key:")
 _SAMPLING = (
     "temperature",
     "top_p",
@@ -49,29 +50,30 @@ _GONE = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 def assemble(trace: Trace, interner: Interner, policy: Policy) -> Run:
     """Return the run that a trace tells; its messages are left in the interner."""
     root, end = trace.root.start, trace.root.end
-    metadata = _metadata(trace.root)
+    metadata = trace.root.metadata
     conversation = _conversation(trace)
     question, answer = _question_and_answer(conversation)
     steps = _STEPS.validate_python(_joined(_steps(trace, interner, policy)))
+    own = {key: value for key, value in metadata.items() if key not in _NOT_OWN and not key.startswith(_INNER)}
     user = next((metadata[key] for key in ("user", "user_id", "langfuse_user_id") if metadata.get(key)), None)
     costs = [step.usd for step in steps if step.usd is not None]
     return Run(
         run_id=str(root.run_id),
-        thread_id=_text(metadata.get("thread_id")),
+        thread_id=_text(trace.thread),
         agent=trace.agent,
         release=_release(trace),
         user=policy.user(_text(user)),
         messages=interner.conversation(conversation) if policy.keeps("messages") else None,
-        question=policy.text("question", question),
-        answer=policy.text("answer", answer),
+        question=policy.kept("question", question),
+        answer=policy.kept("answer", answer),
         steps=steps,
         outcome=_outcome(trace),
-        error=policy.text("error", _error(end)),
+        error=policy.kept("error", _error(end)),
         started_at=_date(root),
         seconds=_seconds(trace.root),
         usd=sum(costs) if costs else None,
-        tags=tuple(policy.fit(clean(tag)) for tag in root.details.get("tags") or () if not _is_inner_tag(tag)),
-        metadata=policy.value("metadata", plain(_own_metadata(metadata))) or {},
+        tags=tuple(policy.fit(clean(tag)) for tag in root.details.get("tags") or () if not tag.startswith(_INNER_TAGS)),
+        metadata=policy.kept("metadata", plain(own)) or {},
         flagged=tuple(policy.fit(clean(reason)) for reason in trace.reasons),
         resumes=_text(trace.resumes),
         trace=trace.beside,
@@ -92,7 +94,7 @@ def _steps(trace: Trace, interner: Interner, policy: Policy) -> list[Fields]:
             home[work] = parent_id or str(work.start.run_id)
             continue
         home[work] = str(work.start.run_id)
-        if policy.shows(_metadata(work).get("langgraph_node")):
+        if policy.shows(work.metadata.get("langgraph_node")):
             shown.append({"step_id": home[work], "parent_id": parent_id, **_step(work, interner, policy)})
     return shown
 
@@ -114,37 +116,36 @@ def _joined(steps: list[Fields]) -> list[Fields]:
 
 def _step(work: Work, interner: Interner, policy: Policy) -> Fields:
     fields = _TOLD_BY[work.start.kind](work, interner, policy)
-    metadata = _metadata(work)
+    metadata = work.metadata
     return fields | {
         "name": clean(fields["name"]),
         "node": _text(metadata.get("langgraph_node")),
         "superstep": metadata.get("langgraph_step"),
         "namespace": _text(metadata.get(_NAMESPACE)),
-        "checkpoint_id": _checkpoint(work),
+        "checkpoint_id": _text((work.start.details.get("checkpoints") or {}).get("")),  # of the outermost graph
         "started_at": _date(work.start),
         "seconds": _seconds(work),
-        "error": policy.text("error", fields.get("error") or _error(work.end)),
+        "error": policy.kept("error", fields.get("error") or _error(work.end)),
     }
 
 
 def _model(work: Work, interner: Interner, policy: Policy) -> Fields:
-    details = work.start.details
     messages = _answers(work)
-    parameters = details.get("invocation_params") or {}
+    parameters = work.start.details.get("invocation_params") or {}
     tools = parameters.get("tools") or parameters.get("functions")
     asked = [
         _call(call, policy) for message in messages if isinstance(message, AIMessage) for call in message.tool_calls
     ]
     thoughts = [text for message in messages if (text := reasoning_of(message)) is not None]
     read, written = _tokens(work, messages)
-    name = _model_name(details, parameters)
+    name = _model_name(work, parameters)
     return {
         "kind": "model",
         "name": name,
         "input": interner.conversation(_asked(work)) if policy.keeps("messages") else None,
         "output": interner.all(messages) if policy.keeps("messages") else (),
         "tools": interner.value(tools) if tools else None,
-        "reasoning": policy.text("reasoning", "\n".join(thoughts) or None),
+        "reasoning": policy.kept("reasoning", "\n".join(thoughts) or None),
         "tool_calls": tuple(asked) if policy.keeps("tool_calls") else (),
         "parameters": _parameters(parameters),
         "cached": _is_cached(messages),
@@ -207,15 +208,11 @@ def _is_step(work: Work) -> bool:
     """Return whether work is shown: models, tools, and a graph's nodes and tasks, not what those are built of."""
     if work.start.kind != "chain":
         return True
-    name, metadata = work.start.details.get("name"), _metadata(work)
+    name, metadata = work.start.details.get("name"), work.metadata
     if work.parent is None or name in (None, START) or name != metadata.get("langgraph_node"):
         return False
     # What a node is built of may bear its name, and shares its namespace.
-    return bool(metadata.get(_NAMESPACE) != _metadata(work.parent).get(_NAMESPACE))
-
-
-def _metadata(work: Work) -> dict[str, Any]:
-    return work.start.details.get("metadata") or {}
+    return bool(metadata.get(_NAMESPACE) != work.parent.metadata.get(_NAMESPACE))
 
 
 def _conversation(trace: Trace) -> tuple[BaseMessage, ...]:
@@ -276,10 +273,11 @@ def _tokens(work: Work, messages: tuple[BaseMessage, ...]) -> tuple[int | None, 
     return usage_told.get("prompt_tokens"), usage_told.get("completion_tokens")
 
 
-def _model_name(details: dict[str, Any], parameters: dict[str, Any]) -> str:
+def _model_name(work: Work, parameters: dict[str, Any]) -> str:
+    details = work.start.details
     serialized = details.get("serialized") or {}
     names = (
-        (details.get("metadata") or {}).get("ls_model_name"),
+        work.metadata.get("ls_model_name"),
         parameters.get("model"),
         parameters.get("model_name"),
         details.get("name"),
@@ -301,15 +299,6 @@ def _release(trace: Trace) -> str | None:
 
 def _call(call: Any, policy: Policy) -> ToolCall:
     return ToolCall(name=clean(call["name"]), args=policy.fit(plain(call["args"])), id=_text(call.get("id")))
-
-
-def _checkpoint(work: Work) -> str | None:
-    """Return the checkpoint of the outermost graph that the node of a model or tool call started from."""
-    return _text((work.start.details.get("checkpoints") or {}).get(""))
-
-
-def _own_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metadata.items() if key not in _NOT_OWN and not key.startswith(_INNER)}
 
 
 def _outcome(trace: Trace) -> Outcome:
@@ -340,7 +329,3 @@ def _seconds(work: Work) -> float | None:
 
 def _text(value: Any) -> str | None:
     return None if value is None else clean(str(value))
-
-
-def _is_inner_tag(tag: str) -> bool:
-    return tag.startswith(("seq:step:", "graph:step:", "map:key:"))

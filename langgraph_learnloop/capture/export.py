@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,7 +56,8 @@ def write_parquet(runs: Iterable[ExportedRun], path: Path, rows: int = 1_000) ->
     schema = arrow.schema([(name, _type(arrow, name)) for name in ExportedRun.model_fields])
     count = 0
     with parquet.ParquetWriter(path, schema) as writer:
-        for batch in _batches((_row(run) for run in runs), rows):
+        each = map(_row, runs)
+        while batch := list(islice(each, rows)):
             writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
             count += len(batch)
     return count
@@ -78,14 +80,3 @@ def _row(run: ExportedRun) -> dict[str, Any]:
     plain = run.model_dump(mode="json")
     nested = {name: json.dumps(plain[name], ensure_ascii=False) for name in _NESTED}
     return {**plain, **nested, "started_at": run.started_at}
-
-
-def _batches(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import zstandard
@@ -18,7 +20,7 @@ from langchain_core.messages import BaseMessage
 from langgraph_learnloop.capture.messages import cut, encode, plain, raw_text
 from langgraph_learnloop.capture.redaction import redacted
 from langgraph_learnloop.records import COMPRESSION, Interned
-from langgraph_learnloop.references import Blobs, with_references
+from langgraph_learnloop.references import MARK, Blobs, with_references
 
 Redact = Callable[[str], str]
 """Returns a text without what must not be stored."""
@@ -29,6 +31,7 @@ _REMEMBERED_BYTES = 32_000_000
 """Compressed bytes of messages that are remembered, so that they need not be serialised again."""
 _REMEMBERED = 20_000
 """Messages, lists and values that are remembered at most, of each."""
+_BLOB = MARK.encode()
 _MAY_BE_EMPTY = frozenset({type(None), list, dict})
 """Types of fields that say nothing when they are empty."""
 _NEVER_REDACTED = frozenset({"id", "type", "tool_call_id", "model_name", "model_provider", "finish_reason"})
@@ -91,7 +94,8 @@ class Interner:
             return None
         known, length = self._longest_known(keys)
         if length < len(keys):
-            known = _List(_chained(known.key if known else "", keys[length:]), known, keys[length:])
+            before = known.key if known else None
+            known = _List(_chained(before or "", keys[length:]), known, before, keys[length:])
             self._lists[keys[-1]] = (keys, known)
             if len(self._lists) > _REMEMBERED // 20:
                 self._lists.popitem(last=False)
@@ -114,20 +118,24 @@ class Interner:
     def _item(self, message: BaseMessage) -> _Item:
         fields = message.__dict__
         content = fields.get("content")
-        name = (type(message), fields.get("id"), content) if isinstance(content, str) else None
-        known = self._messages.get(name) if name else None
-        if known is not None and known[0] == fields:
+        name = (type(message), fields.get("id"), content if isinstance(content, str) else None)
+        known = self._messages.get(name)
+        if known is not None and _same(known[0], fields):
             self._messages.move_to_end(name)
             return known[1]
         body = self._body(message)
         item = _Item(_hash(body), self._compressor.compress(body))
-        if name:
-            self._remember(name, dict(fields), item)
+        if _BLOB not in body:  # the bytes of images must come with each run until they are stored, and are too many
+            self._remember(name, fields, item)
         return item
 
     def _remember(self, name: Any, fields: dict[str, Any], item: _Item) -> None:
+        try:  # who holds the message may change what is in it later
+            kept = {key: deepcopy(value) if type(value) in (dict, list) else value for key, value in fields.items()}
+        except Exception:  # noqa: BLE001 - what a value does when it is copied is not known here
+            return
         replaced = self._messages.pop(name, None)
-        self._messages[name] = (fields, item)
+        self._messages[name] = (kept, item)
         self._bytes += len(item.body) - (len(replaced[1].body) if replaced else 0)
         while len(self._messages) > _REMEMBERED or self._bytes > _REMEMBERED_BYTES:
             _, (_, oldest) = self._messages.popitem(last=False)
@@ -164,28 +172,32 @@ class Interner:
         return None, 0
 
 
+@dataclass(slots=True, eq=False)
 class _Item:
     """A serialised message or value."""
 
-    __slots__ = ("body", "key", "stored")
-
-    def __init__(self, key: str, body: bytes) -> None:
-        self.key = key
-        self.body = body
-        self.stored = False
+    key: str
+    body: bytes
+    stored: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class _List:
     """A list of messages: the list it continues, and what comes after."""
 
-    __slots__ = ("items", "key", "parent", "parent_key", "stored")
+    key: str
+    parent: _List | None
+    parent_key: str | None
+    items: tuple[str, ...]
+    stored: bool = False
 
-    def __init__(self, key: str, parent: _List | None, items: tuple[str, ...]) -> None:
-        self.key = key
-        self.parent = parent
-        self.parent_key = parent.key if parent else None
-        self.items = items
-        self.stored = False
+
+def _same(known: dict[str, Any], fields: dict[str, Any]) -> bool:
+    """Return whether the fields of a message are what they were; values that cannot be compared are not."""
+    try:
+        return known == fields
+    except Exception:  # noqa: BLE001 - arrays and tables, such as tools return beside their text, raise
+        return False
 
 
 def _collect(one: _List | None, into: dict[str, _List]) -> None:

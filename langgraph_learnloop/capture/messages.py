@@ -13,7 +13,7 @@ import orjson
 from langchain_core.messages import BaseMessage, convert_to_messages
 from pydantic import BaseModel
 
-from langgraph_learnloop.messages import loads
+from langgraph_learnloop.messages import loads, text_in
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS
 _DEPTH = 100
@@ -73,11 +73,7 @@ def text_of(message: BaseMessage) -> str:
 
 def raw_text(message: BaseMessage) -> str:
     """Return a message's text as it is, reasoning that was written into it included."""
-    content = message.content
-    if isinstance(content, str):
-        return content
-    texts = (block if isinstance(block, str) else block.get("text", "") for block in content if _is_text(block))
-    return "".join(text for text in texts if isinstance(text, str))
+    return text_in(message.content)
 
 
 def reasoning_of(message: BaseMessage) -> str | None:
@@ -85,10 +81,6 @@ def reasoning_of(message: BaseMessage) -> str | None:
     parts = [*_kept_beside(message), *_kept_in_blocks(message.content), *_THINK.findall(raw_text(message))]
     text = "\n".join(part.strip() for part in parts if part.strip())
     return clean(text) or None
-
-
-def _is_text(block: str | dict[str, Any]) -> bool:
-    return isinstance(block, str) or block.get("type", "text") == "text"
 
 
 def _kept_beside(message: BaseMessage) -> Iterator[str]:

@@ -46,14 +46,7 @@ class Policy:
         """Return whether a part of runs and steps is kept."""
         return part not in self.exclude_fields
 
-    def text(self, part: str, text: str | None) -> str | None:
-        """Return a text as it may be stored."""
-        if text is None or not self.keeps(part):
-            return None
-        fitting: str = self.fit(text)
-        return fitting
-
-    def value(self, part: str, value: Any) -> Any:
+    def kept(self, part: str, value: Any) -> Any:
         """Return a JSON-like value as it may be stored; None where its part is not kept."""
         return self.fit(value) if self.keeps(part) else None
 
@@ -71,8 +64,7 @@ class Policy:
         if right is not None:
             calls = tuple(call.model_copy(update={"args": self.fit(call.args)}) for call in right.tool_calls)
             right = right.model_copy(update={"content": self.fit(right.content), "tool_calls": calls})
-        text = None if said.text is None else self.fit(said.text)
-        return said.model_copy(update={"text": text, "correction": right, "by": self.user(said.by)})
+        return said.model_copy(update={"text": self.fit(said.text), "correction": right, "by": self.user(said.by)})
 
     def user(self, name: str | None) -> str | None:
         """Return the name under which a user is stored: with a key, an HMAC-SHA-256 that only its owner can match."""

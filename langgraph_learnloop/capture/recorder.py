@@ -9,7 +9,7 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
 from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent, GraphResumeEvent
 
 from langgraph_learnloop.capture.events import Answered, Event, Kind
@@ -133,7 +133,6 @@ class Recorder(GraphCallbackHandler):
         self, response: LLMResult, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
         """Note what a model answered."""
-        self._streaming.discard(run_id)
         answers = response.generations[0] if response.generations else ()
         said = tuple(getattr(one, "message", None) or one.text for one in answers)
         self._end("end", run_id, parent_run_id, Answered(said, response.llm_output))
@@ -145,21 +144,10 @@ class Recorder(GraphCallbackHandler):
     def on_chain_error(
         self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
-        """Note that an exception left a graph, a node or a runnable."""
+        """Note that an exception left a graph, a node, a runnable, a model or a tool."""
         self._end("error", run_id, parent_run_id, error)
 
-    def on_llm_error(
-        self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
-    ) -> None:
-        """Note that a model failed."""
-        self._streaming.discard(run_id)
-        self._end("error", run_id, parent_run_id, error)
-
-    def on_tool_error(
-        self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
-    ) -> None:
-        """Note that a tool failed."""
-        self._end("error", run_id, parent_run_id, error)
+    on_llm_error = on_tool_error = on_chain_error
 
     def on_interrupt(self, event: GraphInterruptEvent) -> None:
         """Note that the graph paused for somebody."""
@@ -184,14 +172,14 @@ class Recorder(GraphCallbackHandler):
         elif kind == "chain":
             payload = None  # a node's state is not told, and would be kept from being freed
         else:
-            details["checkpoints"] = _configurable().get("checkpoint_map")
+            details["checkpoints"] = (_config().get("configurable") or {}).get("checkpoint_map")
             if self._unasked and self._unasked.pop(root, False) is None:  # of parallel tools, one
                 self._ask_the_witness(root)
         self._put(Event(self.agent, kind, run_id, parent_id, time.perf_counter(), time.time(), payload, details, self))
 
     def _ask_the_witness(self, root: UUID) -> None:
         """Note the trace that another tracer keeps of a run: inside a node its handlers are known."""
-        handlers = getattr((var_child_runnable_config.get() or {}).get("callbacks"), "handlers", None)
+        handlers = getattr(_config().get("callbacks"), "handlers", None)
         if self.witness is None or not handlers:
             return
         try:
@@ -204,6 +192,7 @@ class Recorder(GraphCallbackHandler):
 
     def _end(self, kind: Kind, run_id: UUID, parent_id: UUID | None, payload: Any) -> None:
         self._roots.pop(run_id, None)
+        self._streaming.discard(run_id)
         self._note(kind, run_id, parent_id, payload)
 
     def _note(self, kind: Kind, run_id: UUID, parent_id: UUID | None, payload: Any) -> None:
@@ -218,12 +207,11 @@ class Recorder(GraphCallbackHandler):
             self._streaming.clear()
 
 
-def _configurable() -> dict[str, Any]:
-    return (var_child_runnable_config.get() or {}).get("configurable") or {}
+def _config() -> RunnableConfig:
+    return var_child_runnable_config.get() or {}
 
 
 def _here() -> UUID | None:
     """Return the callback's id of the node or tool that runs in this context."""
-    callbacks = (var_child_runnable_config.get() or {}).get("callbacks")
-    found = getattr(callbacks, "parent_run_id", None)
+    found = getattr(_config().get("callbacks"), "parent_run_id", None)
     return found if isinstance(found, UUID) else None

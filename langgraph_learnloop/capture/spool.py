@@ -269,15 +269,11 @@ class Spool:
 
     def _bring_in_file(self, path: Path) -> bool:
         try:
-            batch: list[Entry] = []
-            for recorded in _read(path, self._dropped):
-                batch.append(Entry.of(recorded, _nothing))
-                if len(batch) == _BATCH:
-                    if self._commit(batch):
-                        return False
-                    batch = []
-            if self._commit(batch):
-                return False
+            each = _read(path, self._dropped)
+            # Nothing is confirmed of them: what was spilled is stored again if it is needed again.
+            while batch := [Entry.of(recorded, lambda: None) for recorded in islice(each, _BATCH)]:
+                if self._commit(batch):
+                    return False
             path.unlink(missing_ok=True)
         except FileNotFoundError:  # nothing is left to be tried again
             self._dropped["files of spilled runs that somebody removed"] += 1
@@ -367,7 +363,3 @@ def _read(path: Path, dropped: Counter[str]) -> Iterator[Recorded]:
                 )
             except (ValueError, KeyError, TypeError, ValidationError):
                 dropped["spilled runs that cannot be read"] += 1
-
-
-def _nothing() -> None:
-    """Confirm nothing: what was spilled is stored again if it is needed again."""

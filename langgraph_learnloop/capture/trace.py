@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from langgraph_learnloop.capture.events import Event
@@ -27,6 +28,11 @@ class Work:
     end: Event | None = None
     first_token: float | None = None
     """time.perf_counter() at the first token."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Return what LangChain, LangGraph and the caller say of it."""
+        return self.start.details.get("metadata") or {}
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +59,12 @@ class Trace:
     def root(self) -> Work:
         """Return the piece of work that holds all the others."""
         return self.works[0]
+
+    @property
+    def thread(self) -> str | None:
+        """Return the conversation's id as the caller gave it."""
+        thread_id = self.root.metadata.get("thread_id")
+        return None if thread_id is None else str(thread_id)
 
 
 class Tracker:
@@ -125,15 +137,15 @@ class Tracker:
         elif work is trace.root and event.kind == "interrupt":
             trace.paused = True
         elif work is trace.root:
-            trace.resumes = self._interrupted.get(thread_of(trace) or "")
+            trace.resumes = self._interrupted.get(trace.thread or "")
 
     def _finish(self, trace: Trace) -> Trace | None:
         self._forget(trace)
         if not trace.wanted:
             return None
-        if trace.paused and (thread_id := thread_of(trace)) is not None:
-            self._interrupted.pop(thread_id, None)
-            self._interrupted[thread_id] = trace.root.start.run_id
+        if trace.paused and trace.thread is not None:
+            self._interrupted.pop(trace.thread, None)
+            self._interrupted[trace.thread] = trace.root.start.run_id
             if len(self._interrupted) > _OPEN_TRACES:
                 del self._interrupted[next(iter(self._interrupted))]
         if trace.torn and not trace.ignored:
@@ -150,12 +162,6 @@ class Tracker:
         self._ended[run_id] = None
         if len(self._ended) > _ENDED_IDS:
             del self._ended[next(iter(self._ended))]
-
-
-def thread_of(trace: Trace) -> str | None:
-    """Return the conversation's id as the caller gave it."""
-    thread_id = (trace.root.start.details.get("metadata") or {}).get("thread_id")
-    return None if thread_id is None else str(thread_id)
 
 
 def _is_evaluation(event: Event) -> bool:

@@ -26,8 +26,6 @@ _log = logging.getLogger(__name__)
 
 _LINGER = 0.25
 """Seconds that events may gather before they are worked on: the agent that makes them needs the interpreter now."""
-_BATCH_EVENTS = 2_000
-"""Events between two looks at the clock, at most."""
 _LOST_EVENTS = 100_000
 """Events that are remembered as lost, so that their runs are dropped whole."""
 _HELD_RUNS = 1_000
@@ -173,11 +171,10 @@ class Writer:
 
     def _lose(self, event: Event) -> None:
         # From here until the writer has emptied the queue everything is lost: so the order of what is lost and what is
-        # not stays known without a lock.
-        wake = not self._overflowing
-        self._overflowing = True
+        # not stays known without a lock. A writer that slept by then would sleep on: nothing else comes.
         self._lost.append(event._replace(payload=None))
-        if wake:
+        self._overflowing = True
+        if self._queue.empty():
             self._queue.put(_Mark())
 
     def _start(self) -> None:
@@ -198,25 +195,13 @@ class Writer:
         self._end_overflow()
 
     def _drain(self) -> _Mark | None:
-        """Wait for events and work on them, as far as the next mark; return the mark."""
+        """Wait for events and work on them, as far as the next mark; return the mark, or None when all is done."""
         item = self._wait()
-        stragglers = len(self._lost)
-        if not self._overflowing:
-            self._mourn(stragglers)
-        for _ in range(_BATCH_EVENTS):
-            if item is None:
-                self._end_overflow()
-                return None
-            if isinstance(item, _Mark):
-                return item
+        while isinstance(item, Event):
             self._take(item)
             item = self._next()
-        return self._take_last(item)
-
-    def _take_last(self, item: Event | _Mark | None) -> _Mark | None:
-        if isinstance(item, Event):
-            self._take(item)
-            return None
+        if item is None:
+            self._end_overflow()
         return item
 
     def _wait(self) -> Event | _Mark | None:
@@ -236,11 +221,8 @@ class Writer:
     def _end_overflow(self) -> None:
         if self._overflowing:
             self._overflowing = False
-            self._mourn(len(self._lost))
-
-    def _mourn(self, count: int) -> None:
-        for _ in range(count):
-            self._take(self._lost.popleft(), lost=True)
+            for _ in range(len(self._lost)):  # what is lost from now on is accounted for the next time
+                self._take(self._lost.popleft(), lost=True)
 
     def _take(self, event: Event, lost: bool = False) -> None:
         source = event.source or event.agent
@@ -287,7 +269,6 @@ class _Mark:
 def _begin_in_child() -> None:
     for writer in list(_writers):
         if not writer._closed:
-            atexit.unregister(writer.close)
             writer._begin()
 
 

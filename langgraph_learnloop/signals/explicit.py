@@ -52,7 +52,8 @@ def make_feedback(
             at=now or datetime.now(UTC),
         )
     except ValidationError as error:
-        raise DataError(f"The feedback on run {run.run_id!r} was refused: {_reason(error)}.") from error
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise DataError(f"The feedback on run {run.run_id!r} was refused: {reason}.") from error
     except DataError as error:
         raise DataError(f"The feedback on run {run.run_id!r} was refused: {error}") from error
 
@@ -89,7 +90,3 @@ def _correction(correction: object, tools: Sequence[dict[str, Any]]) -> Message:
     if problem := misfit(message, tools):
         raise DataError(f"the correction does not fit. {problem}")
     return message
-
-
-def _reason(error: ValidationError) -> str:
-    return error.errors()[0]["msg"].removeprefix("Value error, ")

@@ -8,32 +8,26 @@ from sqlalchemy import func, select, update
 
 from langgraph_learnloop.errors import NotFoundError
 from langgraph_learnloop.records import CycleReport
-from langgraph_learnloop.store.database import Database
-from langgraph_learnloop.store.tables import cycles as cycles_table
+from langgraph_learnloop.store import tables
+from langgraph_learnloop.store.database import Drawer
 
 
-class Cycles:
+class Cycles(Drawer):
     """Store when turns began and how they ended; a turn that waits for review has not ended."""
-
-    def __init__(self, database: Database) -> None:
-        """Work on a database."""
-        self._database = database
 
     def start(self, cycle_id: str, now: datetime) -> None:
         """Note that a turn began; noting it again changes nothing."""
-        row = {"cycle_id": cycle_id, "started_at": now.timestamp(), "finished": 0}
-        with self._database.writing() as connection:
-            connection.execute(self._database.insert_new(cycles_table), row)
+        self._insert_new(tables.cycles, {"cycle_id": cycle_id, "started_at": now.timestamp(), "finished": 0})
 
     def open(self) -> str | None:
         """Return the id of the latest turn that has not ended, if there is one."""
-        query = select(cycles_table.c.cycle_id).where(cycles_table.c.finished == 0)
+        query = select(tables.cycles.c.cycle_id).where(tables.cycles.c.finished == 0)
         with self._database.reading() as connection:
-            return connection.execute(query.order_by(cycles_table.c.seq.desc()).limit(1)).scalar()
+            return connection.execute(query.order_by(tables.cycles.c.seq.desc()).limit(1)).scalar()
 
     def open_since(self) -> datetime | None:
         """Return when the oldest turn that has not ended began, UTC, if there is one."""
-        query = select(func.min(cycles_table.c.started_at)).where(cycles_table.c.finished == 0)
+        query = select(func.min(tables.cycles.c.started_at)).where(tables.cycles.c.finished == 0)
         with self._database.reading() as connection:
             began = connection.execute(query).scalar()
         return None if began is None else datetime.fromtimestamp(began, UTC)
@@ -41,8 +35,8 @@ class Cycles:
     def finish(self, report: CycleReport) -> None:
         """Store how a turn ended; one that is "waiting" stays open. Raise NotFoundError if it never began."""
         ended = (
-            update(cycles_table)
-            .where(cycles_table.c.cycle_id == report.cycle_id)
+            update(tables.cycles)
+            .where(tables.cycles.c.cycle_id == report.cycle_id)
             .values(finished=int(report.outcome != "waiting"), body=report.model_dump_json())
         )
         with self._database.writing() as connection:
@@ -54,13 +48,10 @@ class Cycles:
 
     def report(self, cycle_id: str) -> CycleReport | None:
         """Return what was last reported of a turn, or None."""
-        query = select(cycles_table.c.body).where(cycles_table.c.cycle_id == cycle_id)
-        with self._database.reading() as connection:
-            body = connection.execute(query).scalar()
-        return None if body is None else CycleReport.model_validate_json(body)
+        mine = (tables.cycles.c.cycle_id == cycle_id) & tables.cycles.c.body.is_not(None)
+        return self._record(CycleReport, select(tables.cycles.c.body).where(mine))
 
     def all(self) -> tuple[CycleReport, ...]:
         """Return all reports, oldest turn first."""
-        query = select(cycles_table.c.body).where(cycles_table.c.body.is_not(None)).order_by(cycles_table.c.seq)
-        with self._database.reading() as connection:
-            return tuple(CycleReport.model_validate_json(body) for body in connection.execute(query).scalars())
+        reported = select(tables.cycles.c.body).where(tables.cycles.c.body.is_not(None))
+        return self._records(CycleReport, reported.order_by(tables.cycles.c.seq))

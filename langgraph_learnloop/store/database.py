@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +15,8 @@ from urllib.parse import quote, unquote
 from sqlalchemy import (
     URL,
     Connection,
-    Dialect,
     Engine,
+    Select,
     Table,
     column,
     create_engine,
@@ -31,9 +31,11 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from langgraph_learnloop.errors import MissingExtraError, NewerStoreError, StoreError
+from langgraph_learnloop.records import Record
 from langgraph_learnloop.store.tables import VERSION, VERSION_TABLE
 
 Value = TypeVar("Value")
+Kind = TypeVar("Kind", bound=Record)
 
 BUSY_SECONDS = 30.0
 """How long a transaction waits for another process's transaction."""
@@ -105,14 +107,10 @@ class Database:
         The statement goes to the driver as it is: what SQLAlchemy does for each execution costs as much as SQLite.
         """
         if into not in self._driver_inserts:
-            self._driver_inserts[into] = str(self.insert_new(into).compile(dialect=self._positional))
+            dialect: type[DefaultDialect] = type(self.engine.dialect)  # type: ignore[assignment]  # as all are
+            by_position = dialect(paramstyle="qmark" if self.engine.dialect.name == "sqlite" else "format")
+            self._driver_inserts[into] = str(self.insert_new(into).compile(dialect=by_position))
         connection.exec_driver_sql(self._driver_inserts[into], list(rows))
-
-    @property
-    def _positional(self) -> Dialect:
-        """Return the database's dialect with parameters by position."""
-        named: type[DefaultDialect] = type(self.engine.dialect)  # type: ignore[assignment]  # as all that come with it
-        return named(paramstyle="qmark" if self.engine.dialect.name == "sqlite" else "format")
 
     def close(self) -> None:
         """Close the connections."""
@@ -166,6 +164,29 @@ class Database:
             )
 
 
+class Drawer:
+    """Hold one family of records in a database."""
+
+    def __init__(self, database: Database) -> None:
+        """Work on a database."""
+        self._database = database
+
+    def _records(self, kind: type[Kind], query: Select[Any]) -> tuple[Kind, ...]:
+        """Return the records whose JSON a query finds, in its order."""
+        with self._database.reading() as connection:
+            bodies = connection.execute(query).scalars().all()
+        return tuple(kind.model_validate_json(body) for body in bodies)
+
+    def _record(self, kind: type[Kind], query: Select[Any]) -> Kind | None:
+        """Return the first record whose JSON a query finds, if there is one."""
+        return next(iter(self._records(kind, query)), None)
+
+    def _insert_new(self, into: Table, row: Mapping[str, Any]) -> None:
+        """Insert a row unless it is there already."""
+        with self._database.writing() as connection:
+            connection.execute(self._database.insert_new(into), row)
+
+
 def parts(values: Sequence[Value], size: int = 500) -> Iterator[Sequence[Value]]:
     """Yield values a few hundred at a time: databases take so many parameters of one statement and no more."""
     return (values[start : start + size] for start in range(0, len(values), size))
@@ -208,7 +229,8 @@ def _check_file(path: Path) -> None:
             f"The store {str(path)!r} is a folder. Name a file, for example {str(path / 'learnloop.db')!r}."
         )
     try:
-        head = _head(path)
+        with path.open("rb") as stream:
+            head = stream.read(len(_MAGIC))
     except FileNotFoundError:
         head = b""
     except OSError as error:
@@ -226,11 +248,6 @@ def _check_file(path: Path) -> None:
                 f"The store {str(path)!r} cannot be written: {str(place)!r} is read-only for this user. "
                 "Make it writable, or name another file."
             )
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(len(_MAGIC))
 
 
 def _engine(url: URL, where: str) -> Engine:
@@ -290,14 +307,9 @@ def _migrate(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _code(error: DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlite_errorname", ""))
-
-
 def _way_out(error: DBAPIError) -> str:
-    code = _code(error)
-    matches: Callable[[str], bool] = code.startswith
-    found = next((sentence for name, sentence in _WAYS_OUT.items() if matches(name)), None)
+    code = str(getattr(error.orig, "sqlite_errorname", ""))
+    found = next((sentence for name, sentence in _WAYS_OUT.items() if code.startswith(name)), None)
     return found or f"{str(error.orig).strip()}. Check the database's own log."
 
 

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, insert, select
 
 from langgraph_learnloop.errors import StoreError
 from langgraph_learnloop.records import Decision, content_hash
-from langgraph_learnloop.store.database import Database
-from langgraph_learnloop.store.tables import decisions as decisions_table
+from langgraph_learnloop.store import tables
+from langgraph_learnloop.store.database import Drawer
 
 FIRST = "0" * 32
 """What the first entry names as the one before it."""
@@ -27,12 +27,8 @@ class Entry(NamedTuple):
     cycle_id: str | None = None
 
 
-class Decisions:
+class Decisions(Drawer):
     """Append to the audit log and check its chain."""
-
-    def __init__(self, database: Database) -> None:
-        """Work on a database."""
-        self._database = database
 
     def append(
         self,
@@ -54,18 +50,14 @@ class Decisions:
 
     def of_cycle(self, cycle_id: str, action: str) -> Decision | None:
         """Return the latest decision of a kind that a cycle made, if there is one."""
-        query = select(decisions_table.c.body).where(decisions_table.c.cycle_id == cycle_id)
-        with self._database.reading() as connection:
-            bodies = connection.execute(query.order_by(decisions_table.c.seq.desc())).scalars().all()
-        found = (Decision.model_validate_json(body) for body in bodies)
+        query = select(tables.decisions.c.body).where(tables.decisions.c.cycle_id == cycle_id)
+        found = self._records(Decision, query.order_by(tables.decisions.c.seq.desc()))
         return next((one for one in found if one.action == action), None)
 
     def all(self, limit: int | None = None) -> tuple[Decision, ...]:
         """Return the entries, oldest first; with a limit, the newest so many of them."""
-        query = select(decisions_table.c.body).order_by(decisions_table.c.seq.desc()).limit(limit)
-        with self._database.reading() as connection:
-            bodies = connection.execute(query).scalars().all()
-        return tuple(Decision.model_validate_json(body) for body in reversed(bodies))
+        newest = select(tables.decisions.c.body).order_by(tables.decisions.c.seq.desc()).limit(limit)
+        return self._records(Decision, newest)[::-1]
 
     def verify(self) -> None:
         """Check the whole chain; raise StoreError that names the first broken entry.
@@ -85,7 +77,7 @@ class Decisions:
 
 def write(connection: Connection, entries: Iterable[Entry], at: datetime) -> tuple[Decision, ...]:
     """Append entries inside of a transaction: what they tell of is done in the same one, or neither is."""
-    last = select(decisions_table.c.hash).order_by(decisions_table.c.seq.desc()).limit(1)
+    last = select(tables.decisions.c.hash).order_by(tables.decisions.c.seq.desc()).limit(1)
     previous = connection.execute(last).scalar() or FIRST
     written: list[Decision] = []
     for entry in entries:
@@ -93,7 +85,7 @@ def write(connection: Connection, entries: Iterable[Entry], at: datetime) -> tup
         written.append(open_one.model_copy(update={"hash": _hash(open_one)}))
         previous = written[-1].hash
     if written:
-        connection.execute(insert(decisions_table), [_row(one) for one in written])
+        connection.execute(insert(tables.decisions), [_row(one) for one in written])
     return tuple(written)
 
 

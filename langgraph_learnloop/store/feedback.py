@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Select, select
 
 from langgraph_learnloop.errors import NotFoundError
 from langgraph_learnloop.records import Feedback
-from langgraph_learnloop.store.database import Database, parts
+from langgraph_learnloop.store import tables
+from langgraph_learnloop.store.database import Drawer, parts
 from langgraph_learnloop.store.outbox import note
-from langgraph_learnloop.store.tables import feedback as feedback_table
-from langgraph_learnloop.store.tables import runs as runs_table
 
 
-class Feedbacks:
+class Feedbacks(Drawer):
     """Store feedback before the call returns, and give it back oldest first."""
-
-    def __init__(self, database: Database) -> None:
-        """Work on a database."""
-        self._database = database
 
     def add(self, feedback: Feedback) -> bool:
         """Store feedback and return True, or False if its id is there already; raise NotFoundError without its run."""
@@ -30,8 +26,8 @@ class Feedbacks:
             "body": feedback.model_dump_json(),
         }
         with self._database.writing() as connection:
-            if connection.execute(select(runs_table.c.run_id).where(runs_table.c.run_id == feedback.run_id)).first():
-                new = self._database.is_new(connection, feedback_table, row)
+            if connection.execute(select(tables.runs.c.run_id).where(tables.runs.c.run_id == feedback.run_id)).first():
+                new = self._database.is_new(connection, tables.feedback, row)
                 if new:
                     note(connection, "feedback", [(feedback.feedback_id, None)])
                 return new
@@ -44,31 +40,28 @@ class Feedbacks:
         """Return those of some pieces of feedback that are stored, oldest first."""
         found: list[Feedback] = []
         for part in parts(feedback_ids):
-            mine = feedback_table.c.feedback_id.in_(part)
-            found += self._read(select(feedback_table.c.body).where(mine).order_by(feedback_table.c.seq))
+            found += self._read(select(tables.feedback.c.body).where(tables.feedback.c.feedback_id.in_(part)))
         return tuple(found)
 
     def of_run(self, run_id: str) -> tuple[Feedback, ...]:
         """Return what was said of a run, oldest first."""
-        return self._read(select(feedback_table.c.body).where(feedback_table.c.run_id == run_id))
+        return self._read(select(tables.feedback.c.body).where(tables.feedback.c.run_id == run_id))
 
     def among(self, run_ids: Sequence[str]) -> dict[str, list[Feedback]]:
         """Return what was said of some runs, oldest first, by run."""
         found: dict[str, list[Feedback]] = {}
         for part in parts(run_ids):
-            for said in self._read(select(feedback_table.c.body).where(feedback_table.c.run_id.in_(part))):
+            for said in self._read(select(tables.feedback.c.body).where(tables.feedback.c.run_id.in_(part))):
                 found.setdefault(said.run_id, []).append(said)
         return found
 
     def all(self, agent: str | None = None) -> tuple[Feedback, ...]:
         """Return all feedback, or that of one agent, oldest first."""
-        query = select(feedback_table.c.body)
+        query = select(tables.feedback.c.body)
         if agent is not None:
-            joined = runs_table.c.run_id == feedback_table.c.run_id
-            query = query.join(runs_table, joined).where(runs_table.c.agent == agent)
+            joined = tables.runs.c.run_id == tables.feedback.c.run_id
+            query = query.join(tables.runs, joined).where(tables.runs.c.agent == agent)
         return self._read(query)
 
-    def _read(self, query: Select[str]) -> tuple[Feedback, ...]:
-        with self._database.reading() as connection:
-            bodies = connection.execute(query.order_by(feedback_table.c.at, feedback_table.c.seq)).scalars().all()
-        return tuple(Feedback.model_validate_json(body) for body in bodies)
+    def _read(self, query: Select[Any]) -> tuple[Feedback, ...]:
+        return self._records(Feedback, query.order_by(tables.feedback.c.at, tables.feedback.c.seq))

@@ -8,17 +8,13 @@ from sqlalchemy import Connection, delete, insert, select
 
 from langgraph_learnloop.errors import NotFoundError
 from langgraph_learnloop.records import Flag, FlagState
-from langgraph_learnloop.store.database import Database, parts
+from langgraph_learnloop.store import tables
+from langgraph_learnloop.store.database import Drawer, parts
 from langgraph_learnloop.store.outbox import labelled, note
-from langgraph_learnloop.store.tables import flags as flags_table
 
 
-class Flags:
+class Flags(Drawer):
     """Store one flag a run, and move flags along FLAG_MOVES."""
-
-    def __init__(self, database: Database) -> None:
-        """Work on a database."""
-        self._database = database
 
     def add(self, flag: Flag) -> Flag:
         """Store a flag, or merge it into the run's flag: all reasons, the worse severity, the state that was there."""
@@ -36,13 +32,12 @@ class Flags:
 
     def list(self, state: FlagState | None = None, agent: str | None = None) -> tuple[Flag, ...]:
         """Return flags, the worst first, then the newest; narrowed by state and agent."""
-        query = select(flags_table.c.body).order_by(flags_table.c.severity.desc(), flags_table.c.at.desc())
+        query = select(tables.flags.c.body).order_by(tables.flags.c.severity.desc(), tables.flags.c.at.desc())
         if state is not None:
-            query = query.where(flags_table.c.state == state)
+            query = query.where(tables.flags.c.state == state)
         if agent is not None:
-            query = query.where(flags_table.c.agent == agent)
-        with self._database.reading() as connection:
-            return tuple(Flag.model_validate_json(body) for body in connection.execute(query).scalars())
+            query = query.where(tables.flags.c.agent == agent)
+        return self._records(Flag, query)
 
     def move(self, run_ids: Sequence[str], state: FlagState) -> None:
         """Move the flags of runs, all or none; raise NotFoundError or IllegalMoveError."""
@@ -58,32 +53,23 @@ class Flags:
 
     def of(self, run_ids: Sequence[str]) -> dict[str, Flag]:
         """Return the flags of those of some runs that have one, by run."""
-        found: dict[str, Flag] = {}
-        with self._database.reading() as connection:
-            for part in parts(run_ids):
-                bodies = connection.execute(select(flags_table.c.body).where(flags_table.c.run_id.in_(part))).scalars()
-                found.update((flag.run_id, flag) for flag in map(Flag.model_validate_json, bodies))
-        return found
+        queries = (select(tables.flags.c.body).where(tables.flags.c.run_id.in_(part)) for part in parts(run_ids))
+        return {flag.run_id: flag for query in queries for flag in self._records(Flag, query)}
 
     def among(self, run_ids: Sequence[str]) -> frozenset[str]:
         """Return those of some runs that are flagged, whatever became of it but for flags that were dismissed."""
-        found: set[str] = set()
-        with self._database.reading() as connection:
-            for part in parts(run_ids):
-                some = flags_table.c.run_id.in_(part) & (flags_table.c.state != "dismissed")
-                found.update(connection.execute(select(flags_table.c.run_id).where(some)).scalars())
-        return frozenset(found)
+        return frozenset(run_id for run_id, flag in self.of(run_ids).items() if flag.state != "dismissed")
 
 
 def _find(connection: Connection, run_id: str) -> Flag | None:
-    body = connection.execute(select(flags_table.c.body).where(flags_table.c.run_id == run_id)).scalar()
+    body = connection.execute(select(tables.flags.c.body).where(tables.flags.c.run_id == run_id)).scalar()
     return None if body is None else Flag.model_validate_json(body)
 
 
 def _put(connection: Connection, flag: Flag) -> None:
-    connection.execute(delete(flags_table).where(flags_table.c.run_id == flag.run_id))
+    connection.execute(delete(tables.flags).where(tables.flags.c.run_id == flag.run_id))
     connection.execute(
-        insert(flags_table).values(
+        insert(tables.flags).values(
             run_id=flag.run_id,
             agent=flag.agent,
             state=flag.state,

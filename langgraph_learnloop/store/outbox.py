@@ -13,15 +13,8 @@ from sqlalchemy import Connection, Select, Text, cast, delete, func, insert, lit
 
 from langgraph_learnloop.mirrors import Kind, Label
 from langgraph_learnloop.records import Flag
-from langgraph_learnloop.store.database import Database, parts
-from langgraph_learnloop.store.tables import datasets as datasets_table
-from langgraph_learnloop.store.tables import feedback as feedback_table
-from langgraph_learnloop.store.tables import flags as flags_table
-from langgraph_learnloop.store.tables import mirrors as mirrors_table
-from langgraph_learnloop.store.tables import outbox as outbox_table
-from langgraph_learnloop.store.tables import pointer as pointer_table
-from langgraph_learnloop.store.tables import runs as runs_table
-from langgraph_learnloop.store.tables import scorecards as scorecards_table
+from langgraph_learnloop.store import tables
+from langgraph_learnloop.store.database import Drawer, parts
 
 
 class Waiting(NamedTuple):
@@ -46,12 +39,8 @@ class Backlog(NamedTuple):
     """Why it did not take one of those."""
 
 
-class Outbox:
+class Outbox(Drawer):
     """Hand out what is to be told, and forget what was."""
-
-    def __init__(self, database: Database) -> None:
-        """Work on a database."""
-        self._database = database
 
     def register(self, mirror: str, kinds: Collection[Kind], everything: bool = False) -> bool:
         """Have a mirror told of what comes from now on; with `everything`, of what is there too. Return if it is new.
@@ -60,9 +49,9 @@ class Outbox:
         """
         row = {"name": mirror, "kinds": ",".join(kinds)}
         with self._database.writing() as connection:
-            new = self._database.is_new(connection, mirrors_table, row)
-            same = mirrors_table.c.name == mirror
-            connection.execute(update(mirrors_table).where(same).values(kinds=row["kinds"]))
+            new = self._database.is_new(connection, tables.mirrors, row)
+            same = tables.mirrors.c.name == mirror
+            connection.execute(update(tables.mirrors).where(same).values(kinds=row["kinds"]))
             if new and everything:
                 _catch_up(connection, mirror, kinds)
         return new
@@ -70,26 +59,26 @@ class Outbox:
     def forget(self, mirror: str) -> None:
         """Forget a mirror and what waits for it."""
         with self._database.writing() as connection:
-            connection.execute(delete(outbox_table).where(outbox_table.c.mirror == mirror))
-            connection.execute(delete(mirrors_table).where(mirrors_table.c.name == mirror))
+            connection.execute(delete(tables.outbox).where(tables.outbox.c.mirror == mirror))
+            connection.execute(delete(tables.mirrors).where(tables.mirrors.c.name == mirror))
 
     def hold(self, mirror: str, holder: str, now: float, seconds: float) -> bool:
         """Be the one who tells a mirror, for some seconds; return False while somebody else is."""
-        free = or_(mirrors_table.c.holder.is_(None), mirrors_table.c.holder == holder, mirrors_table.c.until < now)
-        mine = (mirrors_table.c.name == mirror) & free
+        free = or_(tables.mirrors.c.holder.is_(None), tables.mirrors.c.holder == holder, tables.mirrors.c.until < now)
+        mine = (tables.mirrors.c.name == mirror) & free
         with self._database.writing() as connection:
-            held = update(mirrors_table).where(mine).values(holder=holder, until=now + seconds)
+            held = update(tables.mirrors).where(mine).values(holder=holder, until=now + seconds)
             return connection.execute(held).rowcount == 1
 
     def let_go(self, mirror: str, holder: str) -> None:
         """Let somebody else tell a mirror."""
-        mine = (mirrors_table.c.name == mirror) & (mirrors_table.c.holder == holder)
+        mine = (tables.mirrors.c.name == mirror) & (tables.mirrors.c.holder == holder)
         with self._database.writing() as connection:
-            connection.execute(update(mirrors_table).where(mine).values(holder=None, until=None))
+            connection.execute(update(tables.mirrors).where(mine).values(holder=None, until=None))
 
     def waiting(self, mirror: str, kind: Kind, limit: int, told_before: float) -> tuple[Waiting, ...]:
         """Return what a mirror is to be told, oldest first; what was told without an answer if that was long ago."""
-        box = outbox_table.c
+        box = tables.outbox.c
         mine = (box.mirror == mirror) & (box.kind == kind) & box.problem.is_(None)
         due = mine & or_(box.told_at.is_(None), box.told_at <= told_before)
         columns = (box.seq, box.kind, box.subject, box.body, box.told_at)
@@ -99,25 +88,25 @@ class Outbox:
 
     def telling(self, seqs: Sequence[int], at: float | None) -> None:
         """Mark what is about to be told; None takes the mark back, for what surely did not arrive."""
-        self._change(seqs, update(outbox_table).values(told_at=at))
+        self._change(seqs, update(tables.outbox).values(told_at=at))
 
     def told(self, seqs: Sequence[int]) -> None:
         """Forget what arrived."""
-        self._change(seqs, delete(outbox_table))
+        self._change(seqs, delete(tables.outbox))
 
     def refuse(self, seqs: Sequence[int], problem: str) -> None:
         """Set aside what a mirror will never take, with the reason."""
-        self._change(seqs, update(outbox_table).values(problem=problem, told_at=None))
+        self._change(seqs, update(tables.outbox).values(problem=problem, told_at=None))
 
     def retry(self, mirror: str) -> int:
         """Have what was set aside told again; return how many things that are."""
-        aside = (outbox_table.c.mirror == mirror) & outbox_table.c.problem.is_not(None)
+        aside = (tables.outbox.c.mirror == mirror) & tables.outbox.c.problem.is_not(None)
         with self._database.writing() as connection:
-            return connection.execute(update(outbox_table).where(aside).values(problem=None)).rowcount
+            return connection.execute(update(tables.outbox).where(aside).values(problem=None)).rowcount
 
     def backlog(self, mirror: str) -> Backlog:
         """Return how far a mirror is behind."""
-        box = outbox_table.c
+        box = tables.outbox.c
         query = select(func.count(), func.count(box.problem), func.max(box.problem)).where(box.mirror == mirror)
         with self._database.reading() as connection:
             every, refused, problem = connection.execute(query).one()
@@ -126,17 +115,17 @@ class Outbox:
     def names(self) -> tuple[str, ...]:
         """Return the mirrors that are told."""
         with self._database.reading() as connection:
-            return tuple(connection.execute(select(mirrors_table.c.name).order_by(mirrors_table.c.name)).scalars())
+            return tuple(connection.execute(select(tables.mirrors.c.name).order_by(tables.mirrors.c.name)).scalars())
 
     def _change(self, seqs: Sequence[int], change: Any) -> None:
         with self._database.writing() as connection:
             for part in parts(seqs):
-                connection.execute(change.where(outbox_table.c.seq.in_(part)))
+                connection.execute(change.where(tables.outbox.c.seq.in_(part)))
 
 
 def wanted(connection: Connection, kind: Kind) -> tuple[str, ...]:
     """Return the mirrors that are to be told things of a kind."""
-    rows = connection.execute(select(mirrors_table.c.name, mirrors_table.c.kinds)).all()
+    rows = connection.execute(select(tables.mirrors.c.name, tables.mirrors.c.kinds)).all()
     return tuple(row.name for row in rows if kind in row.kinds.split(","))
 
 
@@ -153,21 +142,21 @@ def labelled(flag: Flag) -> Label:
 def _catch_up(connection: Connection, mirror: str, kinds: Collection[Kind]) -> None:
     """Have a mirror told of all that is there, in order; of flags, and of who serves, as that stands."""
     ids: dict[Kind, Select[Any]] = {
-        "run": select(runs_table.c.run_id).order_by(runs_table.c.started_at, runs_table.c.run_id),
-        "feedback": select(feedback_table.c.feedback_id).order_by(feedback_table.c.seq),
-        "dataset": select(datasets_table.c.version).order_by(datasets_table.c.seq),
-        "examination": select(cast(scorecards_table.c.seq, Text)).order_by(scorecards_table.c.seq),
+        "run": select(tables.runs.c.run_id).order_by(tables.runs.c.started_at, tables.runs.c.run_id),
+        "feedback": select(tables.feedback.c.feedback_id).order_by(tables.feedback.c.seq),
+        "dataset": select(tables.datasets.c.version).order_by(tables.datasets.c.seq),
+        "examination": select(cast(tables.scorecards.c.seq, Text)).order_by(tables.scorecards.c.seq),
     }
     for kind in kinds:
         if kind in ids:
             every = ids[kind].add_columns(literal(mirror), literal(kind))
-            connection.execute(insert(outbox_table).from_select(["subject", "mirror", "kind"], every))
+            connection.execute(insert(tables.outbox).from_select(["subject", "mirror", "kind"], every))
     if "label" in kinds:
-        bodies = connection.execute(select(flags_table.c.body)).scalars()
+        bodies = connection.execute(select(tables.flags.c.body)).scalars()
         labels = [labelled(Flag.model_validate_json(body)) for body in bodies]
         _insert(connection, [mirror], "label", [(one.label_id, one.model_dump_json()) for one in labels])
     if "champion" in kinds:
-        latest = select(pointer_table).order_by(pointer_table.c.seq.desc()).limit(1)
+        latest = select(tables.pointer).order_by(tables.pointer.c.seq.desc()).limit(1)
         serving = [(row.release_id, row.because) for row in connection.execute(latest)]
         _insert(connection, [mirror], "champion", serving)
 
@@ -179,4 +168,4 @@ def _insert(
         {"mirror": name, "kind": kind, "subject": subject, "body": body} for name in names for subject, body in subjects
     ]
     if rows:
-        connection.execute(insert(outbox_table), rows)
+        connection.execute(insert(tables.outbox), rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -11,14 +11,10 @@ from sqlalchemy import Connection, insert, select, update
 
 from langgraph_learnloop.errors import IllegalMoveError, NotFoundError
 from langgraph_learnloop.records import Decision, Probe, Release
-from langgraph_learnloop.store.database import Database
+from langgraph_learnloop.store import tables
+from langgraph_learnloop.store.database import Database, Drawer
 from langgraph_learnloop.store.decisions import Entry, write
 from langgraph_learnloop.store.outbox import note
-from langgraph_learnloop.store.tables import pins as pins_table
-from langgraph_learnloop.store.tables import pointer as pointer_table
-from langgraph_learnloop.store.tables import probes as probes_table
-from langgraph_learnloop.store.tables import releases as releases_table
-from langgraph_learnloop.store.tables import runs as runs_table
 
 _PROBES = TypeAdapter(tuple[Probe, ...])
 
@@ -32,34 +28,24 @@ class Pointed(NamedTuple):
     because: str
 
 
-class Releases:
+class Releases(Drawer):
     """Store immutable releases and answer which one new threads, and old threads, get."""
-
-    def __init__(self, database: Database, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        """Work on a database; `now` tells the time of the pointer's moves."""
-        self._database = database
-        self._now = now
 
     def add(self, release: Release) -> None:
         """Store a release; one that is there already stays."""
-        row = {"release_id": release.release_id, "body": release.model_dump_json()}
-        with self._database.writing() as connection:
-            connection.execute(self._database.insert_new(releases_table), row)
+        self._insert_new(tables.releases, {"release_id": release.release_id, "body": release.model_dump_json()})
 
     def get(self, release_id: str) -> Release:
         """Return a release by its whole id, or raise NotFoundError."""
-        query = select(releases_table.c.body).where(releases_table.c.release_id == release_id)
-        with self._database.reading() as connection:
-            body = connection.execute(query).scalar()
-        if body is None:
+        query = select(tables.releases.c.body).where(tables.releases.c.release_id == release_id)
+        found = self._record(Release, query)
+        if found is None:
             raise self._unknown(release_id)
-        return Release.model_validate_json(body)
+        return found
 
     def all(self) -> tuple[Release, ...]:
         """Return all releases, newest first."""
-        query = select(releases_table.c.body).order_by(releases_table.c.seq.desc())
-        with self._database.reading() as connection:
-            return tuple(Release.model_validate_json(body) for body in connection.execute(query).scalars())
+        return self._records(Release, select(tables.releases.c.body).order_by(tables.releases.c.seq.desc()))
 
     def resolve(self, prefix: str) -> Release:
         """Return the one release whose id starts with a prefix; raise NotFoundError for none, or for several."""
@@ -76,10 +62,7 @@ class Releases:
         with self._database.reading() as connection:
             champion = champion_of(connection)
         if champion is None:
-            raise NotFoundError(
-                f"The store {self._database.where!r} has no champion yet: no release was put in "
-                "service. Call loop.model(engine), which puts the bare base model in service."
-            )
+            raise no_champion(self._database)
         return champion
 
     def point(
@@ -99,7 +82,7 @@ class Releases:
         when another release serves by now: somebody was faster.
         """
         with self._database.writing() as connection:
-            known = select(releases_table.c.seq).where(releases_table.c.release_id == release_id)
+            known = select(tables.releases.c.seq).where(tables.releases.c.release_id == release_id)
             if connection.execute(known).first() is None:
                 raise self._unknown(release_id)
             if instead_of is not None and (serving := champion_of(connection)) not in (instead_of, release_id):
@@ -107,9 +90,10 @@ class Releases:
                     f"The release {release_id!r} was to take the place of {instead_of!r}, and now {serving!r} serves. "
                     "Examine it again with loop.evaluate()."
                 )
-            if not point_to(connection, release_id, because, actor, self._now(), refused):
+            now = datetime.now(UTC)
+            if not point_to(connection, release_id, because, actor, now, refused):
                 return None
-            return write(connection, [Entry(action, release_id, because, actor, cycle_id)], self._now())[0]
+            return write(connection, [Entry(action, release_id, because, actor, cycle_id)], now)[0]
 
     def previous(self) -> str:
         """Return where a rollback goes: the champion before the present one; raise NotFoundError when none was.
@@ -128,7 +112,7 @@ class Releases:
 
     def history(self) -> tuple[Pointed, ...]:
         """Return every move of the pointer, oldest first."""
-        query = select(pointer_table).order_by(pointer_table.c.seq)
+        query = select(tables.pointer).order_by(tables.pointer.c.seq)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return tuple(
@@ -137,49 +121,47 @@ class Releases:
 
     def keep_probes(self, release_id: str, probes: Collection[Probe]) -> None:
         """Keep what tells that a release is served; the first that were kept stay."""
-        row = {"release_id": release_id, "body": _PROBES.dump_json(tuple(probes)).decode()}
-        with self._database.writing() as connection:
-            connection.execute(self._database.insert_new(probes_table), row)
+        body = _PROBES.dump_json(tuple(probes)).decode()
+        self._insert_new(tables.probes, {"release_id": release_id, "body": body})
 
     def probes(self, release_id: str) -> tuple[Probe, ...]:
         """Return what tells that a release is served; nothing for one that was never examined."""
-        query = select(probes_table.c.body).where(probes_table.c.release_id == release_id)
+        query = select(tables.probes.c.body).where(tables.probes.c.release_id == release_id)
         with self._database.reading() as connection:
             body = connection.execute(query).scalar()
         return () if body is None else _PROBES.validate_json(body)
 
     def pin(self, thread_id: str, release_id: str) -> str:
         """Return the thread's release; the first call decides it, for every process."""
-        mine = select(pins_table.c.release_id).where(pins_table.c.thread_id == thread_id)
+        mine = select(tables.pins.c.release_id).where(tables.pins.c.thread_id == thread_id)
         with self._database.reading() as connection:
             there = connection.execute(mine).scalar()
         if there is not None:
             return str(there)
         with self._database.writing() as connection:
             row = {"thread_id": thread_id, "release_id": release_id}
-            connection.execute(self._database.insert_new(pins_table), row)
+            connection.execute(self._database.insert_new(tables.pins), row)
             return str(connection.execute(mine).scalar_one())
 
     def repin(self, thread_id: str, refused: Collection[str], release_id: str) -> str:
         """Give a thread another release if it has one of those that are refused; return the one it has then."""
-        mine = pins_table.c.thread_id == thread_id
+        mine = tables.pins.c.thread_id == thread_id
         with self._database.writing() as connection:
-            bad = mine & pins_table.c.release_id.in_(list(refused))
-            connection.execute(update(pins_table).where(bad).values(release_id=release_id))
-            return str(connection.execute(select(pins_table.c.release_id).where(mine)).scalar_one())
+            bad = mine & tables.pins.c.release_id.in_(list(refused))
+            connection.execute(update(tables.pins).where(bad).values(release_id=release_id))
+            return str(connection.execute(select(tables.pins.c.release_id).where(mine)).scalar_one())
 
     def pinned_since(self, at: datetime) -> frozenset[str]:
         """Return the releases that threads are pinned to which had a run at a time or later."""
-        theirs = select(pins_table.c.release_id).join(runs_table, runs_table.c.thread_id == pins_table.c.thread_id)
-        query = theirs.where(runs_table.c.started_at >= at.timestamp()).distinct()
+        theirs = select(tables.pins.c.release_id).join(tables.runs, tables.runs.c.thread_id == tables.pins.c.thread_id)
+        query = theirs.where(tables.runs.c.started_at >= at.timestamp()).distinct()
         with self._database.reading() as connection:
             return frozenset(connection.execute(query).scalars())
 
     def unpin(self, release_id: str, instead: str) -> None:
         """Give all threads of a release another one."""
-        mine = pins_table.c.release_id == release_id
         with self._database.writing() as connection:
-            connection.execute(update(pins_table).where(mine).values(release_id=instead))
+            give_threads(connection, release_id, instead)
 
     def _unknown(self, release_id: str) -> NotFoundError:
         return NotFoundError(
@@ -195,15 +177,28 @@ def point_to(
     if champion_of(connection) == release_id:
         return False
     row = {"release_id": release_id, "actor": actor, "because": because, "at": now.timestamp(), "refused": refused}
-    connection.execute(insert(pointer_table).values(**row))
+    connection.execute(insert(tables.pointer).values(**row))
     note(connection, "champion", [(release_id, because)])
     if refused is not None:
-        bad = pins_table.c.release_id == refused
-        connection.execute(update(pins_table).where(bad).values(release_id=release_id))
+        give_threads(connection, refused, release_id)
     return True
+
+
+def give_threads(connection: Connection, release_id: str, instead: str) -> None:
+    """Give all threads of a release another one, inside of a transaction."""
+    mine = tables.pins.c.release_id == release_id
+    connection.execute(update(tables.pins).where(mine).values(release_id=instead))
+
+
+def no_champion(database: Database) -> NotFoundError:
+    """Return the error of who asks before a release was put in service."""
+    return NotFoundError(
+        f"The store {database.where!r} has no champion yet: no release was put in "
+        "service. Call loop.model(engine), which puts the bare base model in service."
+    )
 
 
 def champion_of(connection: Connection) -> str | None:
     """Return the champion inside of a transaction."""
-    query = select(pointer_table.c.release_id).order_by(pointer_table.c.seq.desc()).limit(1)
+    query = select(tables.pointer.c.release_id).order_by(tables.pointer.c.seq.desc()).limit(1)
     return connection.execute(query).scalar()

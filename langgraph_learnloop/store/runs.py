@@ -8,34 +8,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 import zstandard
-from sqlalchemy import Connection, Row, Select, func, literal, select, tuple_
+from sqlalchemy import Connection, Select, func, select, tuple_
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
 from langgraph_learnloop.files import whole_file
-from langgraph_learnloop.messages import loads
+from langgraph_learnloop.messages import loads, text_in
 from langgraph_learnloop.mirrors import Texts
 from langgraph_learnloop.records import COMPRESSION, Feedback, Message, Recorded, Run, ToolCall
 from langgraph_learnloop.references import referenced, whole
-from langgraph_learnloop.store.database import Database, parts
+from langgraph_learnloop.store import tables
+from langgraph_learnloop.store.database import Database, Drawer, parts
 from langgraph_learnloop.store.outbox import note, wanted
-from langgraph_learnloop.store.tables import lists as lists_table
-from langgraph_learnloop.store.tables import messages as messages_table
-from langgraph_learnloop.store.tables import runs as runs_table
 
 _CHUNK = 500
-"""Values in one IN (...); databases limit them."""
+"""Runs that are read at once where all of them are."""
 
 Role = Literal["system", "user", "assistant", "tool"]
 _ROLES: dict[str, Role] = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
 
 
-class Runs:
+class Runs(Drawer):
     """Store finished runs with their interned messages, and give them back."""
 
     def __init__(self, database: Database, feedback: Callable[[str], tuple[Feedback, ...]], blobs: Path) -> None:
-        """Work on a database and a folder for blobs; `feedback` answers what was said of a run."""
-        self._database = database
-        self._feedback = feedback
+        """Work on a database and a folder for blobs; `feedback` answers what was said of a run, oldest first."""
+        super().__init__(database)
+        self.feedback = feedback
         self._blobs = blobs
 
     def add_runs(self, recorded: Sequence[Recorded]) -> None:
@@ -50,13 +48,13 @@ class Runs:
         with self._database.writing() as connection:
             if wanted(connection, "run"):
                 note(connection, "run", [(run_id, None) for run_id in _new(connection, [row[0] for row in rows])])
-            for table, new in ((messages_table, bodies), (lists_table, lists), (runs_table, rows)):
+            for table, new in ((tables.messages, bodies), (tables.lists, lists), (tables.runs, rows)):
                 if new:
                     self._database.insert_new_rows(connection, table, new)
 
     def run(self, run_id: str) -> Run:
         """Return a run, or raise NotFoundError."""
-        found = self._runs(select(runs_table).where(runs_table.c.run_id == run_id))
+        found = self._runs(select(tables.runs).where(tables.runs.c.run_id == run_id))
         if not found:
             raise NotFoundError(
                 f"The run {run_id!r} is not in the store {self._database.where!r}. "
@@ -66,22 +64,18 @@ class Runs:
 
     def many(self, run_ids: Sequence[str]) -> dict[str, Run]:
         """Return those of some runs that are stored, by id."""
-        found = (
-            run
-            for part in parts(run_ids)
-            for run in self._runs(select(runs_table).where(runs_table.c.run_id.in_(part)))
-        )
-        return {run.run_id: run for run in found}
+        queries = (select(tables.runs).where(tables.runs.c.run_id.in_(part)) for part in parts(run_ids))
+        return {run.run_id: run for query in queries for run in self._runs(query)}
 
     def of_trace(self, trace: str) -> tuple[Run, ...]:
         """Return the runs that another tracer keeps this trace of, oldest first: it may put several into one."""
-        return self._runs(select(runs_table).where(runs_table.c.trace == trace).order_by(runs_table.c.started_at))
+        return self._runs(select(tables.runs).where(tables.runs.c.trace == trace).order_by(tables.runs.c.started_at))
 
     def texts(self, runs: Sequence[Run]) -> Texts:
         """Return all the messages and tool schemas that some runs refer to, each once; raise NotFoundError."""
         steps = [step for run in runs for step in run.steps]
         starts = [key for key in (*(run.messages for run in runs), *(step.input for step in steps)) if key is not None]
-        lists = self._lists(dict.fromkeys(starts))
+        lists = self._lists(list(dict.fromkeys(starts)))
         hashes = dict.fromkeys(key for items in lists.values() for key in items)
         hashes |= dict.fromkeys(key for step in steps for key in step.output)
         blobs = dict.fromkeys(step.tools for step in steps if step.tools is not None)
@@ -94,22 +88,22 @@ class Runs:
     ) -> tuple[Run, ...]:
         """Return the newest runs first, narrowed by agent, outcome and thread."""
         wanted = {"agent": agent, "outcome": outcome, "thread_id": thread_id}
-        query = select(runs_table).order_by(runs_table.c.started_at.desc(), runs_table.c.run_id.desc()).limit(limit)
+        query = select(tables.runs).order_by(tables.runs.c.started_at.desc(), tables.runs.c.run_id.desc()).limit(limit)
         for column, value in wanted.items():
             if value is not None:
-                query = query.where(runs_table.c[column] == value)
+                query = query.where(tables.runs.c[column] == value)
         return self._runs(query)
 
     def since(self, began: datetime, agent: str) -> tuple[Run, ...]:
         """Return an agent's runs that began at a time or later, oldest first."""
-        late = (runs_table.c.started_at >= began.timestamp()) & (runs_table.c.agent == agent)
-        return self._runs(select(runs_table).where(late).order_by(runs_table.c.started_at, runs_table.c.run_id))
+        late = (tables.runs.c.started_at >= began.timestamp()) & (tables.runs.c.agent == agent)
+        return self._runs(select(tables.runs).where(late).order_by(tables.runs.c.started_at, tables.runs.c.run_id))
 
     def before(self, at: datetime, agent: str, release_id: str, limit: int) -> tuple[Run, ...]:
         """Return the latest runs of a release that began before a time, oldest first."""
-        early = (runs_table.c.started_at < at.timestamp()) & (runs_table.c.agent == agent)
-        query = select(runs_table).where(early & (runs_table.c.release == release_id))
-        newest = query.order_by(runs_table.c.started_at.desc(), runs_table.c.run_id.desc()).limit(limit)
+        early = (tables.runs.c.started_at < at.timestamp()) & (tables.runs.c.agent == agent)
+        query = select(tables.runs).where(early & (tables.runs.c.release == release_id))
+        newest = query.order_by(tables.runs.c.started_at.desc(), tables.runs.c.run_id.desc()).limit(limit)
         return self._runs(newest)[::-1]
 
     def older_threads(self, thread_ids: Sequence[str], at: datetime) -> frozenset[str]:
@@ -117,13 +111,13 @@ class Runs:
         found: set[str] = set()
         with self._database.reading() as connection:
             for part in parts(list(thread_ids)):
-                old = runs_table.c.thread_id.in_(part) & (runs_table.c.started_at < at.timestamp())
-                found.update(connection.execute(select(runs_table.c.thread_id).where(old).distinct()).scalars())
+                old = tables.runs.c.thread_id.in_(part) & (tables.runs.c.started_at < at.timestamp())
+                found.update(connection.execute(select(tables.runs.c.thread_id).where(old).distinct()).scalars())
         return frozenset(found)
 
     def resolve(self, beginning: str) -> Run:
         """Return the run whose id begins so; raise NotFoundError when there is none, or more than one."""
-        query = select(runs_table).where(runs_table.c.run_id.startswith(beginning, autoescape=True)).limit(2)
+        query = select(tables.runs).where(tables.runs.c.run_id.startswith(beginning, autoescape=True)).limit(2)
         found = self._runs(query)
         if len(found) == 2:
             raise NotFoundError(f"Several runs begin with {beginning!r}: give more of the id.")
@@ -132,11 +126,11 @@ class Runs:
     def every(self, agent: str | None = None) -> Iterator[Run]:
         """Yield all runs, oldest first, a few hundred at a time."""
         last: tuple[float, str] | None = None
-        begun, run_id = runs_table.c.started_at, runs_table.c.run_id
+        begun, run_id = tables.runs.c.started_at, tables.runs.c.run_id
         while True:
-            query = select(runs_table).order_by(begun, run_id).limit(_CHUNK)
+            query = select(tables.runs).order_by(begun, run_id).limit(_CHUNK)
             if agent is not None:
-                query = query.where(runs_table.c.agent == agent)
+                query = query.where(tables.runs.c.agent == agent)
             found = self._runs(query if last is None else query.where(tuple_(begun, run_id) > last))
             yield from found
             if len(found) < _CHUNK:
@@ -156,7 +150,7 @@ class Runs:
     def count(self) -> int:
         """Return how many runs are stored."""
         with self._database.reading() as connection:
-            return int(connection.execute(select(func.count()).select_from(runs_table)).scalar_one())
+            return int(connection.execute(select(func.count()).select_from(tables.runs)).scalar_one())
 
     def messages(self, hashes: Sequence[str]) -> tuple[Message, ...]:
         """Return interned messages in order, or raise NotFoundError."""
@@ -170,34 +164,32 @@ class Runs:
 
     def items(self, list_hash: str | None) -> tuple[str, ...]:
         """Return the hashes of the messages of an interned list, in order, or raise NotFoundError; none for None."""
-        if list_hash is None:
-            return ()
-        start = (
-            select(lists_table, literal(0).label("depth")).where(lists_table.c.hash == list_hash).cte(recursive=True)
-        )
-        earlier = select(lists_table, start.c.depth + 1).where(lists_table.c.hash == start.c.parent)
-        chain = start.union_all(earlier)
-        with self._database.reading() as connection:
-            rows = connection.execute(select(chain).order_by(chain.c.depth.desc())).all()
-        if not rows or rows[0].parent is not None:
-            raise self._torn(list_hash)
-        return tuple(key for row in rows for key in row.items.split(","))
+        return () if list_hash is None else self._lists([list_hash])[list_hash]
 
-    def _lists(self, starts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    def _lists(self, starts: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return the hashes of the messages of several lists, whose parents they mostly share."""
-        rows: dict[str, tuple[str | None, tuple[str, ...]]] = {}
-        starts = list(starts)
-        missing = starts
+        rows: dict[str, tuple[str | None, list[str]]] = {}
         with self._database.reading() as connection:
-            while missing:
-                for part in parts(missing):
-                    found = connection.execute(select(lists_table).where(lists_table.c.hash.in_(part)))
-                    rows.update((row.hash, (row.parent, tuple(row.items.split(",")))) for row in found)
-                if lost := next((key for key in missing if key not in rows), None):
-                    raise self._torn(lost)
-                missing = [parent for key in missing if (parent := rows[key][0]) is not None and parent not in rows]
-                missing = list(dict.fromkeys(missing))
-        return {key: _joined(key, rows) for key in starts}
+            for part in parts(starts):
+                chain = select(tables.lists).where(tables.lists.c.hash.in_(part)).cte(recursive=True)
+                earlier = select(tables.lists).where(tables.lists.c.hash == chain.c.parent)
+                found = connection.execute(select(chain.union(earlier)))
+                rows.update((row.hash, (row.parent, row.items.split(","))) for row in found)
+        return {key: self._joined(key, rows) for key in starts}
+
+    def _joined(self, list_hash: str, rows: Mapping[str, tuple[str | None, list[str]]]) -> tuple[str, ...]:
+        """Return the messages of a list: those of the lists that it continues, then its own."""
+        pieces: list[list[str]] = []
+        at: str | None = list_hash
+        while at is not None:
+            if at not in rows:
+                raise NotFoundError(
+                    f"The list of messages {list_hash!r} is not whole in the store {self._database.where!r}; "
+                    "its run was stored without it, or it was erased. Take another run."
+                )
+            at, items = rows[at]
+            pieces.append(items)
+        return tuple(item for piece in reversed(pieces) for item in piece)
 
     def whole(self, hashes: Sequence[str]) -> tuple[dict[str, Any], ...]:
         """Return interned messages as LangChain's `messages_from_dict` reads them, with images, audio and files."""
@@ -207,10 +199,6 @@ class Runs:
     def blob(self, key: str) -> bytes:
         """Return what is stored under a hash, decompressed: the JSON of a message or of tool schemas."""
         return self._bodies([key])[key]
-
-    def feedback(self, run_id: str) -> tuple[Feedback, ...]:
-        """Return what was said of a run, oldest first."""
-        return self._feedback(run_id)
 
     def _keep_blob(self, digest: str, data: bytes) -> None:
         """Write a blob's file whole or not at all."""
@@ -230,12 +218,6 @@ class Runs:
     def _blob_file(self, digest: str) -> Path:
         return self._blobs / digest[:2] / digest
 
-    def _torn(self, list_hash: str) -> NotFoundError:
-        return NotFoundError(
-            f"The list of messages {list_hash!r} is not whole in the store {self._database.where!r}; "
-            "its run was stored without it, or it was erased. Take another run."
-        )
-
     def _filled(self, message: dict[str, Any]) -> dict[str, Any]:
         content = message["data"].get("content")
         if isinstance(content, str):
@@ -247,7 +229,8 @@ class Runs:
     def _runs(self, query: Select[Any]) -> tuple[Run, ...]:
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        return tuple(_run(row) for row in rows)
+        unpack = zstandard.ZstdDecompressor()
+        return tuple(Run.model_validate_json(unpack.decompress(row.body)) for row in rows)
 
     def _bodies(self, hashes: Iterable[str]) -> dict[str, bytes]:
         unpack = zstandard.ZstdDecompressor()
@@ -255,7 +238,7 @@ class Runs:
         wanted = list(hashes)
         with self._database.reading() as connection:
             for part in parts(wanted):
-                rows = connection.execute(select(messages_table).where(messages_table.c.hash.in_(part)))
+                rows = connection.execute(select(tables.messages).where(tables.messages.c.hash.in_(part)))
                 bodies.update((row.hash, unpack.decompress(row.body)) for row in rows)
         lost = next((key for key in wanted if key not in bodies), None)
         if lost is not None:
@@ -277,7 +260,7 @@ def decode_message(body: bytes) -> Message:
     )
     return Message(
         role=role,
-        content=_text(data.get("content")),
+        content=text_in(data.get("content")),
         tool_calls=calls if role == "assistant" else (),
         tool_call_id=data.get("tool_call_id") if role == "tool" else None,
         name=data.get("name"),
@@ -288,19 +271,6 @@ def _role(kind: str, spoken: str | None) -> Role:
     """Return the OpenAI role of LangChain's kind of message; its free-form chat messages name a role themselves."""
     free: dict[str, Role] = {"assistant": "assistant", "developer": "system"}
     return _ROLES.get(kind) or _ROLES.get(spoken or "") or free.get(spoken or "", "user")
-
-
-def _text(content: Any) -> str:
-    """Return the text of a content that is a string or a list of blocks."""
-    if isinstance(content, str):
-        return content
-    blocks = content if isinstance(content, list) else []
-    parts = (block if isinstance(block, str) else block.get("text") for block in blocks if _is_text(block))
-    return "".join(part for part in parts if isinstance(part, str))
-
-
-def _is_text(block: Any) -> bool:
-    return isinstance(block, str) or (isinstance(block, dict) and block.get("type", "text") == "text")
 
 
 def _row(run: Run, pack: zstandard.ZstdCompressor) -> tuple[Any, ...]:
@@ -321,19 +291,5 @@ def _new(connection: Connection, run_ids: Sequence[str]) -> list[str]:
     """Return those of some runs that are not stored yet, each once."""
     there: set[str] = set()
     for part in parts(run_ids):
-        there.update(connection.execute(select(runs_table.c.run_id).where(runs_table.c.run_id.in_(part))).scalars())
+        there.update(connection.execute(select(tables.runs.c.run_id).where(tables.runs.c.run_id.in_(part))).scalars())
     return [run_id for run_id in dict.fromkeys(run_ids) if run_id not in there]
-
-
-def _joined(key: str, rows: Mapping[str, tuple[str | None, tuple[str, ...]]]) -> tuple[str, ...]:
-    """Return the messages of a list: those of the lists that it continues, then its own."""
-    pieces: list[tuple[str, ...]] = []
-    at: str | None = key
-    while at is not None:
-        at, items = rows[at]
-        pieces.append(items)
-    return tuple(item for items in reversed(pieces) for item in items)
-
-
-def _run(row: Row[Any]) -> Run:
-    return Run.model_validate_json(zstandard.ZstdDecompressor().decompress(row.body))

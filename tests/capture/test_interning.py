@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import threading
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +58,52 @@ def test_a_message_is_serialised_once(encoded: list[Any]) -> None:
     assert len(interner.take()[0].bodies) == 1
     assert interner.message(copy.deepcopy(message)) == interner.message(message)
     assert len(encoded) == 1
+
+
+def test_a_message_of_blocks_is_serialised_once_too(encoded: list[Any]) -> None:
+    """Texts, thoughts and calls in blocks are recognised as a text is."""
+    interner = Interner()
+    message = AIMessage([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}], id="1")
+    for _ in range(3):
+        interner.message(copy.deepcopy(message))
+        assert len(interner.take()[0].bodies) == 1
+    assert len(encoded) == 1
+
+
+def test_an_image_comes_with_each_run_until_it_is_stored() -> None:
+    """Its bytes are handed out again with its message, for the run that had them first may have been dropped."""
+    interner = Interner()
+    url = "data:image/png;base64," + base64.b64encode(bytes(3_000)).decode()
+    message = HumanMessage([{"type": "image_url", "image_url": {"url": url}}], id="1")
+    for _ in range(2):
+        interner.message(copy.deepcopy(message))
+        assert list(interner.take()[0].blobs.values()) == [bytes(3_000)]
+
+
+def test_what_cannot_be_compared_or_copied_is_told_again() -> None:
+    """An array, a table or a lock beside a tool's answer costs no run, and the message keeps its name."""
+    interner = Interner()
+    array = [ToolMessage("3", id="1", tool_call_id="c", artifact=np.arange(3)) for _ in range(2)]
+    before = interner.message(array[0])
+    interner.take()
+    assert interner.message(array[1]) == before
+    interner.take()
+    locked = [ToolMessage("3", id="2", tool_call_id="c", artifact=[threading.Lock()]) for _ in range(2)]
+    for message in locked:
+        interner.message(message)
+        assert len(interner.take()[0].bodies) == 1
+
+
+def test_a_message_that_is_changed_in_place_is_another() -> None:
+    """Whoever holds a message may write into its calls or blocks: the next run is told with what is there then."""
+    interner = Interner()
+    called = AIMessage("", id="1", tool_calls=[{"name": "add", "args": {"a": 1}, "id": "c", "type": "tool_call"}])
+    blocks = AIMessage([{"type": "text", "text": "yes"}], id="2")
+    before = interner.all([called, blocks])
+    interner.take()
+    called.tool_calls[0]["args"]["a"] = 2
+    blocks.content[0]["text"] = "no"  # type: ignore[index]
+    assert not set(before) & set(interner.all([called, blocks]))
 
 
 def test_what_is_stored_is_not_handed_out_again() -> None:
@@ -225,13 +274,14 @@ def test_texts_are_redacted_before_they_are_hashed() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, encoded: list[Any]) -> None:
-    """The oldest messages are forgotten, and serialised again when they come back."""
+    """The oldest messages, lists and values are forgotten, and serialised again when they come back."""
     monkeypatch.setattr(module, "_REMEMBERED", 10)
     interner = Interner()
     for number in range(100):
         interner.message(HumanMessage(str(number), id=str(number)))
+        interner.value([number])
         interner.take()
-    assert len(interner._messages) == 10
+    assert (len(interner._messages), len(interner._values)) == (10, 10)
     encoded.clear()
     interner.message(HumanMessage("0", id="0"))
     interner.message(HumanMessage("99", id="99"))

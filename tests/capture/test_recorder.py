@@ -5,6 +5,7 @@ import operator
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
+from uuid import uuid4
 
 import pytest
 from langchain.agents import create_agent
@@ -18,6 +19,7 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, RetryPolicy, Send, interrupt
 
+from langgraph_learnloop.capture import recorder as module
 from langgraph_learnloop.capture.attach import watch
 from langgraph_learnloop.capture.events import Event
 from langgraph_learnloop.capture.recorder import Recorder
@@ -424,6 +426,27 @@ def test_a_thread_stores_each_message_once(scripted: Any, recorder: Any, writer:
     assert len(sink.bodies) == 60
     assert len(sink.items(list(sink.runs.values())[-1].messages)) == 60
     assert sum(len(items) for _, items in sink.lists.values()) == 60
+
+
+def test_what_never_ends_is_forgotten(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work of which no end is told, as of processes that were killed, is remembered within bounds."""
+    monkeypatch.setattr(module, "_REMEMBERED", 3)
+    for _ in range(10):
+        recorder.on_chain_start({}, {}, run_id=uuid4())
+        recorder.on_llm_new_token("x", run_id=uuid4())
+    assert len(recorder._roots) == 3
+    assert len(recorder._streaming) <= 4
+
+
+def test_outside_of_a_run_nothing_is_noted(recorder: Recorder, writer: Any) -> None:
+    """A flag, a wish or a pause that belongs to no run is no event."""
+    recorder.flag("bad")
+    recorder.want()
+    recorder.on_interrupt(SimpleNamespace(run_id=None))  # type: ignore[arg-type]
+    recorder.on_resume(SimpleNamespace(run_id=None))  # type: ignore[arg-type]
+    assert recorder.current_run() is None
+    assert not recorder.is_flagged()
+    assert writer.health().queued == 0
 
 
 def test_what_nodes_pass_around_is_not_held() -> None:

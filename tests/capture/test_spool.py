@@ -298,7 +298,7 @@ def test_flush_does_not_wait_for_the_pause(make: Make, sink: Any, monkeypatch: p
 
 
 def test_a_file_that_cannot_be_read_now_is_read_later(
-    make: Make, sink: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, sink: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What the disk refuses is told and tried again, and no run of it is given up."""
     sink.failure = StoreError("gone")
@@ -317,7 +317,7 @@ def test_a_file_that_cannot_be_read_now_is_read_later(
     assert flush(spool)
     assert not faults
     assert len(sink.runs) == 5
-    assert spool.failed_writes > 0
+    assert "cannot be read now: not now. Make the file readable." in caplog.text
     spool.close(5)
 
 

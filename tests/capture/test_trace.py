@@ -61,3 +61,25 @@ def test_whatever_event_was_lost_the_run_is_dropped_whole(lost: int) -> None:
     assert all(tracker.take(event, lost=number == lost) is None for number, event in enumerate(events))
     assert tracker.traces == 0
     assert dropped == {"runs that lost an event to a full queue": 1}
+
+
+def test_what_is_remembered_of_ended_runs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ended work, and of runs that wait for somebody, the oldest are forgotten; a resume finds the latest."""
+    monkeypatch.setattr(module, "_OPEN_TRACES", 2)
+    monkeypatch.setattr(module, "_ENDED_IDS", 2)
+    tracker = Tracker(Counter())
+
+    def run(number: int, thread: str, *inner: Kind) -> UUID | None:
+        tracker.take(_event("chain", number)._replace(details={"metadata": {"thread_id": thread}}))
+        for kind in inner:
+            tracker.take(_event(kind, number))
+        ended = tracker.take(_event("end", number))
+        assert ended is not None
+        return ended.resumes
+
+    for number, thread in enumerate(("a", "b", "b", "c"), start=1):
+        run(number, thread, "interrupt")
+    assert len(tracker._ended) == 2
+    assert run(5, "a", "resume") is None
+    assert run(6, "b", "resume") == UUID(int=3)
+    assert run(7, "c", "resume") == UUID(int=4)

@@ -1,5 +1,6 @@
 """The writer in bad weather: a full queue, a store that refuses, an interpreter that ends."""
 
+import gc
 import inspect
 import logging
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,21 @@ def test_32_threads_lose_nothing(scripted: Any, calls: Any, tmp_path: Path) -> N
     assert writer.health().dropped == {}
 
 
+@pytest.fixture
+def accounted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return what is set when the writer has learned that the end of a run was lost."""
+    learned = threading.Event()
+
+    class Watching(module.Tracker):
+        def take(self, event: Any, lost: bool = False) -> Any:
+            if lost and event.kind == "end" and event.parent_id is None:
+                learned.set()
+            return super().take(event, lost)
+
+    monkeypatch.setattr(module, "Tracker", Watching)
+    return learned
+
+
 class _GatedSink:
     """Block in the first batch until told to go on."""
 
@@ -104,7 +121,7 @@ class _GatedSink:
         self.runs.update((run.run_id, run) for run, _ in recorded)
 
 
-def test_a_full_queue_drops_whole_runs_and_counts_them(sink: Any) -> None:
+def test_a_full_queue_drops_whole_runs_and_counts_them(sink: Any, accounted: threading.Event) -> None:
     """The agent never waits; a run that lost an event is not told by halves; later runs are whole again."""
     entered, gate = threading.Event(), threading.Event()
 
@@ -121,6 +138,7 @@ def test_a_full_queue_drops_whole_runs_and_counts_them(sink: Any) -> None:
         say(f"burst {number}")
     assert writer.health().queued <= 41
     gate.set()
+    assert accounted.wait(10)
     assert writer.flush()
     say("after")
     assert writer.flush()
@@ -133,22 +151,49 @@ def test_a_full_queue_drops_whole_runs_and_counts_them(sink: Any) -> None:
     assert writer.health().open == 0
 
 
-def test_a_lost_event_wakes_the_writer(sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_event_wakes_the_writer(sink: Any, accounted: threading.Event) -> None:
     """What was lost while the writer slept is accounted for without another event."""
-    accounted = threading.Event()
-
-    class Watching(module.Tracker):
-        def take(self, event: Any, lost: bool = False) -> Any:
-            if lost and event.kind == "end":
-                accounted.set()
-            return super().take(event, lost)
-
-    monkeypatch.setattr(module, "Tracker", Watching)
     writer = Writer(sink, queue_size=0)
     _speaker(writer)("1")
     assert accounted.wait(10)
     writer.close()
     assert writer.health().dropped == {"runs that lost an event to a full queue": 1}
+
+
+def test_a_loss_that_the_writer_had_not_seen_wakes_it(sink: Any, accounted: threading.Event) -> None:
+    """A thread may find the queue overflowing when the writer has just emptied it and sleeps: later runs are whole."""
+    writer = Writer(sink)
+    say = _speaker(writer)
+    say("1")
+    assert writer.flush()
+    writer._overflowing = True
+    say("2")
+    assert accounted.wait(10)
+    say("3")
+    assert writer.flush()
+    writer.close()
+    assert "3" in _threads(sink.runs)
+    assert "2" not in _threads(sink.runs)
+
+
+def test_a_run_that_cannot_be_told_costs_no_other(sink: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A redaction that fails on one run is logged and counted, and nothing of that run reaches the store."""
+
+    def redact(text: str) -> str:
+        if text == "no":
+            raise KeyError("a bug of the caller's")
+        return text
+
+    writer = Writer(sink, policy=Policy(redaction=redact))
+    graph = StateGraph(MessagesState).add_node("say", lambda state: {"messages": [AIMessage("yes")]})
+    agent = watch(graph.add_edge(START, "say").compile(), Recorder(writer, "support"))
+    for said in ("1", "no", "2"):
+        agent.invoke({"messages": [("user", said)]})
+    assert writer.flush()
+    writer.close()
+    assert [run.question for run in sink.runs.values()] == ["1", "2"]
+    assert writer.health().dropped == {"runs that could not be told": 1}
+    assert "could not be told" in caplog.text
 
 
 def test_what_was_lost_before_the_end_is_counted() -> None:
@@ -287,6 +332,25 @@ def test_events_after_close_are_counted(say: Any, writer: Writer, sink: Any) -> 
     assert _threads(sink.runs) == ["1"]
     assert writer.flush()
     assert writer.health().dropped["events after the recorder was closed"] == 4
+
+
+def test_the_first_event_is_not_lost(sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue is open from the beginning, also before the writer's thread looks at it."""
+    monkeypatch.setattr(Writer, "_start", lambda self: None)
+    writer = Writer(sink)
+    _speaker(writer)("1")
+    assert writer.health().queued == 4
+
+
+def test_who_was_closed_is_held_by_nobody(sink: Any) -> None:
+    """The interpreter's end, at which an open writer is flushed, does not keep a closed one until then."""
+    writer = Writer(sink)
+    _speaker(writer)("1")
+    writer.close()
+    gone = weakref.ref(writer)
+    del writer
+    gc.collect()
+    assert gone() is None
 
 
 def test_what_nobody_sets(say: Any, writer: Writer) -> None:

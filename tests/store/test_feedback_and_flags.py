@@ -45,6 +45,30 @@ def test_feedback_is_oldest_first_and_by_agent(store: Store, make_run: Callable[
     assert [f.feedback_id for f in store.feedback.all(agent="support")] == ["early", "late"]
 
 
+def test_feedback_is_found_by_its_id_and_by_runs(store: Store, make_run: Callable[..., Run], noon: datetime) -> None:
+    """What nobody said is not there; what was said comes oldest first, also beyond what fits into one query."""
+    store.runs.add_runs(recorded(make_run("r1"), make_run("r2")))
+    for number, run_id in enumerate(("r1", "r2", "r1")):
+        said = Feedback(feedback_id=f"f{number}", run_id=run_id, score=0, at=noon - timedelta(minutes=number))
+        store.feedback.add(said)
+    assert [said.feedback_id for said in store.feedback.many(["f0", "f2", "f9"])] == ["f2", "f0"]
+    found = store.feedback.among([*(f"x{number}" for number in range(600)), "r1", "r2"])
+    assert {run_id: [said.feedback_id for said in all_of_it] for run_id, all_of_it in found.items()} == {
+        "r1": ["f2", "f0"],
+        "r2": ["f1"],
+    }
+
+
+def test_flags_are_found_by_run(store: Store, noon: datetime) -> None:
+    """A dismissed flag is one, and its run does not count as flagged; a run without one is not named."""
+    for run_id in ("r1", "r2"):
+        store.flags.add(_flag(run_id, noon))
+    store.flags.move(["r2"], "dismissed")
+    asked = [*(f"x{number}" for number in range(600)), "r1", "r2"]
+    assert {run_id: flag.state for run_id, flag in store.flags.of(asked).items()} == {"r1": "open", "r2": "dismissed"}
+    assert store.flags.among(asked) == {"r1"}
+
+
 def test_flags_of_a_run_are_merged(store: Store, noon: datetime) -> None:
     """A run has one flag: all reasons once, the worse severity, the time of the first."""
     store.flags.add(_flag("r1", noon, 0.9, "tool failed"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_learnloop.mirrors import KINDS
-from langgraph_learnloop.records import Feedback, Flag, Interned, Recorded, Release, Run
+from langgraph_learnloop.records import Dataset, Feedback, Flag, Interned, Recorded, Release, Run, Scorecard
 from langgraph_learnloop.store.opened import Store, open_store
 
 _NUMBERS = count()
@@ -86,6 +86,33 @@ def test_what_was_there_comes_first(store: Store, make_run: MakeRun) -> None:
     store.outbox.forget("n")
     assert subjects(store, mirror="n") == []
     assert subjects(store) == ["late", "early", "now"]
+
+
+def test_all_kinds_of_things_that_were_there_are_told(store: Store, make_run: MakeRun) -> None:
+    """Of flags, and of who serves, what stands now; a mirror is told only of the kinds that it wants."""
+    stored(store, make_run("r1"))
+    store.feedback.add(Feedback(feedback_id="f1", run_id="r1", score=1, at=NOW))
+    store.flags.add(Flag(run_id="r1", agent="a", reasons=("It failed.",), severity=1, at=NOW))
+    store.flags.move(["r1"], "dismissed")
+    store.datasets.add(Dataset(version="d1", kind="sft", counts={}, path="p", made_at=NOW))
+    store.scorecards.add(Scorecard(candidate="c", champion="b", gates=(), at=NOW))
+    for name in ("one", "two"):
+        release = Release(base_model=name, made_at=NOW)
+        store.releases.add(release)
+        store.releases.point(release.release_id, "It is better.", "ann")
+    store.outbox.register("n", KINDS, everything=True)
+    told = {kind: subjects(store, kind, mirror="n") for kind in KINDS}
+    serving = [release.release_id]
+    assert told == {
+        "run": ["r1"],
+        "feedback": ["f1"],
+        "label": ["r1:flag"],
+        "dataset": ["d1"],
+        "examination": ["1"],
+        "champion": serving,
+    }
+    assert store.scorecards.numbered("1").candidate == "c"
+    assert store.outbox.names() == ("m", "n")
 
 
 def test_what_was_told_without_an_answer_waits_longer(store: Store, make_run: MakeRun) -> None:

@@ -1,6 +1,6 @@
 """Datasets, scorecards, cycles and the audit log."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import delete, update
@@ -64,11 +64,13 @@ def test_results_are_kept_by_release_case_and_evaluator(store: Store) -> None:
     assert store.scorecards.results("r", "calls-1") == {"c": result}
     assert store.scorecards.results("r", "calls-2") == {"c": other}
     assert store.scorecards.results("nobody", "calls-1") == {}
+    store.scorecards.forget_results("r", "calls-1")
+    assert store.scorecards.results("r", "calls-1") == {}
 
 
 def test_a_cycle_is_open_until_it_ended(store: Store, noon: datetime) -> None:
     """A cycle that was started, or that waits for review, is the one to take up again."""
-    assert store.cycles.open() is None
+    assert (store.cycles.open(), store.cycles.open_since()) == (None, None)
     for _ in range(2):
         store.cycles.start("c1", noon)
     assert store.cycles.open() == "c1"
@@ -79,6 +81,9 @@ def test_a_cycle_is_open_until_it_ended(store: Store, noon: datetime) -> None:
     done = CycleReport(cycle_id="c1", outcome="promoted", because="It is better.")
     store.cycles.finish(done)
     assert (store.cycles.open(), store.cycles.all()) == (None, (done,))
+    for later in (2, 1):
+        store.cycles.start(f"c{later + 1}", noon + timedelta(hours=later))
+    assert (store.cycles.open(), store.cycles.open_since()) == ("c2", noon + timedelta(hours=1))
     with pytest.raises(NotFoundError, match="'c9' was never started"):
         store.cycles.finish(done.model_copy(update={"cycle_id": "c9"}))
 
@@ -97,6 +102,8 @@ def test_decisions_are_chained(store: Store, noon: datetime) -> None:
     assert store.decisions.all() == tuple(entries)
     assert store.decisions.all(limit=2) == tuple(entries[1:])
     store.decisions.verify()
+    assert store.decisions.of_cycle("c", "gate") == entries[2]
+    assert store.decisions.of_cycle("c", "train") is store.decisions.of_cycle("d", "gate") is None
 
 
 def test_many_decisions_are_written_at_once(store: Store, noon: datetime) -> None:

@@ -1,14 +1,16 @@
 """Releases, the champion and the way back."""
 
+from collections.abc import Callable
 from datetime import datetime
 from threading import Barrier, Thread
 
 import pytest
 
-from langgraph_learnloop.errors import NotFoundError
-from langgraph_learnloop.records import Release
+from langgraph_learnloop.errors import IllegalMoveError, NotFoundError
+from langgraph_learnloop.records import Generation, Message, Probe, Release, Run
 from langgraph_learnloop.store import releases as module
 from langgraph_learnloop.store.opened import Store
+from tests.store.recorded import recorded
 
 
 @pytest.fixture
@@ -98,3 +100,39 @@ def test_a_thread_keeps_its_first_release(store: Store) -> None:
         thread.join()
     assert len(answers) == 8
     assert all(answer == answers[0] for answer in answers)
+
+
+def test_a_promotion_that_came_too_late_changes_nothing(store: Store, ids: list[str]) -> None:
+    """Who examined a candidate against a champion that no longer serves is told so."""
+    store.releases.point(ids[0], "First.", "ann")
+    with pytest.raises(IllegalMoveError, match=f"was to take the place of '{ids[1]}', and now '{ids[0]}' serves"):
+        store.releases.point(ids[2], "Better.", "ann", instead_of=ids[1])
+    assert store.releases.champion() == ids[0]
+    assert store.releases.point(ids[2], "Better.", "ann", instead_of=ids[0]) is not None
+
+
+def test_threads_of_a_refused_release_get_another(store: Store, ids: list[str]) -> None:
+    """Those of other releases keep theirs, whichever way the release went."""
+    old, bad, other = ids
+    for thread, release in (("t1", bad), ("t2", other)):
+        store.releases.pin(thread, release)
+    store.releases.point(old, "Back.", "ann", refused=bad)
+    assert [store.releases.pin(thread, bad) for thread in ("t1", "t2")] == [old, other]
+    store.releases.unpin(old, other)
+    assert store.releases.pin("t1", bad) == other
+    assert store.releases.repin("t1", [old], bad) == other
+    assert store.releases.repin("t1", [other], bad) == bad
+
+
+def test_releases_in_use_and_their_probes(store: Store, ids: list[str], make_run: Callable[..., Run]) -> None:
+    """A release is in use as long as a thread of it had a run lately; its first probes stay."""
+    late = make_run("r2", 9, thread_id="t2")
+    store.runs.add_runs(recorded(make_run("r1", 1, thread_id="t1"), late))
+    store.releases.pin("t1", ids[0])
+    store.releases.pin("t2", ids[1])
+    assert store.releases.pinned_since(late.started_at) == {ids[1]}
+    assert store.releases.probes(ids[0]) == ()
+    asked = Generation(release_id=ids[0], messages=(Message(role="user", content="?"),))
+    for text in ("first", "second"):
+        store.releases.keep_probes(ids[0], [Probe(request=asked, answer=Message(role="assistant", content=text))])
+    assert [probe.answer.content for probe in store.releases.probes(ids[0])] == ["first"]

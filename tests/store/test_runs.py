@@ -17,8 +17,8 @@ from langchain_core.messages import (
     message_to_dict,
 )
 
-from langgraph_learnloop.errors import NotFoundError
-from langgraph_learnloop.records import Message, Run, ToolCall
+from langgraph_learnloop.errors import NotFoundError, StoreError
+from langgraph_learnloop.records import Interned, Message, Recorded, Run, Step, ToolCall
 from langgraph_learnloop.store.opened import Store
 from tests.store.recorded import recorded
 
@@ -114,3 +114,83 @@ def test_a_blob_comes_back_decompressed(store: Store) -> None:
     """JSON that is no message, such as tool schemas, can be read by its hash."""
     store.runs.add_runs(recorded(bodies={"h": zstandard.ZstdCompressor().compress(b'[{"name":"add"}]')}))
     assert store.runs.blob("h") == b'[{"name":"add"}]'
+
+
+def test_a_list_is_read_through_those_that_it_continues(store: Store, make_run: Callable[..., Run]) -> None:
+    """Lists that share a beginning are read whole, one or many; a list that lost what it continues is named."""
+    bodies = {key: _body(HumanMessage(key)) for key in "abc"} | {"t": zstandard.ZstdCompressor().compress(b"[]")}
+    lists = {"1": (None, ("a", "b")), "2": ("1", ("a",)), "3": ("1", ("c",)), "torn": ("gone", ("a",))}
+    run = make_run("r1", messages="2")
+    step = Step(
+        step_id="s",
+        parent_id="r1",
+        kind="model",
+        name="m",
+        started_at=run.started_at,
+        input="3",
+        output=("b",),
+        tools="t",
+    )
+    run = run.model_copy(update={"steps": (step,)})
+    store.runs.add_runs([Recorded(run, Interned(bodies, lists))])
+    assert store.runs.items("2") == ("a", "b", "a")
+    assert [message.content for message in store.runs.conversation("3")] == ["a", "b", "c"]
+    assert store.runs.conversation(None) == ()
+    texts = store.runs.texts([run, run])
+    assert texts.lists == {"2": ("a", "b", "a"), "3": ("a", "b", "c")}
+    assert ({key: one.content for key, one in texts.messages.items()}, texts.blobs) == (
+        {"a": "a", "b": "b", "c": "c"},
+        {"t": b"[]"},
+    )
+    for asked in ("torn", "nobody"):
+        with pytest.raises(NotFoundError, match=f"list of messages '{asked}' is not whole"):
+            store.runs.items(asked)
+
+
+def test_runs_are_found_by_time_and_release(store: Store, make_run: Callable[..., Run]) -> None:
+    """Before a time the latest of a release, from a time on all of an agent; and threads that are older."""
+    made = [make_run(f"r{minute}", minute, release="x", thread_id=f"t{minute % 2}") for minute in range(4)]
+    store.runs.add_runs(recorded(*made, make_run("other", 2, agent="other", release="x", thread_id="t9")))
+    at = made[2].started_at
+    assert [run.run_id for run in store.runs.since(at, "support")] == ["r2", "r3"]
+    assert [run.run_id for run in store.runs.before(at, "support", "x", 1)] == ["r1"]
+    assert store.runs.before(at, "support", "y", 9) == ()
+    assert store.runs.older_threads(["t0", "t1", "t9"], at) == {"t0", "t1"}
+    assert [run.run_id for run in store.runs.every("other")] == ["other"]
+
+
+def test_all_runs_are_read_piece_by_piece(store: Store, make_run: Callable[..., Run]) -> None:
+    """Runs that began at one moment are neither left out nor read twice at the seam of two pieces."""
+    store.runs.add_runs(recorded(*(make_run(f"r{number:04}", number // 700) for number in range(1200))))
+    assert [run.run_id for run in store.runs.every()] == [f"r{number:04}" for number in range(1200)]
+
+
+def test_a_run_is_named_by_the_beginning_of_its_id(store: Store, make_run: Callable[..., Run]) -> None:
+    """One that several have is refused, and so is one that nobody has."""
+    store.runs.add_runs(recorded(make_run("abc"), make_run("abd"), make_run("a%")))
+    assert store.runs.resolve("abd").run_id == "abd"
+    assert store.runs.resolve("a%").run_id == "a%"
+    with pytest.raises(NotFoundError, match="Several runs begin with 'ab'"):
+        store.runs.resolve("ab")
+    with pytest.raises(NotFoundError, match="run 'x' is not in the store"):
+        store.runs.resolve("x")
+
+
+def test_an_image_is_kept_beside_the_store(store: Store, make_run: Callable[..., Run]) -> None:
+    """It comes back in its message; without its file the reference stays; a folder that takes none is a sentence."""
+    digest = "0" * 64
+    block = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,learnloop-blob:{digest}:5"}}
+    bodies = {"h": _body(HumanMessage([block]))}
+    for _ in range(2):
+        store.runs.add_runs([Recorded(make_run("r1"), Interned(bodies, blobs={digest: b"image"}))])
+    (whole,) = store.runs.whole(["h"])
+    assert whole["data"]["content"][0]["image_url"]["url"] == "data:image/png;base64,aW1hZ2U="
+    place = store.folder / "blobs" / "00" / digest
+    assert place.read_bytes() == b"image"
+    place.unlink()
+    assert store.runs.whole(["h"])[0]["data"]["content"] == [block]
+    place.parent.rmdir()
+    place.parent.write_text("in the way")
+    with pytest.raises(StoreError, match=f"blob '{digest}' could not be written"):
+        store.runs.add_runs([Recorded(make_run("r2"), Interned(blobs={digest: b"image"}))])
+    assert store.runs.count() == 1
