@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -18,6 +18,8 @@ from langgraph_learnloop.messages import loads, text_in
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS
 _DEPTH = 100
 """Levels of nesting after which a value is kept as text."""
+_LONGEST_SECRET = 10_000
+"""Characters beyond a cut that are looked at: a private key, the longest thing that is masked, is shorter."""
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 
 
@@ -34,15 +36,19 @@ def plain(value: Any) -> Any:
     return loads(encode(value))
 
 
-def cut(value: Any, longest: int) -> Any:
-    """Return a JSON-like value whose texts beyond a tenth of `longest` end in a mark: their length, and their hash."""
-    if isinstance(value, str) and len(value) > longest // 10:
+def cut(value: Any, longest: int, redact: Callable[[str], str] | None = None) -> Any:
+    """Return a JSON-like value whose texts beyond a tenth of `longest` end in a mark: their length, and their hash.
+
+    With `redact` what is cut is redacted before: half of a secret would not be known for one any more.
+    """
+    if isinstance(value, str) and len(value) > (room := longest // 10):
         digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
-        return f"{value[: longest // 10]} [cut here: {len(value)} characters, SHA-256 {digest}]"
+        kept = value[:room] if redact is None else redact(value[: room + _LONGEST_SECRET])[:room]
+        return f"{kept} [cut here: {len(value)} characters, SHA-256 {digest}]"
     if isinstance(value, dict):
-        return {key: cut(item, longest) for key, item in value.items()}
+        return {key: cut(item, longest, redact) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [cut(item, longest) for item in value]
+        return [cut(item, longest, redact) for item in value]
     return value
 
 

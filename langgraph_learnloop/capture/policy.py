@@ -52,7 +52,7 @@ class Policy:
 
     def fit(self, value: Any) -> Any:
         """Return a JSON-like value with its texts cut and redacted."""
-        short = cut(value, self.longest_text)
+        short = cut(value, self.longest_text, self.redaction)
         return redacted(short, self.redaction) if self.redaction else short
 
     def feedback(self, said: Feedback) -> Feedback:

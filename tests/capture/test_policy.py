@@ -234,3 +234,11 @@ def test_a_forked_child_records_anew(scripted: Any, tmp_path: Path) -> None:
         assert {run.question for run in loop.runs()} == {"parent before", "child", "parent after"}
         assert json.loads((tmp_path / "told").read_text()) == [True, 1]
         assert loop.health().recorded == 2
+
+
+@pytest.mark.parametrize("after", range(len(MAIL)))
+def test_a_secret_across_a_cut_is_masked_whole(after: int) -> None:
+    """What is cut is masked before, so that no half of a secret is left."""
+    kept = Policy(longest_text=1_000).fit({"note": "x" * (99 - after) + " " + MAIL + " " + "y" * 200})["note"]
+    assert "cut here" in kept
+    assert not any(part in kept for part in ("ann", "example"))
