@@ -2,8 +2,8 @@
 
     python scripts/rooms.py coverage.json
 
-Exit code 1 if a room is below the bound in either. A room is a folder of the package; the files beside the folders are
-the corridor, and a vendor's files in integrations/ are counted together.
+Exit code 1 if a room is below the bound in either. A room is a folder of the package, or integrations/; the files
+beside the folders are the corridor.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ class Run(NamedTuple):
 def room(path: str) -> str:
     """Return the room that a file belongs to."""
     first, *rest = Path(path).parts
-    if first == "integrations":
-        return f"integrations/{rest[0].removesuffix('.py').partition('_')[0]}"
-    return rest[0] if len(rest) > 1 else "corridor"
+    return first if first == "integrations" else rest[0] if len(rest) > 1 else "corridor"
 
 
 def percent(run: int, of: int) -> float:

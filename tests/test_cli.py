@@ -410,7 +410,7 @@ def test_a_malformed_data_file_is_named_with_its_line(
 def test_cycle_walks_the_app(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`learnloop cycle --app module:attribute` finds the loop in the current folder and walks it."""
+    """`learnloop cycle --app module:attribute` finds the loop in the current folder and walks it, or says why not."""
     monkeypatch.chdir(tmp_path)
     Path("my_shop.py").write_text(
         "from pathlib import Path\nfrom tests.shop import Shop\n"
@@ -421,6 +421,46 @@ def test_cycle_walks_the_app(
     assert "promoted:" in out
     with LearnLoop(tmp_path / "l.db") as loop:
         assert len(loop.store.releases.all()) == 2
+    Path("same_shop.py").write_text(
+        "from pathlib import Path\nfrom tests.shop import Shop\nloop = Shop(Path('l.db')).loop\n"
+    )
+    code, out, _ = _run(capsys, monkeypatch, "cycle", "--app", "same_shop:loop")
+    assert (code, out.strip()) == (0, "nothing: Nothing that went wrong was corrected, so there is nothing to learn.")
+
+
+def test_a_candidate_that_passes_ends_with_exit_code_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script can tell what passed from what did not."""
+    monkeypatch.chdir(tmp_path)
+    with (shop := Shop.after("examined", tmp_path)).loop as loop:
+        champion = loop.champion.release_id
+        (passed,) = [one.release_id for one in shop.loop.store.releases.all() if one.release_id != champion]
+    Path("examined_shop.py").write_text(
+        "from pathlib import Path\nfrom tests.shop import Shop\nloop = Shop(Path('l.db')).loop\n"
+    )
+    code, out, _ = _run(capsys, monkeypatch, "evaluate", passed, "--app", "examined_shop:loop")
+    assert (code, "ship" in out) == (0, True)
+
+
+def test_a_mirror_is_told_until_ctrl_c(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How far it is is said once, and again when that has changed."""
+    monkeypatch.setitem(sys.modules, "my_mirror", ModuleType("my_mirror"))
+    monkeypatch.setattr(sys.modules["my_mirror"], "mirror", MemoryMirror(), raising=False)
+    Path("learnloop.toml").write_text('agent = "shop"\nmirror = "my_mirror:mirror"\n')
+    looks = iter(range(9))
+
+    def pause(seconds: float) -> None:
+        if next(looks) == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", pause)
+    code, out, _ = _run(capsys, monkeypatch, "mirror", "--all", "--store", store)
+    said = out.splitlines()
+    assert (code, len(said)) == (130, len(set(said)))
+    assert "0 waiting, 0 not taken." in said[-1]
 
 
 def _python(*words: str, cwd: Path, before: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:

@@ -46,7 +46,7 @@ def test_the_public_surface_is_as_it_is_written_down() -> None:
 def test_nothing_is_there_that_nobody_uses() -> None:
     """What no file of the product uses is either promised to others or called by a framework."""
     promised = re.findall(r"^(?:    |[\w.]+\.)(\w+)", GOLDEN.read_text(encoding="utf-8"), re.MULTILINE)
-    found = Vulture(ignore_names=[*promised, *CALLED_BY_OTHERS, *READ_BY_NAME], ignore_decorators=["@*app.*"])
+    found = Vulture(ignore_names=[*CALLED_BY_OTHERS, *READ_BY_NAME], ignore_decorators=["@*app.*"])
     found.scavenge([str(ROOT / "langgraph_learnloop"), str(ROOT / "integrations")], exclude=["*/templates/*"])
-    unused = [one.get_report() for one in found.get_unused_code(min_confidence=60)]
+    unused = [one.get_report() for one in found.get_unused_code(min_confidence=60) if one.name not in promised]
     assert not unused, "\n".join(unused)

@@ -65,11 +65,11 @@ def mirror(
 
 def _tell(mirroring: Mirroring, once: bool, every: float) -> None:
     """Tell a mirror what waits, and say how far it is when that changes."""
-    told, said = 0, ""
+    said = ""
     while True:
-        told += mirroring.step()
+        mirroring.step()
         health = mirroring.health()
-        line = f"{told} told, {health.waiting} waiting, {health.refused} not taken. {health.problem or ''}"
+        line = f"{health.told} told, {health.waiting} waiting, {health.refused} not taken. {health.problem or ''}"
         if line != said:
             said = line
             say(f"{mirroring.mirror.name}: {line}")
