@@ -34,7 +34,7 @@ CHILD = """
     from tests.shop import Shop
     from tests.test_killed import SETTINGS
     import langgraph_learnloop.store.releases as releases, langgraph_learnloop.store.rollouts as rollouts
-    from langgraph_learnloop.serving import swap
+    import langgraph_learnloop.loop as corridor
     from langgraph_learnloop.serving.follower import Follower
     from langgraph_learnloop.testing import MemoryEngine
     from langgraph_learnloop.rolling import Rolling
@@ -54,7 +54,7 @@ CHILD = """
 
     STEPS = {
         "loaded": lambda: after(MemoryEngine, "load"),
-        "probed": lambda: after(swap, "agree"),
+        "probed": lambda: after(corridor, "agree"),
         "half stored": lambda: (before(releases, "write"), before(rollouts, "write")),
         "stored": lambda: (after(releases.Releases, "point"), after(rollouts.Rollouts, "start"),
                            after(rollouts.Rollouts, "move")),
