@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -55,19 +55,14 @@ def under_way(output: str | Path, owner: str) -> Iterator[None]:
 @contextmanager
 def idle(output: str | Path) -> Iterator[bool]:
     """Give whether nobody works on a job; nobody begins to while the block lasts."""
-    try:
-        if fcntl is None:
-            raise OSError("nobody can tell here")
-        with _lock_file(output) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = os.dup(lock)  # one lock, which lasts until both are closed
-    except OSError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.close(free)
+    free = False
+    with ExitStack() as until_the_end:
+        if fcntl is not None:
+            with suppress(OSError):
+                lock = until_the_end.enter_context(_lock_file(output))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = True
+        yield free
 
 
 def is_under_way(output: str | Path) -> bool:

@@ -185,7 +185,10 @@ class Tidying:
 
     def _held(self, place: Path, job_id: str, releases: tuple[Release, ...], facts: Facts) -> Held:
         made = max((release.made_at.timestamp() for release in releases), default=place.lstat().st_mtime)
-        kept, rank = self._of_releases(releases, facts) if releases else self._unnamed(place, job_id)
+        if releases:
+            kept, rank = self._of_releases(releases, facts)
+        else:
+            kept, rank = self._unnamed(place, job_id), _UNNAMED if beside_what(place.name) is None else _LEFT_BEHIND
         if is_under_way(self._folder / job_id):
             kept = "A job is at work on it."
         return Held(place, job_id, releases, folder_size(place), made, rank, kept)
@@ -202,16 +205,17 @@ class Tidying:
             ranks.append(_FORMER if state == "served before" else _STOPPED)
         return None, max(ranks)
 
-    def _unnamed(self, place: Path, job_id: str) -> tuple[str | None, int]:
+    def _unnamed(self, place: Path, job_id: str) -> str | None:
+        """Return why a folder must stay that is no release's adapter."""
         output = self._folder / job_id
         if (owner := owner_of(output)) not in (None, self._owner):
-            return f"It is of another store ({owner}).", _UNNAMED
+            return f"It is of another store ({owner})."
         began = self._store.cycles.open_since()
         if began is not None and datetime.fromtimestamp(_changed(place), UTC) >= began:
-            return "A cycle that is open may go on with it.", _UNNAMED
+            return "A cycle that is open may go on with it."
         if _is_a_providers(place):
-            return "It is the receipt of a model that a provider keeps.", _UNNAMED
-        return None, _UNNAMED if beside_what(place.name) is None else _LEFT_BEHIND
+            return "It is the receipt of a model that a provider keeps."
+        return None
 
     def _remove(self, one: Held, because: str, by: str) -> bool:
         """Remove a folder unless a job is at work on it; return whether it is gone."""
@@ -261,9 +265,8 @@ def _names(release: Release) -> frozenset[str]:
 
 def _folders(folder: Path) -> list[Path]:
     """Return the folders in a folder, none of them a link; none where it is not there."""
-    return (
-        sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()) if folder.exists() else []
-    )
+    inside = folder.iterdir() if folder.exists() else ()
+    return sorted(path for path in inside if path.is_dir() and not path.is_symlink())
 
 
 def _job_of(name: str) -> str | None:

@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langgraph_learnloop.texts import cut, quoted, short, visible
+from langgraph_learnloop.texts import cut, one_line, quoted, short, visible
 
 
 def test_visible_keeps_what_people_write() -> None:
@@ -34,3 +34,9 @@ def test_what_is_short_is_no_longer_than_allowed() -> None:
     assert short("abcde", 5) == "abcde"
     assert short("abcdef", 5) == "abcd…"
     assert (quoted("a"), len(quoted("a" * 100))) == ("'a'", 80)
+
+
+def test_what_others_say_fits_into_a_sentence() -> None:
+    """It is one line without its full stop, steers nothing, and ends somewhere."""
+    assert one_line(ValueError("no room\n  on\x07 disk.")) == "no room on\\u0007 disk"
+    assert len(one_line("a" * 1_000)) == 300

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from langgraph_learnloop import jobs
 from langgraph_learnloop.errors import ConfigError, EngineError
-from langgraph_learnloop.jobs import under_way
+from langgraph_learnloop.jobs import is_under_way, under_way
 from langgraph_learnloop.loop import LearnLoop
 from langgraph_learnloop.records import Gate, Release, Rollout, Scorecard
 from langgraph_learnloop.testing import MemoryEngine, TinyTrainer
+from langgraph_learnloop.tidying import size_of
 from tests.shop import Shop
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -362,3 +364,30 @@ def _run(thread_id: str, at: datetime) -> Any:
 
     run = Run(run_id=thread_id, thread_id=thread_id, agent="agent", outcome="finished", started_at=at)
     return Recorded(run, Interned())
+
+
+def test_a_release_says_where_it_stands_and_what_it_takes(stock: Stock) -> None:
+    """What serves, the way back, what was examined and what was not; and its adapter, wherever that is."""
+    first, second, third = (stock.champion() for _ in range(3))
+    stopped, fresh = stock.stopped(), stock.release()
+    stock.made += 1  # an adapter that lies elsewhere is one of its own, too
+    passed = stock.release("elsewhere/adapter")
+    stock.card(passed, passed=True)
+    releases = [third, second, first, stopped, fresh, passed]
+    states = ["serves", "way back", "served before", "stopped", "not examined", "passed"]
+    assert stock.loop.tidying.states(releases) == states
+    assert stock.tidied() == [Path(str(stopped.adapter)).name]
+    held = stock.loop.tidying.held()
+    sizes = {one.release_id: size_of(one, held) for one in (third, stopped, passed)}
+    assert list(sizes.values()) == ["1.0 MB", "removed", "elsewhere"]
+    assert size_of(third.model_copy(update={"adapter": None, "adapter_sha256": None}), held) == "-"
+
+
+def test_where_no_locks_are_nothing_goes(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be told whether a job is at work, it works, and every job may be."""
+    place = stock.folder()
+    monkeypatch.setattr(jobs, "fcntl", None)
+    with under_way(place, "owner"):
+        assert is_under_way(place)
+    assert stock.tidied() == []
+    assert place.exists()
