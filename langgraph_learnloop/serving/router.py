@@ -8,7 +8,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 
 from langgraph_learnloop.errors import NotFoundError, StoreError
 from langgraph_learnloop.ports import Routing, ThreadPins
@@ -25,7 +24,6 @@ def is_chosen(thread_id: str, salt: str, percent: float) -> bool:
     return int.from_bytes(digest[:8]) % _PARTS < percent * _PARTS / 100
 
 
-@dataclass(eq=False)
 class Router:
     """Send each thread to one release for as long as it lives, unless that release is rolled back.
 
@@ -37,18 +35,25 @@ class Router:
     not load and prove yet leaves them to the one before it.
     """
 
-    source: Routing
-    pins: ThreadPins
-    poll_seconds: float = 1.0
-    clock: Callable[[], float] = time.monotonic
-    max_threads: int = 100_000
-    keep: bool = True
-    _proven: frozenset[str] | None = field(default=None, init=False)
-    _before: str | None = field(default=None, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _known: OrderedDict[str, str] = field(default_factory=OrderedDict, init=False)
-    _routes: Routes | None = field(default=None, init=False)
-    _read_at: float = field(default=0.0, init=False)
+    # No dataclass, as the shadow's is none: pydantic 2.10 would look into the fields for `LiveModel`.
+    def __init__(
+        self,
+        source: Routing,
+        pins: ThreadPins,
+        poll_seconds: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        max_threads: int = 100_000,
+        keep: bool = True,
+    ) -> None:
+        self.source, self.pins = source, pins
+        self.poll_seconds, self.clock = poll_seconds, clock
+        self.max_threads, self.keep = max_threads, keep
+        self._proven: frozenset[str] | None = None
+        self._before: str | None = None
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, str] = OrderedDict()
+        self._routes: Routes | None = None
+        self._read_at = 0.0
 
     def release_for(self, thread_id: str | None) -> str:
         """Return the release id that serves a thread; None (no thread) gets the champion."""

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from langgraph_learnloop.errors import LearnLoopError
@@ -22,22 +21,21 @@ Ask = Callable[[], Generated]
 """Has the candidate answer a request."""
 
 
-@dataclass(eq=False)
 class ShadowTraffic:
     """Put the first request of a thread to a candidate, one at a time, in a thread of its own."""
 
-    keep: Callable[[ShadowAnswer], object]
-    """Gets each answer's figures; texts are not kept."""
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    waiting: int = 8
-    """Requests that wait for the candidate at most; those that come then are not put to it."""
-    _asked: OrderedDict[tuple[str, str], None] = field(default_factory=OrderedDict, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _worker: threading.Thread | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        """Make room for those who wait."""
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(self.waiting)
+    def __init__(
+        self,
+        keep: Callable[[ShadowAnswer], object],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        waiting: int = 8,
+    ) -> None:
+        """Hand each answer's figures to `keep`, and no texts; so many requests wait at most, more are not put to it."""
+        self.keep, self.now = keep, now
+        self._asked: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._lock = threading.Lock()
+        self._worker: threading.Thread | None = None
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(waiting)
 
     def offer(self, rollout_id: str, thread_id: str, ask: Ask, answer: Message, seconds: float) -> bool:
         """Put a request to the candidate when there is room, and return whether there was; it never waits."""
