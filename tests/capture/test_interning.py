@@ -7,7 +7,6 @@ import copy
 import threading
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,6 +81,7 @@ def test_an_image_comes_with_each_run_until_it_is_stored() -> None:
 
 def test_what_cannot_be_compared_or_copied_is_told_again() -> None:
     """An array, a table or a lock beside a tool's answer costs no run, and the message keeps its name."""
+    np = pytest.importorskip("numpy")
     interner = Interner()
     array = [ToolMessage("3", id="1", tool_call_id="c", artifact=np.arange(3)) for _ in range(2)]
     before = interner.message(array[0])
