@@ -265,9 +265,13 @@ def test_who_is_behind_in_words() -> None:
     assert behind_in_words((late, hurt), "new") == (
         "2 of the processes that serve do not serve new yet: a (serves old), b (no memory)."
     )
-    assert behind_in_words((late,) * 3, "new").endswith("a (serves old), a (serves old), a (serves old).")
-    assert behind_in_words((late,) * 4, "new").endswith("a (serves old), a (serves old), a (serves old) and 1 more.")
-    assert behind_in_words((late,) * 5, "new").endswith("a (serves old), a (serves old), a (serves old) and 2 more.")
+    assert behind_in_words((late,) * 3, "new").endswith("yet: a (serves old), a (serves old), a (serves old).")
+    assert behind_in_words((late,) * 4, "new").endswith(
+        "yet: a (serves old), a (serves old), a (serves old) and 1 more."
+    )
+    assert behind_in_words((late,) * 5, "new").endswith(
+        "yet: a (serves old), a (serves old), a (serves old) and 2 more."
+    )
 
 
 def test_a_rollout_is_looked_after_until_that_is_ended(caplog: pytest.LogCaptureFixture) -> None:
