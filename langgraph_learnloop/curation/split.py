@@ -46,15 +46,10 @@ def _groups(examples: Sequence[Example]) -> _Groups:
 
 
 def _links(examples: Sequence[Example]) -> Iterator[tuple[int, int]]:
-    first: dict[tuple[str, str], int] = {}
+    first: dict[tuple[int, str], int] = {}
     for i, example in enumerate(examples):
-        keys = [
-            ("group", example.group),
-            ("run", example.run_id),
-            ("text", normal(request(example)) or request(example)),
-            ("id", example.example_id),
-        ]
-        for kind, key in keys:
+        text = normal(request(example)) or request(example)
+        for kind, key in enumerate((example.group, example.run_id, text, example.example_id)):
             if key:
                 yield first.setdefault((kind, key), i), i
     yield from similar_pairs(vectors([request(e) for e in examples]), NEAR_DUPLICATE)

@@ -181,6 +181,13 @@ def test_large_groups_give_way_to_the_smallest(seed: int) -> None:
     assert 3 <= sum(e.split == "heldout" for e in fits) <= 12
 
 
+@pytest.mark.parametrize(("given", "side"), [("train", "heldout"), ("validation", "train")])
+def test_the_last_free_group_is_held_out_only_where_others_train(given: Split, side: str) -> None:
+    """Where the share is too small for any, one of four is held out, but never the only one to learn from."""
+    set_already = [e.model_copy(update={"split": given}) for e in distinct(4)[:3]]
+    assert assign([*set_already, distinct(4)[3]], heldout=0.01)[3].split == side
+
+
 def test_what_is_set_counts_for_the_share() -> None:
     """Held-out examples of an earlier dataset fill the share before new ones do."""
     known = [e.model_copy(update={"split": "heldout"}) for e in distinct(12)[:3]]
