@@ -88,7 +88,5 @@ def _hold_out(
         if have + size[name] <= target + 0.5:
             sides[name] = "heldout"
             have += size[name]
-    if have == 0 and target > 0 and len(names) >= _FEWEST_GROUPS:
-        still = [n for n in free if n not in sides]
-        if len(still) > 1 or (still and any(sides.get(n) == "train" for n in names)):
-            sides[min(still, key=lambda name: (size[name], content_hash([seed, name])))] = "heldout"
+    if free and have == 0 and target > 0 and len(names) >= _FEWEST_GROUPS:
+        sides[min(free, key=lambda name: (size[name], content_hash([seed, name])))] = "heldout"

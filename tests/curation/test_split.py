@@ -151,7 +151,7 @@ def test_the_share_is_met(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "heldout", "held"), [(1, 0.9, 0), (2, 0.9, 1), (3, 1.0, 2), (4, 0.0, 0), (6, 1.0, 5)]
+    ("count", "heldout", "held"), [(1, 0.9, 0), (2, 0.25, 1), (2, 0.9, 1), (3, 1.0, 2), (4, 0.0, 0), (6, 1.0, 5)]
 )
 def test_one_group_stays_for_training(count: int, heldout: float, held: int) -> None:
     """However large the share, a category is never held out whole; and nothing is where nothing is asked for."""
