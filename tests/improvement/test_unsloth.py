@@ -9,16 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
-from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job
+from langgraph_learnloop.errors import TrainingError
+from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job, merged
 from langgraph_learnloop.records import Generation, Job, Recipe, Release, Sampling, ToolCall, TrainingResult
 from langgraph_learnloop.serving.local_engine import LocalEngine
 from tests.improvement.jobs import RECIPE, in_process, job_of
 from tests.improvement.test_methods import corrected
-from tests.improvement.tiny_base import weather_examples, write_dataset
+from tests.improvement.tiny_base import make_base, weather_examples, write_dataset
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("UNSLOTH_PYTHON", str(ROOT / ".venv-unsloth" / "bin" / "python"))
+LLAMA_CPP = Path(os.environ.get("UNSLOTH_LLAMA_CPP_PATH", ROOT / ".llama.cpp"))
 
 pytestmark = [
     pytest.mark.slow,
@@ -101,3 +104,49 @@ def test_the_worker_keeps_its_environment_apart() -> None:
     code = "import langgraph_learnloop, importlib.metadata as m; print(m.version('trl'), m.version('unsloth'))"
     said = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert said[0] == "1.15.0"
+
+
+@pytest.fixture
+def llama_cpp(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return llama.cpp's folder, which Unsloth then uses, and no network."""
+    if not (LLAMA_CPP / "llama-quantize").exists():
+        pytest.skip("no llama.cpp: `make llama.cpp` builds it")
+    monkeypatch.setenv("UNSLOTH_LLAMA_CPP_PATH", str(LLAMA_CPP))
+    monkeypatch.setenv("UNSLOTH_OFFLINE", "1")
+    return LLAMA_CPP
+
+
+def test_a_gguf_file_holds_the_adapter(llama_cpp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What llama.cpp reads are the base's weights with what the adapter adds, and nothing else is in the folder."""
+    base = make_base(tmp_path / "the base", vocabulary=500, like_llama2=True)
+    adapter = str(in_process(job_of(base, tmp_path, weather_examples())).adapter)
+    folder = merged(str(base), adapter, tmp_path / "a model", PYTHON, gguf="q6_k")
+    assert [file.name for file in folder.iterdir()] == ["the base.Q6_K.gguf"]
+    whole = merged(str(base), adapter, tmp_path / "whole")
+    monkeypatch.syspath_prepend(llama_cpp / "gguf-py")
+    import gguf
+
+    name, theirs = "model.layers.0.mlp.down_proj.weight", "blk.0.ffn_down.weight"
+    tensor = next(t for t in gguf.GGUFReader(folder / "the base.Q6_K.gguf").tensors if t.name == theirs)
+    read = gguf.dequantize(tensor.data, tensor.tensor_type)
+    right, before = (load_file(where / "model.safetensors")[name] for where in (whole, base))
+    assert abs(read - right).max() < 0.1 * abs(before - right).max()
+
+
+def test_what_llama_cpp_does_not_know_is_a_sentence(
+    base: Path, learned: TrainingResult, llama_cpp: Path, tmp_path: Path
+) -> None:
+    """The converter's own reason is told, not its traceback; no folder looks like a model."""
+    with pytest.raises(TrainingError, match=r"GGUF file as 'q8_0': .*BPE pre-tokenizer was not recognized.*--gguf"):
+        merged(str(base), str(learned.adapter), tmp_path / "model", PYTHON, gguf="q8_0")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_installed_unasked(
+    base: Path, learned: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a llama.cpp Unsloth would fetch one, and the system's packages to build it with."""
+    monkeypatch.setenv("UNSLOTH_LLAMA_CPP_PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(TrainingError, match=r"nowhere' does not exist.*UNSLOTH_LLAMA_CPP_PATH"):
+        merged(str(base), str(learned.adapter), tmp_path / "model", PYTHON, gguf="q8_0")
+    assert not list(tmp_path.iterdir())

@@ -19,12 +19,14 @@ MARKS = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"]
 CITIES = ("oslo", "rome", "lima", "bern", "kyiv", "riga", "doha", "baku")
 
 
-def make_base(folder: Path, hidden: int = 64, layers: int = 2, vocabulary: int = 400, seed: int = 0) -> Path:
+def make_base(
+    folder: Path, hidden: int = 64, layers: int = 2, vocabulary: int = 400, seed: int = 0, like_llama2: bool = False
+) -> Path:
     """Write an untrained model and its tokenizer into a folder and return it."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _tokenizer(vocabulary)
+    tokenizer = _tokenizer_like_llama2(vocabulary) if like_llama2 else _tokenizer(vocabulary)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=max(vocabulary, len(tokenizer)),
@@ -57,6 +59,29 @@ def _tokenizer(vocabulary: int):
     )
     raw.train_from_iterator([e.model_dump_json() for e in weather_examples()] * 3, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|pad|>")
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def _tokenizer_like_llama2(vocabulary: int):
+    """Return one that falls back on bytes: llama.cpp knows other kinds only by the hash of what a famous one makes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    raw.normalizer = normalizers.Replace(" ", "\u2581")
+    raw.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    octets = [f"<0x{octet:02X}>" for octet in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["<unk>", *MARKS, *octets])
+    raw.train_from_iterator([e.model_dump_json() for e in weather_examples()] * 3, trainer)
+    made = json.loads(raw.to_str())
+    made["added_tokens"] = [one for one in made["added_tokens"] if one["content"] not in octets]  # they are no marks
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(made)),
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        unk_token="<unk>",
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 

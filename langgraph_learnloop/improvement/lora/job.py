@@ -95,7 +95,7 @@ def merged(
     words = [base_model, adapter, str(target.absolute()), *([gguf] if gguf else [])]
     try:
         done = subprocess.run(
-            [python or sys.executable, "-m", MERGER, *words], capture_output=True, text=True, check=False
+            [python or sys.executable, "-m", MERGER, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
     except OSError as error:
         raise TrainingError(
