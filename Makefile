@@ -95,7 +95,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 # An environment of the training worker's own, for `train_python`: Unsloth's versions need not be the agent's.
-# Unsloth itself goes last and alone: its list of requirements would bring a torch for GPUs.
+# Unsloth itself goes last and alone: its list of requirements would bring a torch for GPUs. What its code for GPUs
+# imports is there for the test that runs that code in Triton's interpreter.
+FOR_GPUS := bitsandbytes pillow triton
 unsloth: $(UNSLOTH)/.installed
 
 $(UNSLOTH)/.installed: pyproject.toml constraints-unsloth.txt
@@ -103,7 +105,7 @@ $(UNSLOTH)/.installed: pyproject.toml constraints-unsloth.txt
 	@$(PYTHON) -m venv $(UNSLOTH)
 	$(PIP_UNSLOTH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP_UNSLOTH) --editable . accelerate 'datasets<5' peft psutil sentencepiece transformers trl
-	$(PIP_UNSLOTH) --no-deps unsloth unsloth_zoo
+	$(PIP_UNSLOTH) --no-deps unsloth unsloth_zoo $(FOR_GPUS)
 	@touch $@
 
 # A vLLM that needs no GPU, for the tests that serve by a real one; 3.4 GB.

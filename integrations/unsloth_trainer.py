@@ -5,6 +5,10 @@ Importing Unsloth patches trl, transformers and peft, so it happens inside the f
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from typing import Any
 
 from langgraph_learnloop.errors import MissingExtraError
@@ -13,6 +17,7 @@ from langgraph_learnloop.records import Job
 
 def load(job: Job) -> tuple[Any, Any]:
     """Return (model with a trainable LoRA adapter, tokenizer); raise MissingExtraError without Unsloth."""
+    write_elsewhere()
     try:
         from unsloth import FastLanguageModel
     except ImportError as error:
@@ -23,7 +28,7 @@ def load(job: Job) -> tuple[Any, Any]:
     recipe = job.recipe
     model, tokenizer = FastLanguageModel.from_pretrained(
         model_name=job.parent_adapter or job.base_model,  # a saved adapter brings its base along
-        max_seq_length=recipe.max_length,
+        max_seq_length=recipe.max_length + 7,  # batches are padded to a multiple of 8, and it cuts what is longer
         load_in_4bit=recipe.four_bit,
     )
     if job.parent_adapter is None:
@@ -39,3 +44,13 @@ def load(job: Job) -> tuple[Any, Any]:
             **chosen,
         )
     return FastLanguageModel.for_training(model) or model, tokenizer
+
+
+def write_elsewhere() -> None:
+    """Let Unsloth write in a folder of its own, which goes with the process, the trainers that it makes of TRL's.
+
+    On a GPU it writes and imports them; left to itself it does so in whatever folder the agent works in.
+    """
+    if "UNSLOTH_COMPILE_LOCATION" not in os.environ:
+        os.environ["UNSLOTH_COMPILE_LOCATION"] = written = tempfile.mkdtemp(prefix="unsloth-")
+        atexit.register(shutil.rmtree, written, ignore_errors=True)

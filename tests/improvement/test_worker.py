@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from langgraph_learnloop.errors import DataError, MissingExtraError
 from langgraph_learnloop.improvement.lora import worker
+from langgraph_learnloop.improvement.lora.adapters import bf16
 from langgraph_learnloop.improvement.lora.job import LocalTrainer, finished, make_job
 from langgraph_learnloop.integrations.unsloth_trainer import load
 from langgraph_learnloop.records import Progress, Recipe
@@ -41,6 +43,13 @@ def test_auto_takes_unsloth_on_a_gpu(
     chosen, why = worker.choose_engine("auto")
     assert chosen == engine
     assert because in why
+
+
+def test_a_gpu_without_bf16_trains_as_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch calls a T4 able of bf16, which it emulates; Unsloth loads float16 there, and trains nothing else."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not bf16()
 
 
 @pytest.mark.parametrize("engine", ["peft", "unsloth"])

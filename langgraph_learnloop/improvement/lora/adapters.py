@@ -58,9 +58,12 @@ def _lora(recipe: Recipe) -> LoraConfig:
 
 
 def bf16() -> bool:
-    """Return whether bf16 is worth it here: on processors without instructions for it, it is emulated and slower."""
+    """Return whether bf16 is worth it here: without instructions for it, it is emulated, and slower.
+
+    Unsloth loads a model as float16 on such a GPU (T4, V100), and refuses to train it as bf16.
+    """
     if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 

@@ -99,6 +99,8 @@ def divergence(model: Any, batch: Mapping[str, torch.Tensor], old: torch.Tensor)
 
     def spoken() -> torch.Tensor:
         logits = model(**given, logits_to_keep=places, use_cache=False).logits
+        if logits.shape[1] > len(places):  # Unsloth's models on a GPU answer for every place
+            logits = logits[:, places]
         return log_softmax(logits[where].float(), dim=-1)
 
     with torch.no_grad(), as_parent(model):

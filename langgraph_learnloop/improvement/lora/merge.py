@@ -50,17 +50,19 @@ def _merge(base: str, adapter: str, folder: Path) -> None:
 
 
 def _gguf(base: str, adapter: str, folder: Path, how: str) -> None:
-    try:
-        from unsloth import FastLanguageModel
-        from unsloth_zoo.llama_cpp import check_llama_cpp
-    except ImportError as error:
-        raise MissingExtraError(
-            f"A GGUF file is written with Unsloth, which cannot be imported ({error}): name an interpreter that has it "
-            "as train_python."
-        ) from error
-    need_llama_cpp(check_llama_cpp)
-    model, tokenizer = FastLanguageModel.from_pretrained(model_name=adapter, load_in_4bit=False)
-    with tempfile.TemporaryDirectory(dir=folder) as work:  # which holds the merged weights, too
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        # With a GPU it writes trainers, and imports them: not from the folder where the command was given.
+        os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(work, "unsloth")))
+        try:
+            from unsloth import FastLanguageModel
+            from unsloth_zoo.llama_cpp import check_llama_cpp
+        except ImportError as error:
+            raise MissingExtraError(
+                f"A GGUF file is written with Unsloth, which cannot be imported ({error}): name an interpreter that "
+                "has it as train_python."
+            ) from error
+        need_llama_cpp(check_llama_cpp)
+        model, tokenizer = FastLanguageModel.from_pretrained(model_name=adapter, load_in_4bit=False)
         try:
             model.save_pretrained_gguf(str(Path(work, Path(base).name)), tokenizer, quantization_method=how)
         except Exception as error:
