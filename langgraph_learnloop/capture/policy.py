@@ -48,7 +48,7 @@ class Policy:
 
     def kept(self, part: str, value: Any) -> Any:
         """Return a JSON-like value as it may be stored; None where its part is not kept."""
-        return self.fit(value) if self.keeps(part) else None
+        return self.fit(value) if value is not None and self.keeps(part) else None
 
     def fit(self, value: Any) -> Any:
         """Return a JSON-like value with its texts cut and redacted."""

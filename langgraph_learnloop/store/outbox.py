@@ -123,10 +123,13 @@ class Outbox(Drawer):
                 connection.execute(change.where(tables.outbox.c.seq.in_(part)))
 
 
+_MIRRORS = select(tables.mirrors.c.name, tables.mirrors.c.kinds)
+"""Asked with every batch of runs."""
+
+
 def wanted(connection: Connection, kind: Kind) -> tuple[str, ...]:
     """Return the mirrors that are to be told things of a kind."""
-    rows = connection.execute(select(tables.mirrors.c.name, tables.mirrors.c.kinds)).all()
-    return tuple(row.name for row in rows if kind in row.kinds.split(","))
+    return tuple(row.name for row in connection.execute(_MIRRORS) if kind in row.kinds.split(","))
 
 
 def note(connection: Connection, kind: Kind, subjects: Sequence[tuple[str, str | None]]) -> None:
