@@ -15,6 +15,7 @@ import json
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -48,6 +49,8 @@ SIZES: dict[bool, dict[str, int]] = {
 """By whether it is a quick run."""
 VOCABULARY = 32_000
 LENGTH = 1_024
+WARMING = 3
+"""One part of so many of the steps is not measured."""
 
 
 def make_model(folder: Path, quick: bool) -> Path:
@@ -90,21 +93,30 @@ def conversations(folder: Path, quick: bool) -> Path:
 
 
 class Pace:
-    """Remember the last pace that a job told: loading the model is left out of it."""
+    """Remember when each step was told of, so that a job's pace can be told without what comes once.
+
+    Loading the model is left out, and so is the first part of the steps, in which Unsloth's kernels are compiled.
+    """
 
     def __init__(self) -> None:
-        self.tokens_per_second = 0.0
+        self._seen: list[tuple[float, int]] = []
 
     def __call__(self, progress: Progress) -> None:
         """Take a line of progress."""
-        self.tokens_per_second = progress.tokens_per_second or self.tokens_per_second
+        if progress.loss is not None:
+            self._seen.append((time.perf_counter(), progress.done))
+
+    def tokens_per_second(self, result: TrainingResult) -> float:
+        """Return how many tokens a second the job read once it ran."""
+        (began, first), (ended, last) = self._seen[len(self._seen) // WARMING], self._seen[-1]
+        return result.tokens / result.steps * (last - first) / (ended - began)
 
 
 def measure(folder: Path, quick: bool) -> dict[str, Any]:
     """Return tokens a second, memory and loss of each engine, and whether what they wrote is served."""
     base, data = make_model(folder / "base", quick), conversations(folder, quick)
     recipe = Recipe(
-        learning_rate=2e-4, steps=4 if quick else 60, batch=2 if quick else 8, replay=0, max_length=2 * LENGTH
+        learning_rate=2e-4, steps=4 if quick else 120, batch=2 if quick else 8, replay=0, max_length=2 * LENGTH
     )
     preferences = recipe.model_copy(update={"method": "dpo", "batch": 2, "steps": 4 if quick else 20})
     rounds = 1 if quick else 3
@@ -115,7 +127,7 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
         pace = Pace()
         job = make_job(base, data, recipe, output, engine=name.partition(",")[0])  # type: ignore[arg-type]
         result = LocalTrainer().train(job, pace)
-        paces[name].append(pace.tokens_per_second)
+        paces[name].append(pace.tokens_per_second(result))
         return result
 
     with ThreadPoolExecutor(len(trained) if quick else 1) as pool:  # a smoke run's time is that of their imports
@@ -127,6 +139,7 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: {
             "tokens_per_second": None if name == "unsloth, DPO" else statistics.median(paces[name]),
+            "seconds": result.seconds,
             "memory_mb": result.memory_mb,
             "loss": result.loss,
             "libraries": result.libraries,
@@ -186,12 +199,13 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     table = Table(title=f"Training on {figures['device']}")
-    for column in ("engine", "tokens/s", "peak MB", "loss", "served"):
+    for column in ("engine", "tokens/s", "seconds in all", "peak MB", "loss", "served"):
         table.add_column(column, justify="left" if column == "engine" else "right")
     for name, row in figures.items():
         if name != "device":
             pace = "" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:,.0f}"
-            table.add_row(name, pace, f"{row['memory_mb'] or 0:,.0f}", f"{row['loss']:.4f}", str(row["served"]))
+            memory = f"{row['memory_mb'] or 0:,.0f}"
+            table.add_row(name, pace, f"{row['seconds']:.0f}", memory, f"{row['loss']:.4f}", str(row["served"]))
     Console().print(table)
     if args.json:
         args.json.write_text(json.dumps({"figures": figures, "met": met(figures)}, indent=1) + "\n", encoding="utf-8")

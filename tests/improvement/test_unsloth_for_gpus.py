@@ -21,7 +21,9 @@ pytestmark = [*NEEDED, pytest.mark.skipif(not TRITON, reason="Unsloth's environm
 
 
 @pytest.mark.parametrize(
-    "changes", [{"kl": 1.0, "replay": 1.0, "packing": True}, {"method": "dpo", "steps": 2}], ids=["sft", "dpo"]
+    "changes",
+    [{"kl": 1.0, "replay": 1.0, "packing": True}, {"method": "dpo", "steps": 2, "batch": 1}],
+    ids=["sft", "dpo"],
 )
 def test_its_code_for_gpus_learns_the_same(tmp_path: Path, changes: dict[str, object]) -> None:
     """Losses are PEFT's, the adapter is served, and the folder where the agent works stays as it was."""
