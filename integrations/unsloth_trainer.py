@@ -6,17 +6,21 @@ Importing Unsloth patches trl, transformers and peft, so it happens inside the f
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import shutil
 import tempfile
 from typing import Any
 
-from langgraph_learnloop.errors import MissingExtraError
+from langgraph_learnloop.errors import MissingExtraError, TrainingError
 from langgraph_learnloop.records import Job
 
 
 def load(job: Job) -> tuple[Any, Any]:
-    """Return (model with a trainable LoRA adapter, tokenizer); raise MissingExtraError without Unsloth."""
+    """Return (model with a trainable LoRA adapter, tokenizer); raise MissingExtraError without Unsloth.
+
+    Raise TrainingError where the recipe's rows may be longer than what the base can read.
+    """
     write_elsewhere()
     try:
         from unsloth import FastLanguageModel
@@ -26,11 +30,16 @@ def load(job: Job) -> tuple[Any, Any]:
             'pip install "langgraph-learnloop[unsloth]", or set the job\'s engine to "peft".'
         ) from error
     recipe = job.recipe
-    model, tokenizer = FastLanguageModel.from_pretrained(
-        model_name=job.parent_adapter or job.base_model,  # a saved adapter brings its base along
-        max_seq_length=recipe.max_length + 7,  # batches are padded to a multiple of 8, and it cuts what is longer
-        load_in_4bit=recipe.four_bit,
-    )
+    _check_positions(job)
+    try:
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            model_name=job.parent_adapter or job.base_model,  # a saved adapter brings its base along
+            # It cuts what is longer, and batches are padded to a multiple of 8.
+            max_seq_length=math.ceil(recipe.max_length / 8) * 8,
+            load_in_4bit=recipe.four_bit,
+        )
+    except Exception as error:
+        raise _unreadable(job, error) from error
     if job.parent_adapter is None:
         chosen = {"target_modules": list(recipe.targets)} if recipe.targets else {}  # Unsloth's own are the linear ones
         model = FastLanguageModel.get_peft_model(
@@ -44,6 +53,30 @@ def load(job: Job) -> tuple[Any, Any]:
             **chosen,
         )
     return FastLanguageModel.for_training(model) or model, tokenizer
+
+
+def _check_positions(job: Job) -> None:
+    """Raise TrainingError where rows may be longer than what the base reads: Unsloth would stretch it, no server."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(job.base_model).get_text_config()
+    except Exception as error:
+        raise _unreadable(job, error) from error
+    positions, longest = getattr(config, "max_position_embeddings", None), job.recipe.max_length
+    if positions is not None and longest > positions:
+        raise TrainingError(
+            f"The recipe's max_length is {longest:,}, and the base model {job.base_model!r} reads {positions:,} "
+            f"tokens: set max_length to {positions:,} or less."
+        )
+
+
+def _unreadable(job: Job, error: Exception) -> TrainingError:
+    said = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return TrainingError(
+        f"Unsloth cannot load the base model {job.base_model!r} (or its parent adapter): {said}. It must be a folder "
+        "with config.json, a tokenizer and weights in safetensors."
+    )
 
 
 def write_elsewhere() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job
 from langgraph_learnloop.records import Job, Recipe, TrainingResult
 from tests.improvement.by_unsloth import NEEDED, PYTHON, answers, this_package
@@ -60,6 +62,20 @@ def test_a_job_of_unsloth_goes_on(base: Path, tmp_path: Path, learned: TrainingR
         assert before.loss is not None
         assert child.loss is not None
         assert child.loss < before.loss + 0.1
+
+
+def test_positions_are_not_stretched(base: Path, tmp_path: Path) -> None:
+    """Unsloth would stretch the base's 512 for the training alone, and what it learned would be served without."""
+    with pytest.raises(TrainingError, match=r"max_length is 1,024, and the base model .* reads 512 tokens"):
+        LocalTrainer(PYTHON).train(unsloth_job(base, tmp_path, RECIPE.model_copy(update={"max_length": 1024})), print)
+
+
+def test_a_damaged_base_is_a_sentence(base: Path, tmp_path: Path) -> None:
+    """Whatever Unsloth says of it, the reason names the base and what it must be."""
+    shutil.copytree(base, tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(TrainingError, match=r"Unsloth cannot load the base model .*damaged.*weights in safetensors"):
+        LocalTrainer(PYTHON).train(unsloth_job(tmp_path / "damaged", tmp_path, RECIPE), print)
 
 
 def test_the_worker_keeps_its_environment_apart() -> None:

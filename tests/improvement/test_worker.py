@@ -70,7 +70,7 @@ def test_without_unsloth_the_error_names_the_command(base: Path, tmp_path: Path)
 def test_unsloth_trains_the_same_job(base: Path, tmp_path: Path):
     """With Unsloth the same job gives an adapter of the same form."""
     dataset = write_dataset(tmp_path / "data.jsonl", weather_examples())
-    job = make_job(base, dataset, Recipe(steps=5, rank=8, replay=0), tmp_path / "jobs", engine="unsloth")
+    job = make_job(base, dataset, Recipe(steps=5, rank=8, replay=0, max_length=64), tmp_path / "jobs", engine="unsloth")
     result = LocalTrainer().train(job, lambda _: None)
     assert result.engine.startswith("unsloth")
     assert (Path(result.adapter) / "adapter_config.json").exists()

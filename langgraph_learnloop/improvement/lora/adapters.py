@@ -30,7 +30,7 @@ def load(job: Job) -> tuple[Any, Any]:
             return PeftModel.from_pretrained(base, job.parent_adapter, is_trainable=True), tokenizer
     except Exception as error:  # whatever form damage takes in four libraries, it is one sentence for the user
         raise TrainingError(
-            f"The base model {job.base_model!r} (or its parent adapter) cannot be loaded: {_first_line(error)} "
+            f"The base model {job.base_model!r} (or its parent adapter) cannot be loaded: {_first_line(error)}. "
             "It must be a folder with config.json, a tokenizer and weights in safetensors."
         ) from error
     return get_peft_model(base, _lora(job.recipe)), tokenizer
@@ -95,4 +95,4 @@ def weaken(model: Any, strength: float) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -71,7 +71,10 @@ def _gguf(base: str, adapter: str, folder: Path, how: str) -> None:
                 f"Unsloth could not write a GGUF file as {how!r}: {said}. Take another way of quantising, or merge "
                 "without --gguf and convert that folder with a newer llama.cpp."
             ) from error
-        for file in Path(work).rglob("*.gguf"):  # with a GPU it puts them beside the folder that it was given
+        written = list(Path(work).rglob("*.gguf"))  # with a GPU it puts them beside the folder that it was given
+        if not written:
+            raise TrainingError(f"Unsloth wrote no GGUF file as {how!r}: merge without --gguf and convert that folder.")
+        for file in written:
             file.rename(folder / file.name)
 
 
