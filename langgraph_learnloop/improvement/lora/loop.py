@@ -46,6 +46,8 @@ except ImportError:  # Windows
 
 _TRIED = 4
 """Steps of a rehearsal."""
+_ROOM = 1 << 20
+"""Bytes below which a disk is full: each library says so in other words."""
 _LIBRARIES = ("langgraph-learnloop", "torch", "transformers", "peft", "trl", "unsloth")
 
 
@@ -206,7 +208,11 @@ def _fit(
         )
         try:
             trainer.train(resume_from_checkpoint=None if at is None else str(at))
-        except Exception as error:  # noqa: BLE001 - what is no lack of memory is raised again
+        except Exception as error:  # what is no lack of memory, or of room, is raised again
+            full = shutil.disk_usage(folder.parent).free < _ROOM
+            _checkpoint(folder)  # what was cut off goes: on a full disk the reason needs its room
+            if full or isinstance(error, SafetensorError):
+                raise OSError(f"no space left on the disk of {str(folder.parent)!r}" if full else str(error)) from error
             part = _smaller(part, recipe.batch, error)
         else:
             log.check_the_cap()
