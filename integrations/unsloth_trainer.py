@@ -13,6 +13,7 @@ import tempfile
 from typing import Any
 
 from langgraph_learnloop.errors import MissingExtraError, TrainingError
+from langgraph_learnloop.jobs import unreadable
 from langgraph_learnloop.records import Job
 
 
@@ -39,7 +40,7 @@ def load(job: Job) -> tuple[Any, Any]:
             load_in_4bit=recipe.four_bit,
         )
     except Exception as error:
-        raise _unreadable(job, error) from error
+        raise unreadable(job, error) from error
     if job.parent_adapter is None:
         chosen = {"target_modules": list(recipe.targets)} if recipe.targets else {}  # Unsloth's own are the linear ones
         model = FastLanguageModel.get_peft_model(
@@ -62,21 +63,13 @@ def _check_positions(job: Job) -> None:
     try:
         config = AutoConfig.from_pretrained(job.base_model).get_text_config()
     except Exception as error:
-        raise _unreadable(job, error) from error
+        raise unreadable(job, error) from error
     positions, longest = getattr(config, "max_position_embeddings", None), job.recipe.max_length
     if positions is not None and longest > positions:
         raise TrainingError(
             f"The recipe's max_length is {longest:,}, and the base model {job.base_model!r} reads {positions:,} "
             f"tokens: set max_length to {positions:,} or less."
         )
-
-
-def _unreadable(job: Job, error: Exception) -> TrainingError:
-    said = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return TrainingError(
-        f"Unsloth cannot load the base model {job.base_model!r} (or its parent adapter): {said}. It must be a folder "
-        "with config.json, a tokenizer and weights in safetensors."
-    )
 
 
 def write_elsewhere() -> None:

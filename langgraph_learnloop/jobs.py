@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from langgraph_learnloop.errors import EngineError
+from langgraph_learnloop.errors import EngineError, TrainingError
 from langgraph_learnloop.files import file_sha256, whole_file
-from langgraph_learnloop.records import Release, TrainingResult
+from langgraph_learnloop.records import Job, Release, TrainingResult
 
 try:
     import fcntl
@@ -97,6 +97,15 @@ def why_removed(release: Release) -> str | None:
     return (
         f"The adapter of the release {release.release_id!r} is not on the disk any more: {because} Train it again with "
         "loop.train() on its dataset, or take another release."
+    )
+
+
+def unreadable(job: Job, error: Exception) -> TrainingError:
+    """Return the error of a job whose base cannot be loaded, whatever form the damage takes in four libraries."""
+    said = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return TrainingError(
+        f"The base model {job.base_model!r} (or its parent adapter) cannot be loaded: {said}. It must be a folder with "
+        "config.json, a tokenizer and weights in safetensors."
     )
 
 

@@ -11,8 +11,8 @@ import pytest
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job
 from langgraph_learnloop.records import Job, Recipe, TrainingResult
-from tests.improvement.by_unsloth import NEEDED, PYTHON, answers, this_package
-from tests.improvement.jobs import RECIPE, in_process, job_of
+from tests.improvement.by_unsloth import NEEDED, PYTHON, this_package
+from tests.improvement.jobs import RECIPE, answers, in_process, job_of
 from tests.improvement.test_methods import corrected
 from tests.improvement.tiny_base import weather_examples, write_dataset
 
@@ -74,7 +74,7 @@ def test_a_damaged_base_is_a_sentence(base: Path, tmp_path: Path) -> None:
     """Whatever Unsloth says of it, the reason names the base and what it must be."""
     shutil.copytree(base, tmp_path / "damaged")
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(TrainingError, match=r"Unsloth cannot load the base model .*damaged.*weights in safetensors"):
+    with pytest.raises(TrainingError, match=r"base model .*damaged.* cannot be loaded.*weights in safetensors"):
         LocalTrainer(PYTHON).train(unsloth_job(tmp_path / "damaged", tmp_path, RECIPE), print)
 
 

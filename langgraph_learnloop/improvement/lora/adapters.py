@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from langgraph_learnloop.errors import TrainingError
+from langgraph_learnloop.jobs import unreadable
 from langgraph_learnloop.records import Job, Recipe
 
 TRAINED = "default"
@@ -28,11 +28,8 @@ def load(job: Job) -> tuple[Any, Any]:
         )
         if job.parent_adapter is not None:
             return PeftModel.from_pretrained(base, job.parent_adapter, is_trainable=True), tokenizer
-    except Exception as error:  # whatever form damage takes in four libraries, it is one sentence for the user
-        raise TrainingError(
-            f"The base model {job.base_model!r} (or its parent adapter) cannot be loaded: {_first_line(error)}. "
-            "It must be a folder with config.json, a tokenizer and weights in safetensors."
-        ) from error
+    except Exception as error:
+        raise unreadable(job, error) from error
     return get_peft_model(base, _lora(job.recipe)), tokenizer
 
 
@@ -92,7 +89,3 @@ def weaken(model: Any, strength: float) -> None:
         for name, weight in model.named_parameters():
             if "lora_B" in name and f".{TRAINED}." in name:
                 weight.mul_(strength)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
