@@ -15,7 +15,7 @@ from tests.messages import BRACES, COMMAND, GOLDEN, house, listed, written
 VERBS = (
     "add|answer|approve|archive|ask|build|call|change|check|choose|collect|compare|compile|copy|curate|"
     "describe|drop|end|evaluate|examine|export|flush|give|hand|have|hold|install|keep|leave|let|load|lower|"
-    "make|mark|mend|move|name|open|pass|point|promote|put|raise|read|remove|run|save|say|see|send|serve|set|"
+    "make|mark|mend|merge|move|name|open|pass|point|promote|put|raise|read|remove|run|save|say|see|send|serve|set|"
     "shorten|show|split|start|take|train|try|upgrade|use|wait|wrap|write"
 )
 IMPERATIVE = re.compile(
