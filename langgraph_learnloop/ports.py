@@ -20,6 +20,7 @@ from langgraph_learnloop.records import (
     Job,
     Judged,
     Message,
+    Near,
     Plan,
     Progress,
     Proposal,
@@ -27,6 +28,7 @@ from langgraph_learnloop.records import (
     Release,
     Routes,
     Run,
+    RunPoint,
     Server,
     TrainingResult,
     Verdict,
@@ -65,6 +67,30 @@ class RunReader(Protocol):
 
     def feedback(self, run_id: str) -> tuple[Feedback, ...]:
         """Return what was said of a run, oldest first."""
+        ...
+
+
+class RunIndex(Protocol):
+    """Find the runs that lie nearest to one another: vectors in a folder of this machine, or on a server.
+
+    A space is what vectors are compared in: those of other embeddings have other lengths and meanings, and never meet.
+    Where it cannot be reached or read, StoreError says so, and what to do.
+    """
+
+    def add(self, space: str, points: Sequence[RunPoint]) -> None:
+        """Keep points of a space; one whose run is there already is replaced. They are found when this returns."""
+        ...
+
+    def near(self, space: str, vector: Sequence[float], limit: int, agent: str) -> tuple[Near, ...]:
+        """Return an agent's nearest points by cosine, the nearest first; none from a space that holds nothing."""
+        ...
+
+    def size(self, space: str, agent: str) -> int:
+        """Return how many points of an agent a space holds; 0 where there is no such space."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections, for other processes; the next call opens them again."""
         ...
 
 

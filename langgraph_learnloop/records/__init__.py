@@ -33,6 +33,7 @@ from langgraph_learnloop.records.rollouts import (
 )
 from langgraph_learnloop.records.runs import COMPRESSION, Interned, Message, Outcome, Recorded, Run, Step, ToolCall
 from langgraph_learnloop.records.training import Job, Plan, Progress, Recipe, TrainingResult, Trial
+from langgraph_learnloop.records.weaknesses import Near, RunPoint, Similar, Weakness
 
 __all__ = [
     "COMPRESSION",
@@ -59,6 +60,7 @@ __all__ = [
     "Job",
     "Judged",
     "Message",
+    "Near",
     "NodeCredit",
     "Origin",
     "Outcome",
@@ -76,12 +78,14 @@ __all__ = [
     "RolloutState",
     "Routes",
     "Run",
+    "RunPoint",
     "Sampling",
     "Score",
     "Scorecard",
     "Server",
     "ShadowAnswer",
     "ShipVerdict",
+    "Similar",
     "Split",
     "Step",
     "Suite",
@@ -90,5 +94,6 @@ __all__ = [
     "TrainingResult",
     "Trial",
     "Verdict",
+    "Weakness",
     "content_hash",
 ]
