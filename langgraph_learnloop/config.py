@@ -64,6 +64,14 @@ class LoopConfig(Record):
     """A mean score below this flags a run; scores go from -1 to 1."""
     neighbours: int = Field(default=7, ge=1)
     """Corrections of other people on similar requests that a correction is compared with."""
+    alike: float = Field(default=0.15, gt=0, lt=1)
+    """Mean cosine at which flagged requests belong to one weakness. The default is for hashed texts; embeddings that
+    know meanings put everything nearer together, and want more."""
+    embeddings: str | None = None
+    """What makes vectors of requests, as "module:attribute": LangChain embeddings, or what makes some. None hashes."""
+    index: str | None = None
+    """Where similar runs are looked for, as "module:attribute": an object with `near`, or what makes one; None is a
+    folder beside the store. See [curation](curation.md)."""
     heldout: float = Field(default=0.25, gt=0, lt=1)
     """Share of the groups of a dataset that is kept for the gate."""
     retention_cases: int = Field(default=200, ge=1)
@@ -169,6 +177,11 @@ def named(spec: str, what: str) -> Any:
 def made(found: Any, verb: str) -> Any:
     """Return an object that can do something, where either it was named or what makes it."""
     return found if hasattr(found, verb) and not isinstance(found, type) else found()
+
+
+def named_or(spec: str | None, what: str, verb: str) -> Any:
+    """Return the object that a setting names, or what the maker that it names makes; None for no setting."""
+    return None if spec is None else made(named(spec, what), verb)
 
 
 def load_config(path: str | Path | None = None, environ: Mapping[str, str] | None = None, **given: Any) -> LoopConfig:

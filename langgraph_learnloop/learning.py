@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_learnloop.capture.attach import watch
 from langgraph_learnloop.capture.policy import Policy
-from langgraph_learnloop.config import LoopConfig, made, named
+from langgraph_learnloop.config import LoopConfig, named_or
 from langgraph_learnloop.errors import ConfigError, NotFoundError
 from langgraph_learnloop.evidence import Metric
 from langgraph_learnloop.examples import problems, read_examples
@@ -21,31 +21,37 @@ from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job
 from langgraph_learnloop.improvement.lora.search import search
 from langgraph_learnloop.improvement.replay import replay_ratio
 from langgraph_learnloop.lessons import Lessons
-from langgraph_learnloop.ports import Evaluator, OnProgress, Operator, Planner, Replayer, Reviewer, Trainer
+from langgraph_learnloop.ports import Evaluator, OnProgress, Operator, Planner, Replayer, Reviewer, RunIndex, Trainer
 from langgraph_learnloop.recording import Recording, ignore
 from langgraph_learnloop.records import (
     Case,
     Dataset,
     Decision,
     Example,
+    FlagState,
     Job,
     Message,
     Plan,
     Proposal,
     Recipe,
     Release,
+    Run,
     Sampling,
     Scorecard,
+    Similar,
     TrainingResult,
     Trial,
     Verdict,
+    Weakness,
 )
 from langgraph_learnloop.releases import drafted
 from langgraph_learnloop.rolling import Rolling
 from langgraph_learnloop.serving.follower import Follower
+from langgraph_learnloop.similar import Embedding, SimilarRuns, index_of
 from langgraph_learnloop.tidying import Tidied, Tidying
 
 if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
     from langgraph.graph.state import CompiledStateGraph
 
 
@@ -69,6 +75,8 @@ class Learning(Recording):
         evaluator: Evaluator | None = None,
         replayer: Replayer | None = None,
         operator: Operator | None = None,
+        index: RunIndex | None = None,
+        embeddings: Embeddings | None = None,
         rollout_metric: Metric | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -79,9 +87,8 @@ class Learning(Recording):
         self.trainer: Trainer = trainer or LocalTrainer(self.config.train_python)
         """Whoever trains."""
         self._reviewer = reviewer
-        if operator is None and self.config.operator is not None:
-            operator = made(named(self.config.operator, "The operator"), "tell")
-        self._operator = operator
+        self._operator: Operator | None = operator or named_or(self.config.operator, "The operator", "tell")
+        self._index, self._embeddings = index, embeddings
         self._follower: Follower | None = None
         self.lessons = Lessons(self.store, self.config, self.agent, now)
         self.exams = Exams(self.store, self.config, self.policy, self.lessons, evaluator, replayer)
@@ -105,6 +112,27 @@ class Learning(Recording):
         self._begin_mirror()
         self.exams.watch(Watched(graph, stop_before, pure, context))
         return watch(graph, self.recorder)
+
+    def weaknesses(self, state: FlagState | None = "open") -> tuple[Weakness, ...]:
+        """Return what flagged runs have in common, what spoiled most conversations first; each run is in one of them.
+
+        None takes flags in every state. Raise DataError when the embeddings of the settings cannot be used.
+        """
+        self.flush()
+        return self.lessons.weaknesses(state, self.embedding, self.agent)
+
+    def similar(
+        self, run: str | Run, limit: int = 10, on_progress: Callable[[int], object] = ignore
+    ) -> tuple[Similar, ...]:
+        """Return the agent's runs whose question is nearest to that of a run, the nearest first, flagged or not.
+
+        Runs that the index does not have yet are brought in first; `on_progress` is told how many are left. Raise
+        DataError for a run without a question, and StoreError when the index cannot be used.
+        """
+        self.flush()
+        about = self.store.runs.resolve(run) if isinstance(run, str) else run
+        index = self._index or named_or(self.config.index, "The index", "near")
+        return SimilarRuns(self.store, index_of(index, self.store), self.embedding).near(about, limit, on_progress)
 
     def remember(self, examples: Sequence[Example]) -> Dataset:
         """Store what the model could do before, to be replayed in training and kept by the gate.
@@ -219,6 +247,11 @@ class Learning(Recording):
         cards = [report.scorecard for report in self.store.cycles.all() if report.scorecard is not None]
         ratio = replay_ratio(configured.replay, cards, self.config.retention_margin)
         return configured.model_copy(update={"replay": ratio})
+
+    @property
+    def embedding(self) -> Embedding:
+        """Return what makes vectors of requests."""
+        return Embedding(self._embeddings or named_or(self.config.embeddings, "The embeddings", "embed_documents"))
 
     @property
     def evaluator(self) -> Evaluator:

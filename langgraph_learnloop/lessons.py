@@ -19,12 +19,23 @@ from langgraph_learnloop.errors import MissingExtraError, NotFoundError
 from langgraph_learnloop.evaluation.findings import Lesson, ledger
 from langgraph_learnloop.evaluation.suites import cases_from, refuse_leaks
 from langgraph_learnloop.examples import read_examples
-from langgraph_learnloop.records import Case, Dataset, Example, FlagState, Proposal, Release, Remembered, Verdict
+from langgraph_learnloop.records import (
+    Case,
+    Dataset,
+    Example,
+    FlagState,
+    Proposal,
+    Release,
+    Remembered,
+    Verdict,
+    Weakness,
+)
 from langgraph_learnloop.store.decisions import Entry
 from langgraph_learnloop.store.opened import Store
 
 if TYPE_CHECKING:
     from langgraph_learnloop.curation.graph import Curation
+    from langgraph_learnloop.curation.weakness import Embed
     from langgraph_learnloop.ports import Evaluator
 
 _QUOTED = re.compile(r"'[^']*'")
@@ -67,6 +78,17 @@ class Lessons:
         corrected = {f.run_id for f in self._store.feedback.all(self._agent) if f.correction is not None}
         flags.move([f.run_id for f in flags.list("open", self._agent) if f.run_id in corrected], "queued")
         return curate(self.graph, thread, [f.run_id for f in flags.list("queued", self._agent)])
+
+    def weaknesses(self, state: FlagState | None, embed: Embed, agent: str | None = None) -> tuple[Weakness, ...]:
+        """Return what flagged runs of one agent, or of all, have in common, the worst first."""
+        from langgraph_learnloop.curation.weakness import Flagged, weaknesses
+
+        flags = self._store.flags.list(state, agent)
+        runs = self._store.runs.many([flag.run_id for flag in flags])
+        corrected = {f.run_id for f in self._store.feedback.all(agent) if f.correction is not None}
+        flagged = [Flagged(runs[f.run_id], f, f.run_id in corrected) for f in flags if f.run_id in runs]
+        config = self._config
+        return weaknesses(flagged, embed=embed, alike=config.alike, enough=config.least_corrections)
 
     def pending(self, thread: str) -> tuple[Proposal, ...]:
         """Return the proposals that wait for review."""

@@ -77,6 +77,9 @@ class RunIndex(Protocol):
     Where it cannot be reached or read, StoreError says so, and what to do.
     """
 
+    place: str
+    """Where it is, a folder or an address: what the store remembers of it is remembered under that."""
+
     def add(self, space: str, points: Sequence[RunPoint]) -> None:
         """Keep points of a space; one whose run is there already is replaced. They are found when this returns."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,14 @@ import typer
 from langgraph_learnloop.cli.app import Agent, Limit, MaybeRelease, Release, RunId, Store, app, runs_app
 from langgraph_learnloop.cli.opened import opened
 from langgraph_learnloop.cli.terminal import ID, SHORT, console, say, show_rows, written
-from langgraph_learnloop.errors import ConfigError, LearnLoopError
+from langgraph_learnloop.errors import ConfigError, LearnLoopError, NotFoundError
+from langgraph_learnloop.texts import visible
 
 if TYPE_CHECKING:
-    from langgraph_learnloop.records import Run
+    from collections.abc import Sequence
+
+    from langgraph_learnloop.loop import LearnLoop
+    from langgraph_learnloop.records import FlagState, Run, Weakness
 
 _State = Annotated[str, typer.Option("--state", help="One of open, queued, curated, dismissed.")]
 
@@ -93,16 +98,78 @@ def schema() -> None:
 
 @app.command()
 def flagged(store: Store = "learnloop.db", limit: Limit = 20, state: _State = "open", agent: Agent = None) -> None:
-    """List runs that went wrong, worst first."""
-    from langgraph_learnloop.records import FLAG_MOVES
-
-    known_state = next((known for known in FLAG_MOVES if known == state), None)
-    if known_state is None:
-        raise ConfigError(f"There is no flag state {state!r}; the states are: {', '.join(FLAG_MOVES)}.")
+    """List runs that went wrong, worst first; `learnloop weaknesses` says what they have in common."""
     with opened(store) as loop:
-        found = loop.store.flags.list(known_state, agent)[:limit]
+        found = loop.store.flags.list(_known(state), agent)[:limit]
         rows = ((flag.run_id[:ID], f"{flag.severity:.2f}", flag.thread_id, " ".join(flag.reasons)) for flag in found)
         show_rows(("run", "severity", "thread", "reasons"), rows, f"No flag is {state}.")
+
+
+def _known(state: str) -> FlagState:
+    """Return a flag's state as it was given; raise ConfigError if there is no such state."""
+    from langgraph_learnloop.records import FLAG_MOVES
+
+    found = next((known for known in FLAG_MOVES if known == state), None)
+    if found is None:
+        raise ConfigError(f"There is no flag state {state!r}; the states are: {', '.join(FLAG_MOVES)}.")
+    return found
+
+
+@app.command()
+def weaknesses(
+    weakness: Annotated[
+        str | None, typer.Argument(help="One of them, or the beginning of its id: its runs are listed.")
+    ] = None,
+    store: Store = "learnloop.db",
+    limit: Limit = 20,
+    state: _State = "open",
+    agent: Agent = None,
+) -> None:
+    """Say what the runs that went wrong have in common, what spoiled most conversations first, and what helps."""
+    with opened(store) as loop:
+        found = loop.lessons.weaknesses(_known(state), loop.embedding, agent)
+        if weakness is not None:
+            _show_weakness(loop, found, weakness, limit)
+            return
+        rows = (
+            (one.weakness_id[:SHORT], one.fix, one.threads, len(one.run_ids), one.corrected, one.label, one.example)
+            for one in found[:limit]
+        )
+        columns = ("weakness", "what helps", "threads", "runs", "corrected", "in common", "question")
+        show_rows(columns, rows, f"No flag is {state}.")
+        if len(found) > limit:
+            say(f"{len(found) - limit} more are left out: --limit shows them.")
+
+
+def _show_weakness(loop: LearnLoop, found: Sequence[Weakness], beginning: str, limit: int) -> None:
+    """Say what helps against a weakness, and list its runs, the most typical first."""
+    chosen = [one for one in found if one.weakness_id.startswith(beginning)]
+    if len(chosen) != 1:
+        many = "Several weaknesses begin" if chosen else "No weakness begins"
+        raise NotFoundError(
+            f"{many} with {beginning!r}; `learnloop weaknesses` lists them. One that a run joined or left has another "
+            "id than before."
+        )
+    (one,) = chosen
+    runs, flags = loop.store.runs.many(one.run_ids), loop.store.flags.of(one.run_ids)
+    say(f"{visible(one.label)}: {len(one.run_ids)} runs in {one.threads} threads. {one.because}")
+    rows = ((key[:ID], f"{flags[key].severity:.2f}", runs[key].thread_id, runs[key].question) for key in one.run_ids)
+    show_rows(("run", "severity", "thread", "question"), islice(rows, limit))
+
+
+@app.command()
+def similar(run: RunId, store: Store = "learnloop.db", limit: Limit = 10) -> None:
+    """List the runs that were asked what a run was asked, or nearly so, flagged or not, the nearest first."""
+    with opened(store) as loop:
+        about = loop.store.runs.resolve(run)
+        with console.status("Looking ...") as status:
+            found = loop.similar(about, limit, lambda left: status.update(f"{left:,} runs are still to be read ..."))
+        rows = (
+            (f"{cosine:.2f}", *_row(one)[:3], flag and flag.state, one.thread_id, one.question)
+            for one, cosine, flag in found
+        )
+        columns = ("cosine", "run", "release", "outcome", "flag", "thread", "question")
+        show_rows(columns, rows, "No other run of this agent has a question.")
 
 
 @app.command()

@@ -36,6 +36,13 @@ def flag(run: Run, feedback: Sequence[Feedback], *, below: float = 0.0, now: dat
     )
 
 
+def failed_tools(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield name and error of each tool call that failed, in order; what only steers the graph has not failed."""
+    for step in run.steps:
+        if step.kind == "tool" and step.error is not None and not step.error.startswith(_PAUSES):
+            yield step.name, step.error
+
+
 def _from_outcome(run: Run) -> Iterator[tuple[str, float]]:
     if run.outcome == "failed":
         yield f"The run failed: {run.error or 'the reason was not recorded'}.", 0.8
@@ -47,9 +54,8 @@ def _from_graph(run: Run) -> Iterator[tuple[str, float]]:
 
 
 def _from_tools(run: Run) -> Iterator[tuple[str, float]]:
-    for step in run.steps:
-        if step.kind == "tool" and step.error is not None and not step.error.startswith(_PAUSES):
-            yield f"The tool {step.name!r} failed: {step.error}.", 0.5
+    for name, error in failed_tools(run):
+        yield f"The tool {name!r} failed: {error}.", 0.5
 
 
 def _from_scores(feedback: Sequence[Feedback], below: float) -> Iterator[tuple[str, float]]:
