@@ -64,6 +64,8 @@ def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *w
         (["runs"], "I do not know."),
         (["flagged", "--state", "curated"], "corrected by user-"),
         (["flagged"], "No flag is open."),
+        (["weaknesses"], "No flag is open."),
+        (["weaknesses", "--state", "curated"], "return"),
         (["releases"], "serves"),
         (["tidy", "--gb", "1"], "Nothing was removed"),
         (["log"], "gate:passed"),
@@ -78,6 +80,27 @@ def test_commands_show_what_happened(
     code, out, err = _run(capsys, monkeypatch, *words, "--store", store)
     assert (code, err) == (0, "")
     assert shows in out
+
+
+def test_a_weakness_shows_its_runs_and_a_run_those_like_it(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From what went wrong to a run of it, and from there to where else that happened."""
+    with LearnLoop(store, agent="shop") as loop:
+        worst = loop.weaknesses("curated")[0]
+    words = ["--state", "curated", "--store", store]
+    _, out, _ = _run(capsys, monkeypatch, "weaknesses", "--limit", "1", *words)
+    assert worst.weakness_id[:8] in out
+    code, out, err = _run(capsys, monkeypatch, "weaknesses", worst.weakness_id[:8], *words)
+    assert (code, err) == (0, "")
+    assert worst.run_ids[0][:18] in out
+    assert f"{len(worst.run_ids)} runs in {worst.threads} threads" in out
+    code, out, err = _run(capsys, monkeypatch, "similar", worst.run_ids[0], "--limit", "3", "--store", store)
+    assert (code, err) == (0, "")
+    assert out.count("how long can I return") == 3
+    code, _, err = _run(capsys, monkeypatch, "weaknesses", "zz", *words)
+    assert code == 2
+    assert "No weakness begins with 'zz'" in err
 
 
 def test_captured_text_cannot_paint_the_terminal(
@@ -341,6 +364,8 @@ def test_rollback_twice_says_there_is_nothing_left(
     [
         (["runs", "--store", "nowhere.db"], "There is no store at 'nowhere.db'"),
         (["flagged", "--state", "lost"], "There is no flag state 'lost'"),
+        (["weaknesses", "--store", "nowhere.db"], "There is no store at 'nowhere.db'"),
+        (["similar", "x", "--store", "nowhere.db"], "There is no store at 'nowhere.db'"),
         (["runs", "--limit", "0"], "limit"),
         (["cycle"], 'Name your LearnLoop with --app "module:attribute"'),
         (["evaluate"], "Name the candidate"),
