@@ -36,6 +36,8 @@ PAUSE = 0.05
 """Seconds from one swap to the next."""
 ROUNDS = 5
 """How often people are watched for a while without swaps and for as long with them; medians of the rounds are told."""
+REASONS = 20
+"""Of requests that went wrong so many are told about."""
 GOALS = {"p99": 1.2, "flip_ms": 1.0, "resident_ms": 25.0, "overhead_ms": 0.2, "rollback_s": 2.0}
 
 
@@ -43,8 +45,8 @@ class Asked(NamedTuple):
     """One request of somebody."""
 
     seconds: float
-    right: bool
-    """It was answered, and wholly by the release that it says."""
+    wrong: str | None
+    """Why it failed, or that it was not answered wholly by the release that it says; None where all is well."""
 
 
 def adapter(folder: Path, seed: int, strength: int = 16, base: str = str(SHIPPED_BASE)) -> Release:
@@ -136,7 +138,8 @@ def figures_of(asked: dict[str, list[list[Asked]]]) -> dict[str, Any]:
     every = [one for rounds in asked.values() for some in rounds for one in some]
     return {
         "requests": sum(map(len, asked["swapping"])),
-        "failed_or_mixed": sum(not one.right for one in every),
+        "failed_or_mixed": sum(one.wrong is not None for one in every),
+        "wrong": sorted({one.wrong for one in every if one.wrong is not None})[:REASONS],
         "p99_ms": {name: statistics.median(map(_p99, rounds)) for name, rounds in asked.items()},
         "p50_ms": {name: statistics.median(map(_p50, rounds)) for name, rounds in asked.items()},
     }
@@ -157,10 +160,11 @@ def crowd(model: Any, texts: Sequence[str], known: dict[Any, str], during: Calla
                     [HumanMessage(text)], {"metadata": {"thread_id": f"{id(asked)}-{number}-{turn}"}}
                 )
                 release = said.response_metadata["learnloop_release"]
-                right = said_of(said.text, said.tool_calls) == known[release, text]
-            except Exception:  # noqa: BLE001 - whatever it is, it is a request that failed
-                right = False
-            asked.append(Asked(time.perf_counter() - began, right))
+                answer, due = said_of(said.text, said.tool_calls), known[release, text]
+                wrong = None if answer == due else f"{release} said {answer!r} to {text!r}, and not {due!r}"
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is a request that failed
+                wrong = f"{type(error).__name__}: {error}"
+            asked.append(Asked(time.perf_counter() - began, wrong))
 
     people = [threading.Thread(target=person, args=(number,)) for number in range(THREADS)]
     for one in people:

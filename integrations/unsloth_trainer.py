@@ -38,6 +38,7 @@ def load(job: Job) -> tuple[Any, Any]:
             # It cuts what is longer, and batches are padded to a multiple of 8.
             max_seq_length=math.ceil(recipe.max_length / 8) * 8,
             load_in_4bit=recipe.four_bit,
+            use_safetensors=True,  # left to itself it opens pickled weights, too
         )
     except Exception as error:
         raise unreadable(job, error) from error

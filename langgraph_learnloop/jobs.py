@@ -26,6 +26,7 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 RESULT = "result.json"
 """The record of a job that is done, beside its weights."""
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 TAIL = 20
 """Lines of a failed job's log that go with its error."""
 
@@ -102,11 +103,21 @@ def why_removed(release: Release) -> str | None:
 
 def unreadable(job: Job, error: Exception) -> TrainingError:
     """Return the error of a job whose base cannot be loaded, whatever form the damage takes in four libraries."""
+    if lacks_memory(error):
+        return TrainingError(
+            f"There is not enough memory to load the base model {job.base_model!r}: take a smaller one, or four_bit."
+        )
     said = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return TrainingError(
         f"The base model {job.base_model!r} (or its parent adapter) cannot be loaded: {said}. It must be a folder with "
         "config.json, a tokenizer and weights in safetensors."
     )
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Return whether memory ran out, as Python, PyTorch for processor or GPU, or the system behind them says it."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
 
 
 def still_there(release: Release) -> Release:

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from langgraph_learnloop.errors import DataError, TrainingError
 from langgraph_learnloop.examples import draw, read_examples
@@ -288,6 +289,29 @@ def test_a_damaged_base_is_refused(base: Path, tmp_path: Path, damage: str):
         weights.rename(broken / "pytorch_model.bin")
     with pytest.raises(TrainingError, match=r"broken'.*cannot be loaded"):
         load(job)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:129] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("unable to mmap 15231233 bytes from file <model.safetensors>: Cannot allocate memory (12)"),
+    ],
+    ids=["python", "gpu", "processor", "system"],
+)
+def test_a_base_that_memory_has_no_room_for_is_not_called_damaged(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    """What is said is that memory is short: nobody should look for damage in a folder that has none."""
+
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
+    with pytest.raises(TrainingError, match=r"not enough memory to load the base model .*: take a smaller one"):
+        load(job_of(base, tmp_path, weather_examples()))
 
 
 def test_a_tokenizer_without_template_is_refused(base: Path, tmp_path: Path):

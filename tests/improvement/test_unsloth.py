@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from langgraph_learnloop.errors import TrainingError
 from langgraph_learnloop.improvement.lora.job import LocalTrainer, make_job
@@ -70,10 +72,15 @@ def test_positions_are_not_stretched(base: Path, tmp_path: Path) -> None:
         LocalTrainer(PYTHON).train(unsloth_job(base, tmp_path, RECIPE.model_copy(update={"max_length": 1024})), print)
 
 
-def test_a_damaged_base_is_a_sentence(base: Path, tmp_path: Path) -> None:
-    """Whatever Unsloth says of it, the reason names the base and what it must be."""
-    shutil.copytree(base, tmp_path / "damaged")
-    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"no weights")
+@pytest.mark.parametrize("damage", ["weights", "pickle"])
+def test_a_damaged_base_is_a_sentence(base: Path, tmp_path: Path, damage: str) -> None:
+    """Whatever Unsloth says of it, the reason names the base and what it must be; nothing pickled is opened."""
+    weights = shutil.copytree(base, tmp_path / "damaged") / "model.safetensors"
+    if damage == "weights":
+        weights.write_bytes(b"no weights")
+    else:
+        torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+        weights.unlink()
     with pytest.raises(TrainingError, match=r"base model .*damaged.* cannot be loaded.*weights in safetensors"):
         LocalTrainer(PYTHON).train(unsloth_job(tmp_path / "damaged", tmp_path, RECIPE), print)
 

@@ -35,7 +35,7 @@ from langgraph_learnloop.improvement.lora.rows import (
     tokenise,
 )
 from langgraph_learnloop.improvement.lora.trainers import settings_for, trainer_for
-from langgraph_learnloop.jobs import RESULT, WEIGHTS
+from langgraph_learnloop.jobs import RESULT, WEIGHTS, lacks_memory
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import Example, Job, Progress, Recipe, TrainingResult
 
@@ -228,11 +228,7 @@ def _fit(
 
 def _smaller(part: int, batch: int, error: Exception) -> int:
     """Return the next smaller part that a batch divides into; raise what happened if it was not memory, or none is."""
-    text = str(error).lower()
-    short = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
-    if not short:
+    if not lacks_memory(error):
         raise error
     smaller = [n for n in range(1, part // 2 + 1) if batch % n == 0]
     if not smaller:

@@ -62,7 +62,9 @@ def _gguf(base: str, adapter: str, folder: Path, how: str) -> None:
                 "has it as train_python."
             ) from error
         need_llama_cpp(check_llama_cpp)
-        model, tokenizer = FastLanguageModel.from_pretrained(model_name=adapter, load_in_4bit=False)
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            model_name=adapter, load_in_4bit=False, use_safetensors=True
+        )
         try:
             model.save_pretrained_gguf(str(Path(work, Path(base).name)), tokenizer, quantization_method=how)
         except Exception as error:
