@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _PREFIX = "similar:"
 """What the index is called in the store begins with."""
 _KINDS: tuple[Kind, ...] = ("run",)
-_BATCH = 500
-"""Runs that are brought in at a time."""
+_BATCH = 1_000
+"""Runs that are brought in at a time; an index may look after itself where so many come at once."""
 
 
 class Embedding:

@@ -29,6 +29,9 @@ ALIKE = 0.15
 """Mean cosine of hashed requests that belong together; benchmarks/weaknesses.py measures it."""
 _BLOCK = 2_000
 """Runs that are compared with each other at once: 32 MB of distances."""
+_VALIDATION = re.compile(r"ValidationError: \d+ validation errors? for (\S+)")
+_SCHEMAS = frozenset({"", "input", "args", "arguments", "schema", "toolinput", "inputschema", "argsschema"})
+"""What follows a tool's name in that of its schema."""
 _WORDS = 3
 """Words of a label."""
 _LONGEST = 80
@@ -73,7 +76,8 @@ def weaknesses(
 
     `flagged` begins with the worst; `embed` makes a row of length 1 of each text, `alike` is the mean cosine (0 to 1)
     at which requests belong together, `enough` the corrections that can be trained on. Runs that failed, or a tool of
-    which did, are grouped by their error, unless somebody corrected them: then there is something to learn.
+    which did, are grouped by their error, unless the tool only refused what the model called it with, or somebody
+    corrected them: then there is something to learn.
     """
     errors: dict[str, list[Flagged]] = defaultdict(list)
     answers: list[Flagged] = []
@@ -200,14 +204,31 @@ def _weakness(cause: str, label: str, ones: Sequence[Flagged], fix: str, because
 
 
 def _error(run: Run) -> str | None:
-    """Return what broke, and how, without what differs from run to run; None where nothing did."""
-    for name, error in failed_tools(run):
-        return f"tool {name}: {_kind(error)}"
-    if run.outcome != "failed":
+    """Return what broke, and how, without what differs from run to run; None where nothing did but the model."""
+    failures = [*failed_tools(run)]
+    for name, error in failures:
+        if not _refuses(name, error):
+            return f"tool {name}: {_kind(error)}"
+    if failures or run.outcome != "failed":
         return None
     failed = next((step for step in reversed(run.steps) if step.kind == "model" and step.error is not None), None)
     where = "run" if failed is None else f"model {failed.name}"
     return f"{where}: {_kind(run.error or 'no reason was recorded')}"
+
+
+def _refuses(tool: str, error: str) -> bool:
+    """Tell whether a tool only refused arguments that do not fit its schema: that is a mistake of who called it.
+
+    LangGraph says so by a type of its own; pydantic names the schema, which is called like the tool, or `ToolInput`.
+    """
+    if error.startswith("ToolInvocationError"):
+        return True
+    found = _VALIDATION.match(error)
+    return found is not None and _letters(found[1]).removeprefix(_letters(tool)) in _SCHEMAS
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()
 
 
 def _kind(error: str) -> str:

@@ -106,7 +106,9 @@ class Story:
         seen = self._serve(self.world.day1, "day1", "Day 1")
         self._flush()
         said = give_feedback(self.loop, seen)
-        return {**_summary(seen), "at_a_time": THREADS, "said": dict(said), "flagged": len(self.loop.flagged())}
+        worst = [{"label": one.label, "runs": len(one.run_ids)} for one in self.loop.weaknesses()[:3]]
+        said_of = {"said": dict(said), "flagged": len(self.loop.flagged()), "worst": worst}
+        return {**_summary(seen), "at_a_time": THREADS, **said_of}
 
     def exam_before(self) -> Chapter:
         """Ask the base what nobody in the loop will ever see."""

@@ -80,6 +80,9 @@ class Telling:
             f"{day['flagged']} runs were flagged. People corrected {said.get('corrected', 0)}, liked "
             f"{said.get('liked', 0)}, and some were wrong on purpose {said.get('lied', 0)} times."
         )
+        if worst := day.get("worst"):  # a story of before has none
+            named = ", ".join(f'"{one["label"]}" ({one["runs"]} runs)' for one in worst)
+            self.say(f"What they have in common, by the words that tell them apart: {named}.")
 
     def exam_before(self, done: Mapping[str, Any]) -> None:
         """Say nothing yet: the figures come in the table at the end."""

@@ -67,6 +67,23 @@ def test_errors_are_grouped_by_what_broke() -> None:
     assert {(one.cause, one.fix) for one in found} == {("error", "repair")}
 
 
+@pytest.mark.parametrize(
+    ("name", "error", "cause"),
+    [
+        ("set_timer", "ValidationError: 1 validation error for set_timer\nminutes\n  Field required", "answer"),
+        ("search", "ValidationError: 2 validation errors for SearchInput\nq\n  Field required", "answer"),
+        ("search", "ToolInvocationError: Error invoking tool 'search' with kwargs {} with error:\n q", "answer"),
+        ("search", "ValidationError: 1 validation error for SearchResponse\nhits\n  Field required", "error"),
+        ("search", "ValidationError: no such index", "error"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_the_models_mistake(name: str, error: str, cause: str) -> None:
+    """A tool that refuses wrong arguments is no tool to be mended, even where that ended the run."""
+    for outcome in ("finished", "failed"):
+        (found,) = weaknesses([flagged(0, "set it", outcome=outcome, error=error, steps=(tool(name, error),))])
+        assert found.cause == cause
+
+
 def test_a_model_that_failed_is_named() -> None:
     """A run that ended in a model call says which model, so that nobody looks at the tools."""
     step = Step(step_id="m", parent_id=None, kind="model", name="qwen", started_at=NOW, error="APIError: 500")
