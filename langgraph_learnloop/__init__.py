@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from langgraph_learnloop.records import Release as Release
     from langgraph_learnloop.records import Run as Run
     from langgraph_learnloop.records import Scorecard as Scorecard
+    from langgraph_learnloop.records import Similar as Similar
     from langgraph_learnloop.records import ToolCall as ToolCall
+    from langgraph_learnloop.records import Weakness as Weakness
 
 __version__ = "0.1.0"
 
@@ -41,7 +43,9 @@ _HOME = {
     "Release": "records",
     "Run": "records",
     "Scorecard": "records",
+    "Similar": "records",
     "ToolCall": "records",
+    "Weakness": "records",
     "load_config": "config",
 }
 __all__ = sorted(_HOME)

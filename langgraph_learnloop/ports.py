@@ -78,7 +78,7 @@ class RunIndex(Protocol):
     """
 
     place: str
-    """Where it is, a folder or an address: what the store remembers of it is remembered under that."""
+    """Where it is, an address, or a machine and a folder: what the store notes for it is noted under that."""
 
     def add(self, space: str, points: Sequence[RunPoint]) -> None:
         """Keep points of a space; one whose run is there already is replaced. They are found when this returns."""

@@ -29,6 +29,10 @@ _BATCH = 1_000
 """Runs that are brought in at a time; an index may look after itself where so many come at once."""
 
 
+_MOST = 100_000
+"""Runs that are noted for an index that nobody asked for so long."""
+
+
 class Embedding:
     """Make vectors of what was asked: by LangChain embeddings, or by hashed character n-grams.
 
@@ -82,10 +86,15 @@ class SimilarRuns:
         return tuple(one for one in similar if one.run.run_id != run.run_id)[:limit]
 
     def _catch_up(self, space: str, agent: str, on_progress: Callable[[int], object]) -> None:
-        outbox, name = self._store.outbox, f"{_PREFIX}{content_hash([space, self._index.place])[:16]}"
+        outbox = self._store.outbox
+        here = _PREFIX + content_hash(self._index.place)[:12]
+        name = f"{here}:{content_hash(space)[:12]}"
+        if not self._index.size(space, agent):  # it is new, or was removed
+            outbox.forget(name)
         for other in outbox.names():
-            # What another index, or one that was removed, is still to be told would pile up for nobody.
-            if other.startswith(_PREFIX) and (other != name or not self._index.size(space, agent)):
+            # What is noted for an index that nobody asks would pile up; who asks it again gets all runs anew.
+            given_up = other.startswith(here) or outbox.backlog(other).waiting > _MOST
+            if other.startswith(_PREFIX) and other != name and given_up:
                 outbox.forget(other)
         outbox.register(name, _KINDS, everything=True)
         while waiting := outbox.waiting(name, "run", _BATCH, told_before=0.0):

@@ -167,6 +167,18 @@ def test_nothing_piles_up_for_an_index_of_before(tmp_path: Path) -> None:
             assert len([name for name in loop.store.outbox.names() if name.startswith("similar:")]) == 1
 
 
+def test_an_index_that_nobody_asks_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another place keeps its notes for a while; who asks it again after that gets all runs anew."""
+    monkeypatch.setattr("langgraph_learnloop.similar._MOST", 5)
+    places = [Counting(), Counting()]
+    for number, (index, noted) in enumerate(zip([*places, places[1], places[0]], [1, 2, 1, 2], strict=True)):
+        index.place = f"place {places.index(index)}"
+        with LearnLoop(tmp_path / "l.db", agent="a", index=index) as loop:
+            add(loop, *ASKED, first=10 * number)
+            assert len(loop.similar("a0", 50)) == 4 * number + 3
+            assert len(loop.store.outbox.names()) == noted
+
+
 def test_runs_without_a_question_are_left_out(loop: LearnLoop, index: Counting) -> None:
     """There is nothing to compare them by; asking about one is refused in a sentence."""
     add(loop, None, "", "?!", first=7)

@@ -163,7 +163,7 @@ class Telling:
         self.heading("Where to look next")
         for command, why in (
             ("runs", "every request, newest first"),
-            ("flagged --state curated", "what went wrong and was learned from"),
+            ("weaknesses --state curated", "what went wrong, in groups, and was learned from"),
             ("releases", "what was trained, what serves"),
             ("log", "every decision, with its reason"),
             ("rollback", "take the new model back"),
