@@ -16,8 +16,9 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from langgraph_learnloop.errors import ConfigError, LearnLoopError, StoreError, needing
 from langgraph_learnloop.points import at_least_one, point_id, space_id, unit, units, within
@@ -33,20 +34,25 @@ class QdrantServer:
 
     def __init__(self, url: str, key: str | None = None, prefix: str = "learnloop", seconds: float = 10.0) -> None:
         """Use the server at a URL, which has `seconds` for each answer; raise ConfigError for what is no URL."""
-        if not re.fullmatch(r"https?://\S+", url):
-            raise ConfigError(f"{url!r} is no address of a Qdrant server: give one such as 'http://127.0.0.1:6333'.")
-        self._where = re.sub(r"//[^/@]*@", "//", url)
-        self._given = {"url": url, "api_key": key, "timeout": seconds}
+        self._where = re.sub(r"//.*@", "//", url)  # what stands there is a secret, and would not be sent
+        if not _is_address(url):
+            raise ConfigError(
+                f"{self._where!r} is no address of a Qdrant server: give one such as 'http://127.0.0.1:6333', and what "
+                "it asks for as `key`."
+            )
+        self._given: dict[str, Any] = {"url": url, "api_key": key, "timeout": seconds}
         self._prefix = prefix
         self._client: Any = None
         self._own = True
         self._lock = threading.Lock()
+        self._turn: AbstractContextManager[Any] = nullcontext()
 
     @classmethod
     def of(cls, client: Any, prefix: str = "learnloop") -> Self:
         """Use a `QdrantClient` that is there, such as `QdrantClient(":memory:")`; `close` leaves it open."""
         made = cls("http://client", prefix=prefix)
         made._client, made._own, made._where = client, False, "the client that was given"
+        made._turn = threading.Lock()  # the one that needs no server bears one thread at a time
         return made
 
     def add(self, space: str, points: Sequence[RunPoint]) -> None:
@@ -121,7 +127,8 @@ class QdrantServer:
         with needing("Finding similar runs on a Qdrant server", "langgraph-learnloop[qdrant]"):
             from qdrant_client import models
         try:
-            yield self._connected(), models
+            with self._turn:
+                yield self._connected(), models
         except LearnLoopError:
             raise
         except Exception as error:  # the boundary of the vendor: beside its own errors come httpx's and pydantic's
@@ -135,6 +142,14 @@ class QdrantServer:
                 with _silent():  # that a key goes over http, which may be this machine, is said in the manual
                     self._client = QdrantClient(**self._given, check_compatibility=False)
             return self._client
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and "@" not in url
+    except ValueError:
+        return False
 
 
 def _point(models: Any, one: RunPoint, row: list[float]) -> Any:

@@ -30,16 +30,16 @@ def unit(vector: Sequence[float], whose: str) -> list[float]:
     try:
         numbers = [float(number) for number in vector]
     except (TypeError, ValueError) as error:
-        raise DataError(f"The vector of {whose} does not hold numbers alone ({error}): embed its text again.") from None
+        raise DataError(f"The vector of {whose} does not hold numbers alone ({error}): leave that run out.") from None
     length = math.hypot(*numbers)
     if not 0 < length < math.inf:
         raise DataError(
             f"The vector of {whose} has no direction: one that is empty, all zeros, infinite or not a number is like "
             "nothing. Leave that run out, or use other embeddings."
         )
-    # The smallest numbers that a float has divide badly: they are made larger first.
-    whole = numbers if length > 1e-300 else [number * 1e300 for number in numbers]
-    return [number / math.hypot(*whole) for number in whole] if abs(length - 1) > 1e-9 else whole
+    if length < 1e-300:  # the smallest numbers that a float has divide badly
+        return unit([number * 1e300 for number in numbers], whose)
+    return numbers if abs(length - 1) < 1e-9 else [number / length for number in numbers]
 
 
 def units(space: str, points: Sequence[RunPoint]) -> list[list[float]]:

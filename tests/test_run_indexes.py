@@ -7,7 +7,6 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,7 +187,7 @@ def test_threads_may_add_and_look_at_once(index: RunIndex, space: str) -> None:
             for i in range(5):
                 index.add(space, [point(f"{number}-{i}", number + 1, i)])
                 assert index.near(space, [1, 0], 3, A)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is fails the test
             failed.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]

@@ -37,7 +37,7 @@ _BYTES = 2
 _MANY = 1_000
 """Points in one call from which on it may take seconds to build the graph."""
 _WRITTEN = 16
-"""Bytes on the disk for each number that is added, at the worst: the log, the vector, and the graph while it is built."""
+"""Bytes on the disk for each number that is added, at the worst: log, vector, and the graph while it is built."""
 _SAYS = "space.json"
 """What a space is, written when its shard is whole."""
 _WAIT = 0.05
@@ -76,7 +76,7 @@ class EdgeIndex:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Use a folder, which is made when it is needed; wait `patience` seconds for other processes to let go of it."""
+        """Use a folder, which is made when it is needed; wait `patience` seconds for other processes."""
         self._folder = Path(folder)
         self._patience = patience
         self._clock = clock
@@ -170,7 +170,7 @@ class EdgeIndex:
 
     @contextmanager
     def _claim(self, place: Path) -> Iterator[Claim]:
-        """Claim a space for this process, which goes on waiting for `patience` seconds; it is kept unless this raises."""
+        """Claim a space for this process, within `patience` seconds; the claim stays unless the block raises."""
         until = self._clock() + self._patience
         while (claim := claimed(place)) is None:
             if self._clock() >= until:
@@ -251,9 +251,7 @@ def _config(edge: Any, length: int) -> Any:
         quantization_config=edge.ScalarQuantizationConfig(
             type=edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Pinned
         ),
-        optimizers=edge.EdgeOptimizersConfig(
-            indexing_threshold=_SCANNED * _BYTES // 1024, default_segment_number=1
-        ),
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=_SCANNED * _BYTES // 1024, default_segment_number=1),
     )
 
 

@@ -57,7 +57,7 @@ def claimed(place: Path) -> Claim | None:
 
 
 def has_room(folder: Path, most: int) -> None:
-    """Raise StoreError unless so many bytes, and what the engine always needs, are free where a folder is or will be."""
+    """Raise StoreError unless so many bytes, and what the engine always needs, are free where a folder will be."""
     there = next((one for one in (folder, *folder.absolute().parents) if one.exists()), Path("/"))
     free, needed = shutil.disk_usage(there).free, most + _ROOM
     if free < needed:

@@ -1,7 +1,7 @@
 """A Qdrant server on this machine: the REST calls that the index makes, answered by Qdrant's own engine in a folder.
 
-It speaks as the real one does, as far as qdrant-client 1.20 looks: statuses, `{"result": ..., "status": ..., "time": ...}`
-and the words of its refusals. `fault` is asked first, and may answer in its place, or None to hang up.
+It speaks as the real one does, as far as qdrant-client 1.20 looks: statuses, the form of answers and the words of its
+refusals. `fault` is asked first, and may answer in its place, or None to hang up.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Qdrant:
         with self._lock:
             try:
                 return self._answered(request)
-            except Exception as error:  # the engine says of a wrong vector what the server says
+            except Exception as error:  # noqa: BLE001 - the engine says of a wrong vector what the server says
                 return _refused(400, f"Wrong input: {error}")
 
     def _answered(self, request: Request) -> Answer:
@@ -145,9 +145,7 @@ def _found(shard: Any, body: dict[str, Any]) -> dict[str, Any]:
         with_payload=body["with_payload"],
     )
     found = shard.query(query)
-    return {
-        "points": [{"id": str(one.id), "version": 1, "score": one.score, "payload": one.payload} for one in found]
-    }
+    return {"points": [{"id": str(one.id), "version": 1, "score": one.score, "payload": one.payload} for one in found]}
 
 
 def _counted(shard: Any, body: dict[str, Any]) -> int:
