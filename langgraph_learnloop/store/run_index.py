@@ -93,7 +93,8 @@ class EdgeIndex:
             return
         rows = units(space, points)
         with self._lock:
-            has_room(self._folder, _WRITTEN * len(rows) * len(rows[0]))
+            with self._told(space):
+                has_room(self._folder, _WRITTEN * len(rows) * len(rows[0]))
             shard = self._made(space, len(rows[0]))
             same_length(space, shard.length, len(rows[0]), f"the run {points[0].run_id!r}")
             with self._told(space):
@@ -136,7 +137,9 @@ class EdgeIndex:
     def _there(self, space: str) -> _Shard | None:
         """Return the shard of a space; None where there is none, or none that was made to the end."""
         says = self._place(space) / _SAYS
-        if not says.exists():
+        with self._told(space):
+            there = says.exists()
+        if not there:
             self._forget(space)  # somebody removed it, as our errors advise
             return None
         return self._open.get(space) or self._opened(space)

@@ -208,9 +208,12 @@ def test_a_disk_that_fills_up_is_an_error(folder: Path, index: EdgeIndex, monkey
 
 def test_a_folder_that_may_not_be_written_is_an_error(plain_user_folder: Path) -> None:
     """It says which, and what to see to."""
-    plain_user_folder.chmod(0o555)
+    for mode in (0o555, 0o000):
+        plain_user_folder.chmod(mode)
+        with pytest.raises(StoreError, match="See that the folder may be written"):
+            EdgeIndex(plain_user_folder / "similar").add(S, [point("r")])
     with pytest.raises(StoreError, match="See that the folder may be written"):
-        EdgeIndex(plain_user_folder / "similar").add(S, [point("r")])
+        EdgeIndex(plain_user_folder / "similar").size(S, "support")
 
 
 def test_without_the_library_the_line_of_pip_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
