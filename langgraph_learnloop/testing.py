@@ -32,6 +32,7 @@ from langgraph_learnloop.errors import EngineError, TrainingError
 from langgraph_learnloop.examples import read_all
 from langgraph_learnloop.messages import question
 from langgraph_learnloop.mirrors import KINDS, DeliveryError, Kind, Told
+from langgraph_learnloop.points import at_least_one, same_length, unit, units, within
 from langgraph_learnloop.ports import OnProgress
 from langgraph_learnloop.records import (
     Case,
@@ -42,11 +43,13 @@ from langgraph_learnloop.records import (
     Job,
     Judged,
     Message,
+    Near,
     Plan,
     Progress,
     Proposal,
     Release,
     Run,
+    RunPoint,
     Score,
     TokenLogprob,
     ToolCall,
@@ -349,3 +352,45 @@ class MemoryMirror:
     def subjects(self, kind: Kind) -> list[str]:
         """Return the ids of what it was told of a kind, in order."""
         return [one.subject for one in self.told if one.kind == kind]
+
+
+class MemoryIndex:
+    """Keep points in memory and compare them all; the fake of an index of runs."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.place = "memory"
+        self.spaces: dict[str, dict[tuple[str, str], list[float]]] = {}
+        """Vectors of length 1 by agent and run, for each space."""
+        self.closed = 0
+        """How often it was closed; what it holds stays."""
+
+    def add(self, space: str, points: Sequence[RunPoint]) -> None:
+        """Keep points of a space; raise DataError, and keep none, when one of them is no vector of it."""
+        rows = units(space, points)
+        there = self.spaces.get(space, {})
+        for point, row in zip(points, rows, strict=True):
+            length = len(next(iter(there.values()), row))
+            same_length(space, length, len(row), f"the run {point.run_id!r}")
+        for point, row in zip(points, rows, strict=True):
+            self.spaces.setdefault(space, {})[point.agent, point.run_id] = row
+
+    def near(self, space: str, vector: Sequence[float], limit: int, agent: str) -> tuple[Near, ...]:
+        """Return an agent's nearest points, the nearest first; raise DataError."""
+        at_least_one(limit)
+        row = unit(vector, "what is looked for")
+        found = []
+        for (whose, run_id), other in self.spaces.get(space, {}).items():
+            same_length(space, len(other), len(row), "what is looked for")
+            if whose == agent:
+                cosine = sum(a * b for a, b in zip(row, other, strict=True))
+                found.append(Near(run_id, within(cosine)))
+        return tuple(sorted(found, key=lambda one: (-one.cosine, one.run_id))[:limit])
+
+    def size(self, space: str, agent: str) -> int:
+        """Return how many points of an agent a space holds."""
+        return sum(whose == agent for whose, _ in self.spaces.get(space, ()))
+
+    def close(self) -> None:
+        """Count that it was closed."""
+        self.closed += 1

@@ -25,7 +25,6 @@ class Counting(MemoryIndex):
         super().__init__()
         self.added: list[str] = []
         self.fails = 0
-        self.closed = 0
 
     def add(self, space: str, points: Sequence[RunPoint]) -> None:
         if self.fails:
@@ -33,10 +32,6 @@ class Counting(MemoryIndex):
             raise StoreError("The index is away: start it.")
         self.added += [point.run_id for point in points]
         super().add(space, points)
-
-    def close(self) -> None:
-        self.closed += 1
-        super().close()
 
 
 class Numbers:
