@@ -364,6 +364,7 @@ def test_rollback_twice_says_there_is_nothing_left(
     [
         (["runs", "--store", "nowhere.db"], "There is no store at 'nowhere.db'"),
         (["flagged", "--state", "lost"], "There is no flag state 'lost'"),
+        (["weaknesses", "--state", "lost"], "There is no flag state 'lost'"),
         (["weaknesses", "--store", "nowhere.db"], "There is no store at 'nowhere.db'"),
         (["similar", "x", "--store", "nowhere.db"], "There is no store at 'nowhere.db'"),
         (["runs", "--limit", "0"], "limit"),

@@ -15,7 +15,7 @@ from langgraph_learnloop.records import Interned, Recorded, Run, RunPoint
 from langgraph_learnloop.testing import MemoryIndex
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-ASKED = ("where is my parcel", "where is my parcel now", "my parcel, where is it", "refund my order please")
+ASKED = ("where is my parcel", "my parcel, where is it", "where is my parcel now", "refund my order please")
 
 
 class Counting(MemoryIndex):

@@ -99,8 +99,9 @@ def schema() -> None:
 @app.command()
 def flagged(store: Store = "learnloop.db", limit: Limit = 20, state: _State = "open", agent: Agent = None) -> None:
     """List runs that went wrong, worst first; `learnloop weaknesses` says what they have in common."""
+    known = _known(state)
     with opened(store) as loop:
-        found = loop.store.flags.list(_known(state), agent)[:limit]
+        found = loop.store.flags.list(known, agent)[:limit]
         rows = ((flag.run_id[:ID], f"{flag.severity:.2f}", flag.thread_id, " ".join(flag.reasons)) for flag in found)
         show_rows(("run", "severity", "thread", "reasons"), rows, f"No flag is {state}.")
 
@@ -126,8 +127,9 @@ def weaknesses(
     agent: Agent = None,
 ) -> None:
     """Say what the runs that went wrong have in common, what spoiled most conversations first, and what helps."""
+    known = _known(state)
     with opened(store) as loop:
-        found = loop.lessons.weaknesses(_known(state), loop.embedding, agent)
+        found = loop.lessons.weaknesses(known, loop.embedding, agent)
         if weakness is not None:
             _show_weakness(loop, found, weakness, limit)
             return
