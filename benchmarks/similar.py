@@ -3,8 +3,8 @@
     python benchmarks/similar.py [--json FILE] [--quick] [--only 512,2048]
 
 Requests of people (CLINC150 where it is in ../shared/data, else made-up ones) become vectors as the package makes them,
-2,048 numbers of length 1; where there are more points than requests, they come again with a little noise. 512 numbers
-are the same vectors, projected at random. Each side is a process of its own, which adds 500 points at a time, a tenth
+512 numbers (others' embeddings have 2,048 and more) of length 1; where there are more points than requests, they come
+again with a little noise. Each side is a process of its own, which adds 1,000 points at a time, a tenth
 of them under another agent, looks for the ten nearest of one agent, opens what it wrote again, and says what it took.
 """
 
@@ -33,9 +33,9 @@ from langgraph_learnloop.records import Near, RunPoint
 
 TEXTS = Path(__file__).parent.parent.parent / "shared" / "data" / "clinc150.jsonl"
 GOALS = {"search_p95_ms": 20.0, "recall": 0.95}
-"""At the largest number of points, 2,048 numbers each."""
+"""At the largest number of points, of the longest vectors."""
 AGENT, OTHER = "support", "sales"
-SEARCHES, BATCH = 200, 500
+SEARCHES, BATCH = 200, 1_000
 WAYS = ("index", "local", "numpy")
 MOST = {"local": 2_000}
 """Points at most: its local mode writes some 60 a second, and compares in Python."""
@@ -93,9 +93,7 @@ def made(count: int, length: int) -> np.ndarray[Any, Any]:
     else:
         words = ["".join(rng.choice(list("aeioubdgklmnprst"), 6)) for _ in range(3_000)]
         texts = [" ".join(rng.choice(words, 8)) for _ in range(10_000)]
-    rows = vectors(texts[:count])
-    if length != rows.shape[1]:
-        rows = rows @ rng.normal(size=(rows.shape[1], length)).astype(np.float32)
+    rows = vectors(texts[:count], length)
     rows = rows[np.arange(count) % len(rows)]
     rows[len(texts) :] += rng.normal(size=rows[len(texts) :].shape).astype(np.float32) * 0.3 / length**0.5 * _size(rows)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)

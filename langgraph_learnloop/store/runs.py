@@ -116,10 +116,10 @@ class Runs(Drawer):
         return frozenset(found)
 
     def resolve(self, beginning: str) -> Run:
-        """Return the run whose id begins so; raise NotFoundError when there is none, or more than one."""
-        query = select(tables.runs).where(tables.runs.c.run_id.startswith(beginning, autoescape=True)).limit(2)
-        found = self._runs(query)
-        if len(found) == 2:
+        """Return the run whose id is this, or begins so; raise NotFoundError when there is none, or more than one."""
+        query = select(tables.runs).where(tables.runs.c.run_id.startswith(beginning, autoescape=True))
+        found = self._runs(query.order_by(func.length(tables.runs.c.run_id)).limit(2))
+        if len(found) == 2 and found[0].run_id != beginning:
             raise NotFoundError(f"Several runs begin with {beginning!r}: give more of the id.")
         return found[0] if found else self.run(beginning)
 

@@ -166,8 +166,9 @@ def test_all_runs_are_read_piece_by_piece(store: Store, make_run: Callable[..., 
 
 
 def test_a_run_is_named_by_the_beginning_of_its_id(store: Store, make_run: Callable[..., Run]) -> None:
-    """One that several have is refused, and so is one that nobody has."""
-    store.runs.add_runs(recorded(make_run("abc"), make_run("abd"), make_run("a%")))
+    """One that several have is refused, and so is one that nobody has; a whole id is no beginning."""
+    store.runs.add_runs(recorded(make_run("abc"), make_run("abd"), make_run("a%"), make_run("a")))
+    assert store.runs.resolve("a").run_id == "a"
     assert store.runs.resolve("abd").run_id == "abd"
     assert store.runs.resolve("a%").run_id == "a%"
     with pytest.raises(NotFoundError, match="Several runs begin with 'ab'"):
