@@ -77,8 +77,10 @@ class RunIndex(Protocol):
     Where it cannot be reached or read, StoreError says so, and what to do.
     """
 
-    place: str
-    """Where it is, an address, or a machine and a folder: what the store notes for it is noted under that."""
+    @property
+    def place(self) -> str:
+        """Return what tells it from other indexes; what the store notes for it is noted under that."""
+        ...
 
     def add(self, space: str, points: Sequence[RunPoint]) -> None:
         """Keep points of a space; one whose run is there already is replaced. They are found when this returns."""

@@ -27,8 +27,6 @@ _PREFIX = "similar:"
 _KINDS: tuple[Kind, ...] = ("run",)
 _BATCH = 1_000
 """Runs that are brought in at a time; an index may look after itself where so many come at once."""
-
-
 _MOST = 100_000
 """Runs that are noted for an index that nobody asked for so long."""
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -39,6 +39,7 @@ _MANY = 1_000
 """Points in one call from which on it may take seconds to build the graph."""
 _WRITTEN = 16
 """Bytes on the disk for each number that is added, at the worst: log, vector, and the graph while it is built."""
+_NAME = "name"
 _SAYS = "space.json"
 """What a space is, written when its shard is whole."""
 _WAIT = 0.05
@@ -79,12 +80,30 @@ class EdgeIndex:
     ) -> None:
         """Use a folder, which is made when it is needed; wait `patience` seconds for other processes."""
         self._folder = Path(folder)
-        self.place = f"{socket.gethostname()}:{self._folder.absolute()}"
         self._patience = patience
         self._clock = clock
         self._sleep = sleep
         self._open: dict[str, _Shard] = {}
         self._lock = threading.RLock()
+
+    @property
+    def place(self) -> str:
+        """Return what names this folder, wherever it is moved to or mounted; raise StoreError if it takes no file.
+
+        It is written when it is first asked for: a folder that was removed and made anew is another place.
+        """
+        named = self._folder / _NAME
+        try:
+            if not named.exists():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with whole_file(named) as beside:
+                    beside.write_text(uuid.uuid4().hex, encoding="utf-8")
+            return named.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise StoreError(
+                f"The index of similar runs in {str(self._folder)!r} cannot be used: {error.strerror or error}. See "
+                "that the folder may be written, or choose another one."
+            ) from error
 
     def add(self, space: str, points: Sequence[RunPoint]) -> None:
         """Keep points of a space, on the disk when this returns; raise DataError and StoreError, and keep nothing then.

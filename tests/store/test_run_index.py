@@ -206,6 +206,22 @@ def test_a_disk_that_fills_up_is_an_error(folder: Path, index: EdgeIndex, monkey
     assert index.size(S, A) == 1
 
 
+def test_a_folder_keeps_its_name_where_it_is_moved(folder: Path, tmp_path: Path) -> None:
+    """What the store noted for it holds on another machine, too; one that was removed and made anew is another."""
+    name = EdgeIndex(folder).place
+    assert EdgeIndex(folder).place == name
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert EdgeIndex(moved).place == name
+    assert EdgeIndex(folder).place != name
+
+
+def test_a_folder_that_may_not_be_named_is_an_error(tmp_path: Path) -> None:
+    """As one that cannot be written."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file/similar' cannot be used: .*choose another one"):
+        EdgeIndex(tmp_path / "file" / "similar").place
+
+
 def test_a_folder_that_may_not_be_written_is_an_error(plain_user_folder: Path) -> None:
     """It says which, and what to see to."""
     for mode in (0o555, 0o000):
