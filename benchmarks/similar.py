@@ -192,8 +192,8 @@ def main() -> None:
     console = Console()
     console.print(f"{platform.machine()}, {os.cpu_count()} cores")
     found = []
-    for count in (1_000,) if args.quick else (10_000, 50_000):
-        for length in map(int, args.only.split(",")):
+    for count in (500,) if args.quick else (10_000, 50_000):
+        for length in [512] if args.quick else map(int, args.only.split(",")):
             ways = [way for way in WAYS if way != "local" or count == 10_000 or args.quick]
             found += [measured(way, count, length) for way in ways]
     show(console, found)
