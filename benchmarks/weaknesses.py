@@ -31,8 +31,9 @@ from rich.table import Table
 from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.metrics import adjusted_rand_score
 
+from langgraph_learnloop.config import LoopConfig
 from langgraph_learnloop.curation.texts import Vectors, hashed
-from langgraph_learnloop.curation.weakness import ALIKE, Flagged, groups, weaknesses
+from langgraph_learnloop.curation.weakness import Flagged, groups, weaknesses
 from langgraph_learnloop.demo.worlds import sample_world
 from langgraph_learnloop.records import Flag, Run
 
@@ -43,6 +44,7 @@ SEEDS = 5
 MOST = 10_000
 """Flagged runs whose grouping is timed."""
 SECONDS = 30.0
+CONFIG = LoopConfig()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -103,7 +105,7 @@ def _drawn(kinds: dict[str, list[str]], count: int, of: int, seed: int) -> tuple
 
 def _ours(rows: Vectors, kinds: int) -> Sequence[int]:
     labels = np.zeros(len(rows), dtype=int)
-    for label, members in enumerate(groups([rows], ALIKE)):
+    for label, members in enumerate(groups([rows], CONFIG.alike)):
         labels[members] = label
     return [*map(int, labels)]
 
@@ -166,7 +168,7 @@ def _timed(kinds: dict[str, list[str]], count: int) -> dict[str, Any]:
         for i, text in enumerate(texts)
     ]
     began = time.perf_counter()
-    found = weaknesses(flagged)
+    found = weaknesses(flagged, embed=hashed, alike=CONFIG.alike, enough=CONFIG.least_corrections)
     return {"runs": count, "weaknesses": len(found), "seconds": time.perf_counter() - began}
 
 

@@ -4,7 +4,7 @@
 
     index = QdrantServer("http://127.0.0.1:6333")          # or "https://...", and key="..."
     loop = LearnLoop("learnloop.db", agent="support", index=index)
-    loop.similar(run)
+    loop.similar(run_id)
 
 A space is a collection of its own, made when something is added to it; the prefix keeps those of several stores apart.
 With a key, use https: over http it can be read on the way.

@@ -65,7 +65,8 @@ class LoopConfig(Record):
     neighbours: int = Field(default=7, ge=1)
     """Corrections of other people on similar requests that a correction is compared with."""
     alike: float = Field(default=0.15, gt=0, lt=1)
-    """Mean cosine at which flagged requests belong to one weakness. The default is for hashed texts; embeddings that
+    """Mean cosine at which flagged requests belong to one weakness. The default is for hashed texts, where
+    `benchmarks/weaknesses.py` measures it; embeddings that
     know meanings put everything nearer together, and want more."""
     embeddings: str | None = None
     """What makes vectors of requests, as "module:attribute": LangChain embeddings, or what makes some. None hashes."""

@@ -35,7 +35,6 @@ from langgraph_learnloop.records import (
     Proposal,
     Recipe,
     Release,
-    Run,
     Sampling,
     Scorecard,
     Similar,
@@ -121,16 +120,14 @@ class Learning(Recording):
         self.flush()
         return self.lessons.weaknesses(state, self.embedding, self.agent)
 
-    def similar(
-        self, run: str | Run, limit: int = 10, on_progress: Callable[[int], object] = ignore
-    ) -> tuple[Similar, ...]:
+    def similar(self, run: str, limit: int = 10, on_progress: Callable[[int], object] = ignore) -> tuple[Similar, ...]:
         """Return the agent's runs whose question is nearest to that of a run, the nearest first, flagged or not.
 
         Runs that the index does not have yet are brought in first; `on_progress` is told how many are left. Raise
         DataError for a run without a question, and StoreError when the index cannot be used.
         """
         self.flush()
-        about = self.store.runs.resolve(run) if isinstance(run, str) else run
+        about = self.store.runs.resolve(run)
         index = self._index or named_or(self.config.index, "The index", "near")
         return SimilarRuns(self.store, index_of(index, self.store), self.embedding).near(about, limit, on_progress)
 

@@ -89,10 +89,9 @@ class SimilarRuns:
         name = f"{here}:{content_hash(space)[:12]}"
         if not self._index.size(space, agent):  # it is new, or was removed
             outbox.forget(name)
-        for other in outbox.names():
+        for other in {one for one in outbox.names() if one.startswith(_PREFIX)} - {name}:
             # What is noted for an index that nobody asks would pile up; who asks it again gets all runs anew.
-            given_up = other.startswith(here) or outbox.backlog(other).waiting > _MOST
-            if other.startswith(_PREFIX) and other != name and given_up:
+            if other.startswith(here) or outbox.backlog(other).waiting > _MOST:
                 outbox.forget(other)
         outbox.register(name, _KINDS, everything=True)
         while waiting := outbox.waiting(name, "run", _BATCH, told_before=0.0):

@@ -51,13 +51,13 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def _real() -> Iterator[RunIndex]:
-    """Yield the index on a real server, whose address QDRANT_URL says, and its key QDRANT_KEY."""
+    """Yield the index on a real server, whose address QDRANT_URL says, and its key QDRANT_API_KEY."""
     if not (url := os.environ.get("QDRANT_URL")):
-        pytest.skip("no Qdrant server: set QDRANT_URL, and QDRANT_KEY where it has a key")
+        pytest.skip("no Qdrant server: set QDRANT_URL, and QDRANT_API_KEY where it has a key")
     from qdrant_client import QdrantClient
 
     prefix = f"learnloop-test-{uuid.uuid4().hex[:8]}"
-    key = os.environ.get("QDRANT_KEY")
+    key = os.environ.get("QDRANT_API_KEY")
     yield QdrantServer(url, key, prefix)
     client = QdrantClient(url, api_key=key)
     for one in client.get_collections().collections:

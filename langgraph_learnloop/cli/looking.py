@@ -163,9 +163,8 @@ def _show_weakness(loop: LearnLoop, found: Sequence[Weakness], beginning: str, l
 def similar(run: RunId, store: Store = "learnloop.db", limit: Limit = 10) -> None:
     """List the runs that were asked what a run was asked, or nearly so, flagged or not, the nearest first."""
     with opened(store) as loop:
-        about = loop.store.runs.resolve(run)
         with console.status("Looking ...") as status:
-            found = loop.similar(about, limit, lambda left: status.update(f"{left:,} runs are still to be read ..."))
+            found = loop.similar(run, limit, lambda left: status.update(f"{left:,} runs are still to be read ..."))
         rows = (
             (f"{cosine:.2f}", *_row(one)[:3], flag and flag.state, one.thread_id, one.question)
             for one, cosine, flag in found

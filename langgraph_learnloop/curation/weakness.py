@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from langgraph_learnloop.curation.flag import failed_tools
-from langgraph_learnloop.curation.texts import Vectors, hashed, normal
+from langgraph_learnloop.curation.texts import Vectors, normal
 from langgraph_learnloop.errors import needing
 from langgraph_learnloop.records import Flag, Run, Weakness, content_hash
 from langgraph_learnloop.texts import short, visible
@@ -25,8 +25,6 @@ with needing("Grouping flagged runs"):
 Embed = Callable[[Sequence[str]], Vectors]
 """Give each text a row of length 1, or of zeros where there is nothing to embed."""
 
-ALIKE = 0.15
-"""Mean cosine of hashed requests that belong together; benchmarks/weaknesses.py measures it."""
 _BLOCK = 2_000
 """Runs that are compared with each other at once: 32 MB of distances."""
 _VALIDATION = re.compile(r"ValidationError: \d+ validation errors? for (\S+)")
@@ -69,9 +67,7 @@ class _Group:
         return self.total / np.float32(len(self.members))
 
 
-def weaknesses(
-    flagged: Sequence[Flagged], *, embed: Embed = hashed, alike: float = ALIKE, enough: int = 8
-) -> tuple[Weakness, ...]:
+def weaknesses(flagged: Sequence[Flagged], *, embed: Embed, alike: float, enough: int) -> tuple[Weakness, ...]:
     """Return what flagged runs have in common, what spoiled most conversations first; each run is in one weakness.
 
     `flagged` begins with the worst; `embed` makes a row of length 1 of each text, `alike` is the mean cosine (0 to 1)

@@ -107,8 +107,8 @@ class Story:
         self._flush()
         said = give_feedback(self.loop, seen)
         worst = [{"label": one.label, "runs": len(one.run_ids)} for one in self.loop.weaknesses()[:3]]
-        said_of = {"said": dict(said), "flagged": len(self.loop.flagged()), "worst": worst}
-        return {**_summary(seen), "at_a_time": THREADS, **said_of}
+        flagged = len(self.loop.flagged())
+        return {**_summary(seen), "at_a_time": THREADS, "said": dict(said), "flagged": flagged, "worst": worst}
 
     def exam_before(self) -> Chapter:
         """Ask the base what nobody in the loop will ever see."""

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from langgraph_learnloop.config import LoopConfig
+from langgraph_learnloop.curation import weakness
 from langgraph_learnloop.curation.texts import Vectors, hashed, of_length_one
-from langgraph_learnloop.curation.weakness import Flagged, groups, weaknesses
+from langgraph_learnloop.curation.weakness import Flagged, groups
 from langgraph_learnloop.errors import DataError
-from langgraph_learnloop.records import Flag, Run, Step
+from langgraph_learnloop.records import Flag, Run, Step, Weakness
 
+CONFIG = LoopConfig()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PARCELS = ("where is my parcel", "my parcel is lost, where is it", "the parcel never came, where is my parcel")
 REFUNDS = ("refund my order please", "i want a refund for my order", "please refund the order of last week")
@@ -35,6 +38,12 @@ def flagged(
 def several(questions: Sequence[str], **given: Any) -> list[Flagged]:
     """Return a flagged run for each question."""
     return [flagged(number, question, **given) for number, question in enumerate(questions)]
+
+
+def weaknesses(ones: Sequence[Flagged], **given: Any) -> tuple[Weakness, ...]:
+    """Return what some flagged runs have in common, by the settings that ship unless others are given."""
+    shipped = {"embed": hashed, "alike": CONFIG.alike, "enough": CONFIG.least_corrections}
+    return weakness.weaknesses(ones, **{**shipped, **given})
 
 
 def tool(name: str, error: str | None) -> Step:
