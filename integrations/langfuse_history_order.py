@@ -6,6 +6,7 @@ reason.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,8 +84,7 @@ def ordered(trace: str, seen: Iterable[Seen]) -> list[Traced]:
             raise DataError(f"It has more than {MOST_OBSERVATIONS:,} observations, or {LARGEST_TRACE:,} characters.")
         read = _observation(one)
         by_id.setdefault(read.id, read)  # sent twice after a failure, it stands there twice
-    depths = _depths(by_id)
-    found = sorted(by_id.values(), key=lambda one: (depths[one.id], one.began, one.id))
+    found = _parents_first(by_id)
     return _with_members(trace, _roots(trace, found, by_id), found)
 
 
@@ -119,21 +119,25 @@ def _fact(value: Any) -> Any:
     return parsed(value) if quoted else value
 
 
-def _depths(by_id: Mapping[str, Observation]) -> dict[str, int]:
-    """Return how many observations each one is in; raise DataError when they are in each other."""
-    depths: dict[str, int] = {}
-    for start in by_id:
-        path: dict[str, None] = {}
-        at: str | None = start
-        while at is not None and at in by_id and at not in depths:
-            if at in path:
-                raise DataError("Its observations are their own parents.")
-            path[at] = None
-            at = by_id[at].parent
-        depth = depths.get(at or "", -1)
-        for own_id in reversed(path):
-            depth = depths[own_id] = depth + 1
-    return depths
+def _parents_first(by_id: Mapping[str, Observation]) -> list[Observation]:
+    """Return each observation before those in it, and those before the next one; raise DataError when it has no top.
+
+    Servers keep milliseconds, in which a node may end and the next one begin: what is in the first still comes first.
+    """
+    inside: defaultdict[str | None, list[Observation]] = defaultdict(list)
+    for one in sorted(by_id.values(), key=_by_time, reverse=True):
+        inside[one.parent if one.parent in by_id else None].append(one)
+    waiting, found = inside[None], list[Observation]()
+    while waiting:
+        found.append(waiting.pop())
+        waiting.extend(inside[found[-1].id])
+    if len(found) < len(by_id):
+        raise DataError("Its observations are their own parents.")
+    return found
+
+
+def _by_time(one: Observation) -> tuple[Any, ...]:
+    return one.began, one.ended is None, one.ended or one.began, one.step_id or one.id
 
 
 def _roots(trace: str, found: Sequence[Observation], by_id: Mapping[str, Observation]) -> dict[str, Observation | None]:

@@ -100,8 +100,7 @@ def _steps(told: Traced, run_id: str, reading: Reading) -> list[ForeignStep]:
         home[one.id] = one.step_id or _id(told, one)
         common = {"step_id": home[one.id], "parent_id": parent_id, "kind": kind, **_common(one)}
         shown.append((one, _READ_BY[kind](one, common, reading)))
-    place = {one.id: number for number, one in enumerate(told.members)}
-    shown.sort(key=lambda pair: (pair[0].began, place[pair[0].id]))
+    shown.sort(key=lambda pair: pair[0].began)
     return _joined([step for _, step in shown])
 
 

@@ -24,7 +24,7 @@ from langgraph_learnloop.importing import Imported
 from langgraph_learnloop.mirrors import ForeignRun, Remark, Untold, run_of, trace_of
 from langgraph_learnloop.records import Message, Run, Step, ToolCall
 from langgraph_learnloop.testing import ScriptedModel
-from tests.integrations.langfuse_people import generation, seen, tell, wire_to
+from tests.integrations.langfuse_people import ROOT, generation, seen, tell, wire_to
 from tests.integrations.loopback_langfuse import Langfuse
 from tests.integrations.loopback_langfuse_scores import new
 from tests.shop import ASK_RETURNS, RETURNS, Shop
@@ -403,6 +403,19 @@ def test_lost_parents_stay_in_the_run(fresh: LearnLoop, project: Langfuse) -> No
     run = next(fresh.store.runs.every())
     assert [step.parent_id for step in run.steps] == [run.run_id]
     assert (run.question, run.answer) == ("Hi", "Ho")
+
+
+def test_steps_of_one_millisecond_stand_in_order(fresh: LearnLoop, project: Langfuse) -> None:
+    """A step that began when the next one did stands before it with all that happened in it."""
+    at = datetime.now(UTC)
+    names = {"1" * 16: ROOT, "9" * 16: "1" * 16, "2" * 16: ROOT}
+    tell(
+        project,
+        seen(TRACE, at=at),
+        *(generation(TRACE, parent, own, name=own[0], at=at) for own, parent in names.items()),
+    )
+    assert fresh.import_runs(history_of(project), LONG_AGO) == Imported(new=1)
+    assert [step.name for step in next(fresh.store.runs.every()).steps] == ["1", "9", "2"]
 
 
 def test_the_server_is_away_for_a_while(fresh: LearnLoop, project: Langfuse) -> None:
