@@ -72,6 +72,23 @@ def misfit(message: Message, tools: Sequence[Schema]) -> str | None:
     return next(filter(None, (_call_misfit(call, schemas) for call in message.tool_calls)), None)
 
 
+def leaves(value: Any) -> Iterator[str | int | float]:
+    """Yield the texts and numbers inside a value of a call; True and False are neither."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from leaves(item)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield value
+
+
+def names(tools: Sequence[Schema]) -> frozenset[str] | None:
+    """Return the names of tools (OpenAI's or Anthropic's form); None when one of them has none, as a provider's own."""
+    found = [name for name, _ in map(_named, tools)]
+    return frozenset(name for name in found if name is not None) if found and all(found) else None
+
+
 def parameters(tool: str, tools: Sequence[Schema]) -> Schema:
     """Return the JSON schema of one tool's arguments; empty when it is not known."""
     return dict(map(_named, tools)).get(tool, {})

@@ -19,7 +19,9 @@ from langgraph_learnloop.errors import ConfigError
 from langgraph_learnloop.records import Recipe, Record, Sampling
 
 PREFIX = "LEARNLOOP_"
-FILE_ONLY = frozenset({"recipe", "sampling", "prices", "exclude_nodes", "exclude_fields", "suites", "rollout_stages"})
+FILE_ONLY = frozenset(
+    {"recipe", "sampling", "prices", "exclude_nodes", "exclude_fields", "signals", "suites", "rollout_stages"}
+)
 """Settings that hold more than one value; a variable of the environment does not set them."""
 CapturedField = Literal["messages", "question", "answer", "reasoning", "tool_calls", "error", "metadata"]
 
@@ -62,6 +64,9 @@ class LoopConfig(Record):
     """A table for each model, `[prices."name"]`, by the name that it is recorded under; see below."""
     flag_below: float = Field(default=0.0, ge=-1, le=1)
     """A mean score below this flags a run; scores go from -1 to 1."""
+    signals: tuple[str, ...] = ("asked_again", "objected", "gave_up", "repeated_call", "unknown_tool", "no_answer")
+    """What flags a run of which nobody said anything; your own as "module:function", and none with []. See
+    [signals](signals.md)."""
     neighbours: int = Field(default=7, ge=1)
     """Corrections of other people on similar requests that a correction is compared with."""
     alike: float = Field(default=0.15, gt=0, lt=1)

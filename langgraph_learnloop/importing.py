@@ -133,9 +133,9 @@ class Importing:
     def _store_batch(self, batch: list[tuple[Recorded, Callable[[], None]]]) -> None:
         if batch:
             self._store.runs.add_runs([recorded for recorded, _ in batch])
-            for (run, _), confirm in batch:
+            for _, confirm in batch:
                 confirm()
-                self._hearing.flag(run)
+            self._hearing.notice([recorded.run for recorded, _ in batch])
             batch.clear()
 
     def _hear(self, remark: Remark) -> str:

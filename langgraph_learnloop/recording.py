@@ -53,12 +53,12 @@ class Recording:
         self.store = open_store(store, self.config.folder)
         self.policy = policy or policy_of(self.config)
         self._now = now
-        self._hearing = Hearing(self.store, self.policy, self.config.flag_below, now)
+        self._hearing = Hearing(self.store, self.policy, self.config.flag_below, self.config.signals, now)
         self._importing = Importing(self.store, self.policy, self.agent, self._hearing)
         self._writer = Writer(
             self.store.runs,
             self.config.queue_size,
-            self._flag_new,
+            self._hearing.notice,
             policy=self.policy,
             spill=self.store.folder / "spill",
         )
@@ -245,10 +245,6 @@ class Recording:
     @property
     def _recorders(self) -> list[Recorder]:
         return [self.recorder, *([self._on_demand] if self._on_demand is not None else [])]
-
-    def _flag_new(self, runs: Sequence[Run]) -> None:
-        for run in runs:
-            self._hearing.flag(run)  # nobody can have said anything of it before it was stored
 
     def _run(self, run_id: str | None, thread_id: str | None) -> Run:
         if (run_id is None) == (thread_id is None):

@@ -11,13 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from langgraph_learnloop.calls import misfit, parameters
+from langgraph_learnloop.calls import leaves, misfit, parameters
 from langgraph_learnloop.curation.texts import (
     Vectors,
     answer_key,
     components,
     context,
-    leaves,
     normal,
     request,
     similar_pairs,

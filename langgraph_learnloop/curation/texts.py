@@ -119,17 +119,6 @@ def components(size: int, pairs: Iterator[tuple[int, int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def leaves(value: Any) -> Iterator[str | int | float]:
-    """Yield the texts and numbers inside a value of a call; True and False are neither."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from leaves(item)
-    elif isinstance(value, str | int | float) and not isinstance(value, bool):
-        yield value
-
-
 def _normal_value(value: Any) -> Any:
     if isinstance(value, str):
         return " ".join(value.casefold().split())

@@ -12,8 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from langgraph_learnloop.calls import misfit
-from langgraph_learnloop.curation.texts import leaves
+from langgraph_learnloop.calls import leaves, misfit
 from langgraph_learnloop.records import Example, Message, ToolCall
 
 CONFIDENCE = 0.8

@@ -106,6 +106,21 @@ class Runs(Drawer):
         newest = query.order_by(tables.runs.c.started_at.desc(), tables.runs.c.run_id.desc()).limit(limit)
         return self._runs(newest)[::-1]
 
+    def preceding(self, runs: Sequence[Run]) -> dict[str, Run]:
+        """Return the run before each of some runs in its thread, by the later one's id; none for a thread's first."""
+        later, earlier = tables.runs.alias(), tables.runs.alias()
+        in_thread = (earlier.c.thread_id == later.c.thread_id) & (earlier.c.started_at < later.c.started_at)
+        newest = select(earlier.c.run_id).where(in_thread & (earlier.c.agent == later.c.agent))
+        newest = newest.order_by(earlier.c.started_at.desc()).limit(1)
+        query = select(later.c.run_id, newest.scalar_subquery().label("before"))
+        pairs: dict[str, str] = {}
+        with self._database.reading() as connection:
+            for part in parts([run.run_id for run in runs if run.thread_id is not None]):
+                rows = connection.execute(query.where(later.c.run_id.in_(part))).all()
+                pairs.update({row.run_id: row.before for row in rows if row.before is not None})
+        found = self.many(list(dict.fromkeys(pairs.values())))
+        return {run_id: found[before] for run_id, before in pairs.items() if before in found}
+
     def older_threads(self, thread_ids: Sequence[str], at: datetime) -> frozenset[str]:
         """Return those of some threads that had a run before a time."""
         found: set[str] = set()
