@@ -85,8 +85,8 @@ def leaves(value: Any) -> Iterator[str | int | float]:
 
 def names(tools: Sequence[Schema]) -> frozenset[str] | None:
     """Return the names of tools (OpenAI's or Anthropic's form); None when one of them has none, as a provider's own."""
-    found = [name for name, _ in map(_named, tools)]
-    return frozenset(name for name in found if name is not None) if found and all(found) else None
+    found = [name for name, _ in map(_named, tools) if isinstance(name, str)]
+    return frozenset(found) if found and len(found) == len(tools) else None
 
 
 def parameters(tool: str, tools: Sequence[Schema]) -> Schema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 from langgraph_learnloop.calls import names
 from langgraph_learnloop.capture.policy import Policy
 from langgraph_learnloop.curation.flag import flag
+from langgraph_learnloop.errors import NotFoundError
 from langgraph_learnloop.records import Feedback, Run
 from langgraph_learnloop.signals.explicit import make_feedback
 from langgraph_learnloop.signals.implicit import Turn, detectors_of, notice
@@ -48,14 +50,20 @@ class Hearing:
         self.flag(run, self._store.runs.feedback(run.run_id))
         return is_new
 
-    def notice(self, runs: Sequence[Run]) -> None:
-        """Flag what went wrong in runs that were just stored, and in those that they follow in their threads."""
+    def notice(self, runs: Sequence[Run], *, in_order: bool = True) -> None:
+        """Flag what went wrong in runs that were just stored, and in those that they follow in their threads.
+
+        With `in_order` false, a run may have been stored before the one that it follows.
+        """
         for run in runs:
             self.flag(run)  # nobody can have said anything of it before it was stored
         if not self._detectors:
             return
-        before = self._store.runs.preceding(runs)
-        for run in runs:
+        turns = {run.run_id: run for run in runs}
+        if not in_order:
+            turns |= {run.run_id: run for run in self._store.runs.following(runs).values()}
+        before = self._store.runs.preceding([*turns.values()])
+        for run in turns.values():
             turn = Turn(run, before.get(run.run_id), self._names(run))
             for about, said in notice(turn, self._detectors, self._now()):
                 self.keep(about, self._policy.feedback(said))
@@ -77,8 +85,9 @@ class Hearing:
         if digest not in self._offered:
             if len(self._offered) >= _MOST_OFFERED:
                 self._offered.clear()
-            self._offered[digest] = names(orjson.loads(self._store.runs.blob(digest)))
-        return self._offered[digest]
+            with suppress(NotFoundError):  # erased, it says nothing
+                self._offered[digest] = names(orjson.loads(self._store.runs.blob(digest)))
+        return self._offered.get(digest)
 
     def _tools(self, run: Run) -> list[dict[str, Any]]:
         digest = next((step.tools for step in run.steps if step.tools is not None), None)

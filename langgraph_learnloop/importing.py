@@ -135,7 +135,7 @@ class Importing:
             self._store.runs.add_runs([recorded for recorded, _ in batch])
             for _, confirm in batch:
                 confirm()
-            self._hearing.notice([recorded.run for recorded, _ in batch])
+            self._hearing.notice([recorded.run for recorded, _ in batch], in_order=False)
             batch.clear()
 
     def _hear(self, remark: Remark) -> str:

@@ -6,14 +6,13 @@ without a score: it flags the run, unless those who judged it liked it.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
-
-import orjson
 
 from langgraph_learnloop.calls import leaves
 from langgraph_learnloop.config import named
@@ -142,13 +141,13 @@ def gave_up(turn: Turn) -> Noticed | None:
 
 def repeated_call(turn: Turn) -> Noticed | None:
     """Notice that the agent asks for the same tool with the same arguments again and again."""
-    asked: Counter[bytes] = Counter()
+    asked: Counter[tuple[str, str]] = Counter()
     for step in _model_steps(turn.run):
-        asked.update({orjson.dumps([call.name, call.args], option=orjson.OPT_SORT_KEYS) for call in step.tool_calls})
-    if not asked or (most := asked.most_common(1)[0])[1] < _REPEATED:
-        return None
-    call, times = most
-    return Noticed(turn.run, f"The agent called {quoted(orjson.loads(call)[0])} with the same arguments {times} times.")
+        asked.update({(call.name, json.dumps(call.args, sort_keys=True, default=str)) for call in step.tool_calls})
+    for (name, _), times in asked.most_common(1):
+        if times >= _REPEATED:
+            return Noticed(turn.run, f"The agent called {quoted(name)} with the same arguments {times} times.")
+    return None
 
 
 def unknown_tool(turn: Turn) -> Noticed | None:

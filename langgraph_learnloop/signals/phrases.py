@@ -1,7 +1,7 @@
 """Tell from words alone that somebody objects to an answer, or that an agent gives up.
 
-The phrases are of English, German, French, Spanish and Portuguese. `benchmarks/signals.py` counts what they find and what
-they take for it wrongly, on turns that were written by somebody who had not seen them.
+The phrases are of English, German, French, Spanish and Portuguese, and rather miss something than take what is harmless
+for a complaint. `benchmarks/signals.py` counts both, on turns written by somebody who had not seen the phrases.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ import re
 
 _LONGEST = 600
 """Characters that are looked at: who objects, or gives up, says so early."""
+_APOSTROPHES = str.maketrans("\u2019\u02bc`", "'''")
+_QUESTION_MARKS = ("?", "\uff1f")
+_CLOSERS = "*_)]}\"'\u00bb\u201d \u200b"
+"""What may stand after the last question mark."""
 
 
 def objects(text: str, answer: str) -> bool:
@@ -17,99 +21,184 @@ def objects(text: str, answer: str) -> bool:
 
     A "no" after a question of the agent's answers it, and is no objection.
     """
-    said = _plain(text)
+    said, before = _plain(text), _plain(answer[-_LONGEST:])
     if _OBJECTS.search(said):
         return True
-    return not _asks(answer) and _SAYS_NO.match(said) is not None and _POLITE_NO.match(said) is None
+    if answer.rstrip().rstrip(_CLOSERS).endswith(_QUESTION_MARKS):
+        return False
+    return _says_no(said) or _repeats_to_refuse(said, before)
 
 
 def gives_up(text: str) -> bool:
     """Return whether an agent's answer says that it cannot do, find or know what it was asked."""
-    return _GIVES_UP.search(_plain(text)) is not None
+    return _GIVES_UP.search(_QUOTED.sub(" ", _plain(text))) is not None
 
 
 def _plain(text: str) -> str:
     """Return the beginning of a text in lower case, on one line and with straight apostrophes."""
-    return " ".join(text[:_LONGEST].casefold().replace("’", "'").replace("`", "'").split())
+    return " ".join(text[:_LONGEST].casefold().translate(_APOSTROPHES).split())
 
 
-def _asks(answer: str) -> bool:
-    """Return whether an answer ends with a question."""
-    return answer.rstrip().rstrip("*_)]}\"'»” ").endswith(("?", "？"))
+def _says_no(said: str) -> bool:
+    return _NO.match(said) is not None and _POLITE.match(said) is None
+
+
+def _repeats_to_refuse(said: str, answer: str) -> bool:
+    """Return whether somebody asks back what was answered ("calendar?? shopping list"), or says "not" before it."""
+    there = set(_WORD.findall(answer))
+    echo = _ECHO.match(said)
+    if echo is not None and set(_WORD.findall(echo[1])) & there:
+        return True
+    return any(word in there and len(word) > 1 for word in _REFUSED.findall(said))
 
 
 def _any(*phrases: str) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{phrase})" for phrase in phrases))
 
 
-_SAYS_NO = _any(
-    r"(?:(?:um+|uh+|hm+|er+|well|oh|ugh)\W+)?(?:no+|nope|nah|nah?h|wrong|incorrect)\b",
-    r"(?:äh\W+|hm+\W+)?(?:nein|nee+|nö|falsch)\b",
-    r"(?:euh\W+|ben\W+)?non\b",
-    r"(?:eh\W+|pues\W+)?no\b",
-    r"(?:hã\W+|ué\W+)?(?:não|nao|errado)\b",
+_WORD = re.compile(r"[^\W_]+")
+_QUOTED = re.compile(
+    r"\"[^\"]*\"|\u201c[^\u201d]*\u201d|\u201e[^\u201c]*\u201c|\u00ab[^\u00bb]*\u00bb|\u00ab[^\u00bb]*$"
 )
-_POLITE_NO = _any(
-    r"no\W+(?:thank|thx|ty\b|problem|worries|need|rush|more\b|prob|biggie|that'?s (?:all|it|fine|ok|good))",
-    r"(?:nope|nah)\W+(?:thank|that'?s (?:all|it|fine|ok|good)|i'?m good|all good)",
-    r"(?:nein|nee|nö)\W+(?:danke|alles|das war|passt|schon gut)",
-    r"non\W+(?:merci|c'est (?:bon|tout|parfait)|ça ira|rien)",
-    r"no\W+(?:gracias|hace falta|pasa nada|te preocupes|hay problema|es necesario|nada más|eso es todo)",
-    r"(?:não|nao)\W+(?:obrigad|precisa|tem problema|faz mal|é só|era só|se preocupe)",
+"""What an agent quotes, or drafts for the user, it does not say itself."""
+_ECHO = re.compile(r"((?:an? |the |in |de la |de |el |la |le |les |der |die |das |os? )?[^\W_]+)\s*\?+\s*[^\W_]")
+_REFUSED = re.compile(
+    r"\b(?:not|isn't|isnt|aren't|don't want|nicht|kein\w*|pas|não|nao)"
+    r" (?:the |an? |my |at |in |on |to |der |die |das |den |am |im |le |la |les |du |de |une? |o |a |os |as )?([^\W_]+)"
+)
+_NO = _any(
+    r"(?:um+\W+|uh+\W+|oh\W+|well\W+|ugh\W+|wtf\W+|wait\W+|sorry\W+)?(?:no+|nope|nah|wrong|incorrect)\b",
+    r"(?:ähm?\W+|ach\W+|oh\W+)?(?:nein|ne+|nö|falsch\w*)\b",
+    r"(?:euh\W+|ben\W+|mais\W+|ah\W+)?(?:non|faux)\b",
+    r"(?:eh\W+|pues\W+|que\W+)?no\b",
+    r"(?:ãh?\W+|ué\W+|opa\W+)?(?:não|nao|errad\w+)\b",
+)
+_POLITE = _any(
+    r"no+(?: no)*\W+(?:th?a?nk|thx|ty\b|prob|worries|need|rush|more\b|biggie|way\b|idea|clue|one\b|that'?s (?:all|"
+    r"it|fine|ok|good|great))",
+    r"(?:nope|nah|no)\W+(?:that's|thats|it's|i'm|im|all|we're|just|you're)?\W*(?:all|it|fine|ok|okay|good|great|"
+    r"perfect|set)\b",
+    r"(?:nein|nee?|nö)\W+(?:danke|alles|das war|passt|schon gut|reicht|mehr)",
+    r"non\W+(?:merci|c'est (?:bon|tout|parfait)|ça ira|rien|plus)",
+    r"no\W+(?:gracias|hace falta|pasa nada|te preocupes|hay (?:problema|prisa)|es necesario|nada|eso es todo|sé|"
+    r"tengo|quiero|puedo|me )",
+    r"(?:não|nao)\W+(?:obrigad|precisa|tem problema|faz mal|é só|era só|se preocupe|sei|tenho|quero|posso)",
 )
 _OBJECTS = _any(
     # English
-    r"\b(?:that|this|it|which|your \w+)(?:'s| is| was|s| are|'re)? (?:still |just |clearly |simply |so |all |completely |totally )?(?:not|wrong|incorrect|false|nonsense|rubbish|outdated)\b",
-    r"\b(?:that|this|it|they|your \w+) (?:isn'?t|wasn'?t|aren'?t|ain'?t|isnt|doesn'?t (?:add up|make sense|match|look right|answer|help|exist|work|include|have))\b",
-    r"^(?:this|that|it|still) (?:doesn'?t|does not|didn'?t|did not|won'?t) \w+",
-    r"\bnot (?:what|the \w+|where|who|when) i (?:asked|meant|want|need|said|was|am|ordered|looking)",
-    r"\bi (?:never|didn'?t|did not) (?:ask|say|mean|said)\b",
-    r"\bi (?:meant|mean the|mean my|said|asked (?:for|about|you|how|what|which|to)|already (?:told|said|did|tried|asked|gave)|(?:just )?told you|specifically)\b",
-    r"\byou (?:\w+ )?(?:misunderst\w+|misread|misheard|forgot|forget|missed|left out|left off|skipped|ignored|mixed|dropped|messed|screwed|omitted|confused|made (?:that|it|this) up)\b",
-    r"\byou(?:'re| are| were)? (?:still )?(?:wrong|mistaken|confus\w+|not (?:listening|answering|reading|getting|understanding))\b",
-    r"\byou (?:didn'?t|did not|don'?t|haven'?t|never|only|just|keep|gave me|sent me|got the|got my|booked the wrong|picked|put the|used the) ",
-    r"\b(?:still|again)\W+(?:wrong|not\b|no\b|doesn'?t|does not|isn'?t|won'?t|can'?t|the (?:same|old|wrong)|same|getting|nothing|broken|fails?|failing|shows?|says?)",
-    r"^(?:\w+ )?(?:the )?same (?:error|thing|problem|issue|result|answer|mistake)",
-    r"\b(?:are you (?:sure|serious|kidding)|(?:check|try|look|read|count|do) (?:\w+ ){0,3}again|double.?check|re-?read|read (?:my|the) (?:question|message|request))",
-    r"\b(?:makes? no sense|useless|not helpful|unhelpful|wtf|bullshit|ridiculous|come on|seriously\?|that'?s? not|nonsense|did you even|can you even|what are you talking about|never asked)\b",
-    r"\b(?:should(?:'ve| have)? (?:be|been|say|show|have|come|go)|shouldn'?t|supposed to be|it was \w+,? not|actually (?:it'?s|its|that'?s|no|the))\b",
-    r"^(?:not |wait\W|hm+\W|but (?:i|that|it|the|my|you|there|what)|except|huh\W|what\?|um\W|actually)",
-    r"\bnot \w+(?: \w+)?[,;.] (?:the |my |a )?\w+",
-    r"\bwhat about (?:the (?:rest|other)|my other)|\bwhere(?:'?s| is| are) the (?:rest|other|link|file)",
+    r"\b(?:that|this|it)(?:'s|s| is| was) (?:(?:still|just|clearly|simply|so|all|completely|totally|really|even) )?"
+    r"(?:not (?:right|correct|true|it\b|what|the (?:right|one)|how|my\b|even)|wrong|incorrect|nonsense|rubbish|"
+    r"last (?:year|month|week)|the (?:wrong|old|other) )",
+    r"\b(?:that|this|it) (?:still )?(?:isn't|isnt|wasn't|wasnt|can't be|cant be) (?:right|correct|true|it\b|"
+    r"what i|the one i)",
+    r"\bnot (?:really |quite |exactly )?(?:what|the \w+|where|who|when|how) i (?:asked|meant|want|need|said|was|"
+    r"am|ordered)",
+    r"\b(?:i|we) (?:never|didn't|didnt|did not) (?:ask|say|said|mean)",
+    r"\bi (?:meant|said|specifically|clearly|already (?:told|said|did|tried|asked|gave))\b|"
+    r"\bi (?:just )?told (?:you|u)\b",
+    r"\b(?:like|as) i (?:said|asked|wrote|told|mentioned)|\b(?:was|am) asking (?:about|for|whether|if)\b",
+    r"\b(?:you|u) (?:\w+ )?(?:misunderst\w+|misread|misheard|forgot|missed|left out|left off|skipped|ignored|"
+    r"mixed|messed|screwed|omitted|swapped|confused|made (?:that|it|this) up|got (?:it|that|the \w+) wrong)\b",
+    r"\b(?:you|u) (?:clearly |still )?(?:didn't|didnt|did not|don't|haven't|havent|never) (?:\w+ )?"
+    r"(?:answer|read|listen|understand|understood|get|got|include|mention|check|do|did|even|change)",
+    r"\byou(?:'re| are) (?:\w+ )?(?:wrong|mistaken|confus\w+|not (?:listening|answering|reading|getting|"
+    r"understanding))",
+    r"\b(?:still|again) (?:wrong|not\b|no\b|doesn't|doesnt|isn't|isnt|won't|can't|the (?:same|old|wrong)|on\b|"
+    r"off\b|there\b)",
+    r"^(?:\w+ )?(?:the )?(?:exact )?same (?:error|thing|problem|issue|result|answer|mistake|exception)",
+    r"^(?:the )?wrong \w+|\b(?:the|to) wrong (?:one|person|file|account|date|city|address|order|number|time|year)\b",
+    r"\bare you (?:sure|serious|kidding)|\b(?:check|try|look|read|count|redo|do) (?:it |that |this |my \w+ )?again\b",
+    r"\bread (?:my|the) (?:question|message|request)|\b(?:double|re).?(?:check|read)\b",
+    r"\b(?:makes? no sense|useless|not helpful|unhelpful|isn't helpful|doesn't (?:help|answer|add up|make sense)|"
+    r"wtf|bullshit)",
+    r"\bshould(?:'ve| have)? (?:be|been|say|show) .*\bnot\b|\b(?:two|three|one|\d+) (?:\w+ )?(?:off|too (?:many|"
+    r"few|far|short|late))\b",
     # German
-    r"\b(?:das|es|die|der|dies|diese\w?)\b(?: \w+){0,2} (?:ist|war|sind|stimmt|stimmen|passt|funktioniert|geht|klappt|hilft|ergibt)(?: \w+){0,2} (?:nicht|falsch|kein\w*|doch|immer noch|quatsch|unsinn)\b",
-    r"\b(?:stimmt (?:so |doch |gar )*nicht|falsch\b|so nicht|nicht (?:das|die|der|den), (?:was|was ich)|nicht, was|nicht gefragt|nicht gemeint|ich (?:meinte|meine|hab\w* (?:doch |schon |bereits )?(?:nach|gesagt|gefragt|geschrieben|gemeint|nicht))|habe ich nicht|hab ich doch|wollte (?:doch |eigentlich )?(?:nicht|den|die|das))\b",
-    r"\bdu hast\b|\b(?:sie haben|hast du|haben sie) (?:\w+ ){0,3}(?:vergessen|falsch|nicht|übersehen|verwechselt|missverstanden)\b|\b(?:vergessen|übersehen|verwechselt|missverstanden)\b",
-    r"\b(?:immer noch|schon wieder|wieder (?:nicht|falsch|das gleiche|dasselbe|der gleiche)|bist du sicher|sind sie sicher|sicher\?|nochmal (?:lesen|prüfen|nachsehen|schauen|versuchen)|lies (?:\w+ ){0,3}nochmal|quatsch|unsinn|blödsinn|hilft mir nicht|bringt nichts|(?:geht|funktioniert|klappt) (?:immer noch |trotzdem )?nicht)\b",
-    r"^(?:nicht |moment|aber |doch\b|hä\b|sondern|eigentlich)",
+    r"\b(?:das|es|dies\w*) (?:\w+ )?(?:ist|war|stimmt|passt|kann) (?:\w+ ){0,2}(?:falsch|nicht (?:richtig|das|was|"
+    r"korrekt|sein|wahr))",
+    r"\bstimmt (?:so |doch |gar |aber |leider )*nicht|\bnicht (?:das|die|der|den),? (?:was|wonach|die|den) ich|"
+    r"\bnicht gefragt",
+    r"\bich (?:meinte|mein(?:e)? (?:natürlich|doch|den|die|das))|\bmeinte ich|\bhab(?:e)? ich (?:doch |dir |"
+    r"ihnen )?(?:gesagt|geschrieben|schon)",
+    r"\bich hab(?:e|'s)? (?:doch |ja |dir |ihnen |schon )*(?:gesagt|geschrieben|nach|gefragt)|\bwie (?:gesagt|"
+    r"geschrieben)\b",
+    r"\b(?:hast du|du hast|sie haben|haben sie) (?:\w+ ){0,4}(?:vergessen|übersehen|verwechselt|missverstanden|"
+    r"falsch|vertauscht|ignoriert)",
+    r"\b(?:immer noch|schon wieder|weiterhin) (?:nicht|falsch|das gleiche|dasselbe|der gleiche|die gleiche|kein)|"
+    r"\bbist du sicher|\bsind sie sicher",
+    r"\b(?:dieselbe|dasselbe|die gleiche|der gleiche) (?:meldung|fehler|problem)|\b(?:schau|lies|prüf\w*|sieh|"
+    r"versuch\w*) (?:\w+ )?(?:nochmal|noch mal|noch einmal)",
+    r"\bbeantwortet (?:\w+ )?meine frage|\bhilft (?:mir )?(?:\w+ )?(?:nicht|nix|nichts)|\b(?:quatsch|unsinn|"
+    r"blödsinn|zahlendreher)\b|^falsche\w* ",
     # French
-    r"\bc'?(?:e|é)(?:st|tait) (?:\w+ ){0,2}(?:pas|faux|n'importe quoi|incorrect)\b|\bce n'?(?:est|était) pas\b|\b(?:ça|cela|ca) (?:ne )?(?:\w+ ){0,2}(?:marche|fonctionne|correspond|répond|va|aide|change)\w* (?:toujours )?(?:pas|rien)\b",
-    r"\b(?:faux|erreur de|pas (?:ce que|celui|celle|ça|cela|du tout|le bon|la bonne|correct|bon)|je (?:voulais|parlais|parle|disais|pensais|t'ai (?:dit|demandé)|vous ai (?:dit|demandé)|n'ai (?:pas|jamais) (?:dit|demandé|parlé)|demandais)|j'ai (?:dit|demandé|bien dit|déjà)|j'avais (?:dit|demandé))\b",
-    r"\b(?:tu|vous) (?:as|avez|t'es|vous êtes|n'as|n'avez|m'as|m'avez|te|vous)\b(?: \w+){0,3} (?:oublié|trompé\w*|mal|compris|pas|confond\w+|mélangé|ignoré|sauté|répondu|faux)\b|\b(?:oublié|trompé\w*|trompe\w*)\b",
-    r"\b(?:toujours (?:pas|la même|le même|faux)|encore (?:faux|la même|le même|raté)|t'es sûr\w*|tu es sûr\w*|vous êtes sûr\w*|es-tu sûr|relis\w*|revérifi\w*|vérifi\w+ (?:encore|à nouveau)|n'importe quoi|sert à rien|n'a aucun sens|aucun rapport)\b",
-    r"^(?:mais |pas |attends|attendez|si,|en fait|heu|hein)",
+    r"\b(?:c'est|c'était|cest|c'est \w+) (?:faux|pas (?:ça|ca|ce que|le bon|la bonne|bon|correct|juste|normal)|"
+    r"le mauvais|la mauvaise|n'importe quoi)",
+    r"\bce n'est pas|\bpas (?:ce que|celui|celle) (?:que )?(?:j|je)|\bje (?:parlais|voulais (?:dire|parler)|"
+    r"disais|demandais|n'ai (?:pas|jamais) (?:dit|demand))",
+    r"\bj'(?:ai|avais) (?:bien |déjà )?(?:dit|demandé|précisé|écrit)|\bje (?:t'|vous )(?:ai|avais) (?:dit|"
+    r"demandé)|\bje viens de (?:le |l'|te )?(?:dire|écrire)",
+    r"\b(?:tu|vous|t) (?:\w+ )?(?:as|avez|'as|es|êtes) (?:\w+ ){0,2}(?:oublié|trompé\w*|inversé|confondu|mélangé|"
+    r"ignoré|mal (?:lu|compris)|pas (?:répondu|compris|lu|fait))",
+    r"\b(?:toujours (?:pas|la même|le même|autant)|encore (?:faux|la même|le même|raté)|(?:tu es|t'es|"
+    r"vous êtes) (?:sûr|certain)\w*|relis\w*|mauvaise? \w+|rien à voir|sert à rien|n'importe quoi)\b",
     # Spanish
-    r"\b(?:eso|esto|esa|ese|así|la respuesta|el \w+) no (?:\w+ )?(?:es|era|está|son|funciona|sirve|coincide|cuadra|tiene|responde|me)\b|\bno (?:era|es) (?:eso|esa|ese|lo|el|la|correct|así|cierto|verdad)\w*|\bno (?:funciona|sirve|cuadra|coincide|me sirve|me ayuda|me has|me ha|has|ha entendido|entendiste|entendió|leíste|te pregunté|pregunté|pedí|te pedí|dije|quise)\b",
-    r"\b(?:está (?:mal|equivocad\w+|incorrect\w+)|equivocad\w+|te equivoc\w+|incorrect\w+|me refería|me refiero|quise decir|quería decir|te (?:dije|pedí|pregunté)|he dicho|ya (?:te |lo |le )?(?:dije|probé|hice|intenté|he)|dije que|pedí|olvidaste|olvidó|te (?:falta|faltó|olvid\w+|has (?:olvidado|equivocado|dejado))|te saltaste|faltan? |confund\w+|otra vez (?:lo mismo|mal|el mismo|igual)|sigue (?:sin|igual|fallando|saliendo|mal|dando)|seguro\?|segura\?|estás segur\w+|está segur\w+|revisa (?:\w+ )?(?:otra vez|de nuevo|bien)|lee (?:bien|otra)|no tiene sentido|inútil|mentira|falso)\b",
-    r"^(?:pero |espera|a ver,? no|sino|en realidad)",
+    r"\b(?:eso|esto|esa?|así) no (?:\w+ )?(?:es|era|está|son|sirve|cuadra|coincide|responde)|\bno (?:era|"
+    r"es) (?:eso|es[ea]|lo que|el que|la que|correct|así|cierto)",
+    r"\b(?:está mal|equivoca\w+|incorrect[oa]|me refería|me refiero a|quise decir|quería decir|yo (?:dije|digo|"
+    r"pedí)|dije (?:que|el|la|los)|te (?:dije|pedí|pregunté|lo puse)|ya (?:te )?lo dije)\b",
+    r"\b(?:te (?:olvida\w+|has (?:olvidado|equivocado|dejado|saltado)|falt\w+)|olvidaste|confundi\w+|no (?:me has|"
+    r"has|me ha) (?:entendido|respondido|contestado|leído)|no (?:entendiste|respondiste|te pregunt|te ped))",
+    r"\bsigue (?:sin|igual|fallando|saliendo|mal|dando|encendid|apagad|el mismo)|\botra vez (?:lo mismo|mal|"
+    r"el mismo|la misma)|\b(?:estás?) segur[oa]\b|\bno tiene sentido|\brevisa\w* (?:otra vez|de nuevo|bien)",
     # Portuguese
-    r"\b(?:isso|isto|essa|esse|assim|a resposta|o \w+) (?:não|nao) (?:\w+ )?(?:é|era|está|tá|funciona|serve|bate|confere|faz|tem|responde|foi|ajuda)\b|\b(?:não|nao) (?:era|é|foi) (?:isso|essa|esse|o que|a que|o|a|bem|verdade|assim)\b|\b(?:não|nao) (?:funciona|funcionou|serve|bate|confere|adianta|ajudou|entendeu|leu|perguntei|pedi|falei|disse|respondeu|faz sentido)\b",
-    r"\b(?:está|tá|ta) errad\w+|\berrad[oa]\b|\b(?:eu quis dizer|quis dizer|eu disse|eu falei|eu pedi|eu perguntei|eu queria (?:o|a|dizer|saber do)|me referia|estava falando|já (?:te |lhe )?(?:disse|falei|tentei|fiz)|esqueceu|você (?:esqueceu|confundiu|errou|não|trocou|pulou|ignorou|só)|faltou|faltaram|confundiu|de novo (?:o mesmo|errado|não|a mesma)|continua (?:o mesmo|dando|errado|sem|igual|não)|ainda (?:não|está errado|dá|o mesmo)|tem certeza|certeza\?|leia (?:de novo|direito)|lê (?:de novo|direito)|confere de novo|verifica de novo|inútil|nada a ver|mentira)\b",
-    r"^(?:mas |espera|peraí|pera|na verdade|ué)",
+    r"\b(?:isso|essa?|assim) (?:não|nao) (?:\w+ )?(?:é|era|está|tá|serve|bate|confere|faz|responde|ajuda)|"
+    r"\b(?:não|nao) (?:era|é|foi) (?:isso|ess[ea]|o que (?:eu )?(?:ped|pergunt|quer|diss))",
+    r"\b(?:tá|está|ta) errad\w+|^(?:\w+ )?errad[oa]|\b(?:quis dizer|eu (?:disse|falei|pedi|perguntei|"
+    r"havia perguntado)|falei \w+|como eu (?:disse|falei|pedi)|me referia|já (?:te )?(?:disse|falei))\b",
+    r"\b(?:você|vc|o senhor|a senhora)? ?(?:esqueceu|confundiu|errou|trocou|pulou|ignorou|não (?:entendeu|leu|"
+    r"respondeu))|\bde novo (?:o mesmo|errado|a mesma)|\bcontinua (?:o mesmo|a mesma|dando|errad|sem|igual|aces|"
+    r"apagad|em)",
+    r"\bainda (?:não (?:funciona|foi|está)|está errad|o mesmo)|\btem certeza|\bleia (?:de novo|direito)|"
+    r"\bnada a ver\b|\b(?:confere|verifica|olha) (?:\w+ )?de novo",
 )
 _GIVES_UP = _any(
     # English
-    r"\b(?:i'?m|i am|we'?re|we are) (?:\w+ ){0,2}(?:unable|not able|not (?:\w+ )?(?:sure|certain|authori[sz]ed|permitted|allowed)|having trouble)\b",
-    r"\bi (?:\w+ )?(?:can'?t|cannot|can not|couldn'?t|could not|wasn'?t able|was not able|was unable|am unable|don'?t (?:have|know|see|currently|actually)|do not (?:have|know|see|currently)|have no|lack|failed|didn'?t (?:find|manage)|did not (?:find|manage)|haven'?t been able|won'?t be able|ran into|encountered|hit (?:a|an) )",
-    r"\b(?:something|it|that|this) (?:went wrong|is (?:outside|beyond)|(?:'s|is) not something i|seems? to have failed)",
-    r"\b(?:error|problem|issue) (?:\w+ )?(?:occurred|on (?:my|our) (?:end|side))|\btry again (?:later|in a)|\bplease (?:contact|reach out|call|ask|check (?:with|directly))|\byou(?:'ll| will) (?:need|have) to (?:contact|call|ask|do|check|reach)|\bcontact (?:support|customer|your)",
-    r"\bno (?:results?|matches|information|data|records?) (?:\w+ )?(?:found|available|for|about|on)\b|\bbeyond (?:my|what i)|\boutside (?:of )?(?:my|what i)",
+    r"\b(?:i'm|i am|we're|i was|i've been) (?:\w+ ){0,2}(?:unable|not able|not (?:\w+ )?(?:sure|certain|"
+    r"authori[sz]ed|permitted|allowed))\b",
+    r"\bi (?:\w+ ){0,2}?(?:can't|cannot|can not|couldn't|could not|wasn't able|was not able|won't be able)\b",
+    r"\bi (?:\w+ ){0,2}?(?:don't|do not) (?:\w+ )?(?:have|know|recognise|recognize|support)\b|"
+    r"\bi have no (?:\w+ ){0,2}(?:access|tool|way|information|idea|record)",
+    r"\b(?:i|we) (?:found|came across|got) (?:no|nothing)\b|\bi (?:keep|kept) getting|\bi (?:ran into|encountered|"
+    r"hit) (?:an?|some)\b|\bi've reached the maximum",
+    r"\bsomething went wrong|\b(?:error|problem) (?:\w+ )?(?:occurred|on (?:my|our) (?:end|side))|"
+    r"\bnothing (?:came back|i can)|\bno idea\b",
+    r"\b(?:isn't|aren't|is not|are not|not) (?:\w+ )?(?:supported|available|possible|something (?:i|visible)|"
+    r"among my)\b.{0,40}\b(?:me|here|chat|assistant|have|capabilities|i)\b",
+    r"\b(?:isn't|is not|aren't|are not) (?:responding|supported|available through)|\bdid not respond|"
+    r"\b(?:couldn't|could not|can't|cannot) be (?:set|done|displayed|found|loaded|completed|reached|opened|"
+    r"processed|retrieved)",
+    r"\b(?:hand|pass|transfer|connect) you (?:over )?to|\b(?:outside|beyond) (?:of )?(?:my|what i)",
     # German
-    r"\b(?:ich|wir) (?:kann|konnte|können|konnten|habe|bin|weiß|finde|sehe|darf)\b(?: [\w,]+){0,6} (?:nicht|keine?n?|nichts|leider)\b|\b(?:leider|bedaure)\b(?: [\w,]+){0,4} (?:kann|konnte|ist|war|habe|hat|fehlt|weiß)\b(?: [\w,]+){0,3} (?:ich|mir|nicht|kein\w*|keinen|uns)\b|\bkann ich (?:\w+ ){0,4}(?:nicht|nichts|leider)\b|\b(?:schiefgelaufen|fehler (?:ist )?aufgetreten|wenden sie sich|wende dich|nicht möglich|kein(?:en)? zugriff|nicht in der lage|versuchen sie es (?:später|nochmal)|versuch es später)\b",
+    r"\b(?:ich|wir) (?:kann|konnte|können|konnten|darf|habe?|finde|sehe|weiss|bin)(?: [\w,]+){0,5} (?:nicht|"
+    r"kein\w*|nichts)\b",
+    r"\b(?:kann|konnte|darf|habe|weiss|komme) ich (?:\w+ ){0,4}(?:nicht|kein\w*|nichts)\b|"
+    r"\bliegen mir (?:\w+ ){0,2}kein",
+    r"\b(?:etwas|da|leider) (?:\w+ ){0,2}schiefgelaufen|fehler (?:ist )?aufgetreten|\b(?:ohne ergebnis|"
+    r"nicht geklappt|nicht in der lage|keinen zugriff)\b",
     # French
-    r"\b(?:je|nous) (?:ne |n')(?:\w+ )?(?:peux|parviens|suis|dispose|sais|trouve|vois|pouvons|ai|arrive|connais)\b|\bje n'(?:ai|arrive)\b|\b(?:une erreur (?:est survenue|s'est produite)|contactez|veuillez contacter|adressez-vous|pas en mesure|m'est impossible|réessay\w+|aucun résultat|hors de (?:ma|mes))\b",
+    r"\bje (?:ne |n')(?:\w+ )?(?:peux|parviens|suis|dispose|sais|trouve|vois|arrive|connais|"
+    r"ai)(?: \w+){0,3} (?:pas|aucun\w*|plus)\b|\bj'ignore\b",
+    r"\b(?:une erreur (?:est survenue|s'est produite)|pas en mesure|m'est impossible|aucun résultat|rien donné|"
+    r"a échoué|hors de (?:ma|mes)|fait pas partie de mes)\b|^impossible de|\baucune? \w+(?: \w+)? (?:n'a|ne) ",
     # Spanish
-    r"\bno (?:puedo|pude|he podido|podemos|tengo|dispongo|sé|encuentro|encontré|he encontrado|me es posible|logré|consigo|fue posible|ha sido posible|estoy segur\w+|cuento con|hay (?:resultados|información))\b|\b(?:ocurrió|hubo|se produjo|ha ocurrido) un (?:error|problema)|\b(?:contacta|contacte|póngase en contacto|ponte en contacto|comuníquese|algo (?:salió|ha salido|falló)|inténta?lo (?:más tarde|de nuevo))\b",
+    r"\bno (?:puedo|pude|he podido|dispongo|encuentro|encontré|he encontrado|logré|consigo|me es posible|"
+    r"fue posible|ha sido posible|sé|sabría|cuento con|tengo (?:acceso|información|ninguna|manera|forma|"
+    r"permiso))\b",
+    r"\b(?:ocurrió|hubo|se produjo|ha ocurrido) un (?:error|problema)|\b(?:algo (?:salió|ha salido|falló)|"
+    r"me resulta imposible|no está entre mis|ni idea|le paso con)\b",
     # Portuguese
-    r"\b(?:não|nao) (?:posso|consigo|consegui|pude|tenho|sei|encontrei|localizei|foi possível|é possível para|estou conseguindo|há (?:resultados|informações)|disponho)\b|\b(?:ocorreu|houve) um (?:erro|problema)|\b(?:entre em contato|contate|algo deu errado|tente (?:novamente|de novo|mais tarde)|fora do meu alcance)\b",
+    r"\b(?:não|nao) (?:posso|consigo|consegui|pude|sei|encontrei|achei|localizei|foi possível|tenho (?:acesso|"
+    r"como|informações|permissão))\b",
+    r"\b(?:ocorreu|houve) um (?:erro|problema)|\b(?:algo deu errado|fora do meu alcance|não (?:são|"
+    r"é) possíve\w+ por aqui|não é algo que eu)\b",
 )

@@ -27,6 +27,18 @@ Role = Literal["system", "user", "assistant", "tool"]
 _ROLES: dict[str, Role] = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
 
 
+_NEIGHBOURS = """
+SELECT mine.run_id, (
+    SELECT run_id FROM runs WHERE thread_id = mine.thread_id AND started_at {side} mine.started_at
+    ORDER BY started_at {order} LIMIT 1
+) FROM runs AS mine WHERE mine.run_id IN ({{}})
+"""
+_BEFORE = _NEIGHBOURS.format(side="<", order="DESC")
+"""Some runs, each with the one before it in its thread. Asked for the agent as well, SQLite would walk through all the
+agent's runs in place of the thread's."""
+_AFTER = _NEIGHBOURS.format(side=">", order="ASC")
+
+
 class Runs(Drawer):
     """Store finished runs with their interned messages, and give them back."""
 
@@ -107,19 +119,12 @@ class Runs(Drawer):
         return self._runs(newest)[::-1]
 
     def preceding(self, runs: Sequence[Run]) -> dict[str, Run]:
-        """Return the run before each of some runs in its thread, by the later one's id; none for a thread's first."""
-        later, earlier = tables.runs.alias(), tables.runs.alias()
-        in_thread = (earlier.c.thread_id == later.c.thread_id) & (earlier.c.started_at < later.c.started_at)
-        newest = select(earlier.c.run_id).where(in_thread & (earlier.c.agent == later.c.agent))
-        newest = newest.order_by(earlier.c.started_at.desc()).limit(1)
-        query = select(later.c.run_id, newest.scalar_subquery().label("before"))
-        pairs: dict[str, str] = {}
-        with self._database.reading() as connection:
-            for part in parts([run.run_id for run in runs if run.thread_id is not None]):
-                rows = connection.execute(query.where(later.c.run_id.in_(part))).all()
-                pairs.update({row.run_id: row.before for row in rows if row.before is not None})
-        found = self.many(list(dict.fromkeys(pairs.values())))
-        return {run_id: found[before] for run_id, before in pairs.items() if before in found}
+        """Return the run before each of some stored runs in its thread, by the later one's id; none for the first."""
+        return self._neighbours(_BEFORE, runs)
+
+    def following(self, runs: Sequence[Run]) -> dict[str, Run]:
+        """Return the run after each of some stored runs in its thread, by the earlier one's id; none for the last."""
+        return self._neighbours(_AFTER, runs)
 
     def older_threads(self, thread_ids: Sequence[str], at: datetime) -> frozenset[str]:
         """Return those of some threads that had a run before a time."""
@@ -240,6 +245,17 @@ class Runs(Drawer):
         files = {digest: self._blob_file(digest) for digest in referenced(content)}
         there = {digest: file.read_bytes() for digest, file in files.items() if file.exists()}
         return {**message, "data": {**message["data"], "content": whole(content, there)}}
+
+    def _neighbours(self, query: str, runs: Sequence[Run]) -> dict[str, Run]:
+        beside: dict[str, str] = {}
+        with self._database.reading() as connection:
+            for part in parts([run.run_id for run in runs if run.thread_id is not None]):
+                rows = self._database.driver_rows(connection, query, part)
+                beside.update((run_id, other_id) for run_id, other_id in rows if other_id is not None)
+        known = {run.run_id: run for run in runs}
+        known |= self.many([*{other_id for other_id in beside.values() if other_id not in known}])
+        found = ((run, known.get(beside.get(run.run_id, ""))) for run in runs)
+        return {run.run_id: other for run, other in found if other is not None and other.agent == run.agent}
 
     def _runs(self, query: Select[Any]) -> tuple[Run, ...]:
         with self._database.reading() as connection:

@@ -15,6 +15,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 
 from langgraph_learnloop import LearnLoop, LoopConfig
+from langgraph_learnloop.testing import ScriptedModel
 from tests import postgres
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,19 @@ def _agent(loop: LearnLoop, scripted: Any) -> Any:
 def _ask(agent: Any, number: int) -> None:
     config = {"configurable": {"thread_id": str(number)}}
     agent.invoke({"messages": [("user", f"q{number}"), ("ai", "a"), ("user", f"more {number}")]}, config)
+
+
+def test_the_run_before_is_found_in_postgres(url: str, tmp_path: Path) -> None:
+    """What is asked of the driver itself is asked in its own words."""
+    with LearnLoop(url, config=LoopConfig(agent="a", folder=str(tmp_path))) as loop:
+        agent = loop.watch(create_agent(ScriptedModel(script=["Soon.", "On Monday."]), []))
+        for question in ("Where is my order 5?", "so where is my order 5"):
+            agent.invoke({"messages": [("user", question)]}, {"configurable": {"thread_id": "t"}})
+        assert [flag.reasons for flag in loop.flagged()] == [
+            ("The user asked nearly the same again: 'so where is my order 5'.",)
+        ]
+        newest, oldest = loop.runs()
+        assert loop.store.runs.following([oldest])[oldest.run_id] == newest
 
 
 def test_runs_come_back_from_postgres(url: str, scripted: Any, tmp_path: Path) -> None:

@@ -159,6 +159,29 @@ def test_runs_are_found_by_time_and_release(store: Store, make_run: Callable[...
     assert [run.run_id for run in store.runs.every("other")] == ["other"]
 
 
+def test_neighbours_in_a_thread(store: Store, make_run: Callable[..., Run]) -> None:
+    """The run before and the run after, of the same thread and agent; runs without a thread have none."""
+    made = [make_run(f"r{minute}", minute, thread_id=f"t{minute % 2}") for minute in range(5)]
+    odd = [make_run("alone", 9), make_run("alone2", 10), make_run("other", 11, thread_id="t0", agent="other")]
+    store.runs.add_runs(recorded(*made, *odd))
+    assert {key: run.run_id for key, run in store.runs.preceding([made[4], made[3]]).items()} == {
+        "r4": "r2",
+        "r3": "r1",
+    }
+    assert {key: run.run_id for key, run in store.runs.preceding([*made, *odd]).items()} == {
+        "r2": "r0",
+        "r3": "r1",
+        "r4": "r2",
+    }
+    assert {key: run.run_id for key, run in store.runs.following(made[:3]).items()} == {
+        "r0": "r2",
+        "r1": "r3",
+        "r2": "r4",
+    }
+    assert store.runs.following([made[4], *odd]) == {}
+    assert store.runs.preceding([]) == {}
+
+
 def test_all_runs_are_read_piece_by_piece(store: Store, make_run: Callable[..., Run]) -> None:
     """Runs that began at one moment are neither left out nor read twice at the seam of two pieces."""
     store.runs.add_runs(recorded(*(make_run(f"r{number:04}", number // 700) for number in range(1200))))
