@@ -202,7 +202,9 @@ def _own(name: str) -> Detector:
         raise ConfigError(f"The setting signals cannot hold {name!r}: name {known}, or your own as 'module:function'.")
     found: Detector = named(name, "The signal")
     if not callable(found):
-        raise ConfigError(f"The setting signals names {name!r}, which is a {type(found).__name__}, not a function.")
+        raise ConfigError(
+            f"The setting signals names {name!r}, which is a {type(found).__name__}: name a function that takes a Turn."
+        )
     return found
 
 

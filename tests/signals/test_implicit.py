@@ -186,7 +186,7 @@ def test_your_own_signal_is_asked_too(caplog: pytest.LogCaptureFixture) -> None:
     ("name", "why"),
     [
         ("shouted", "cannot hold 'shouted': name 'asked_again'"),
-        (f"{__name__}:NOW", "which is a datetime, not a function"),
+        (f"{__name__}:NOW", "which is a datetime: name a function"),
         ("nowhere:f", "cannot be loaded"),
     ],
 )
