@@ -20,6 +20,8 @@ from langgraph_learnloop.store.opened import Store
 
 _MOST_OFFERED = 256
 """Sets of tools whose names are remembered."""
+_MOST_RECENT = 200
+"""Runs that are kept in memory."""
 
 
 class Hearing:
@@ -38,6 +40,7 @@ class Hearing:
         self._now = now
         self._detectors = detectors_of(signals, policy.exclude_fields)
         self._offered: dict[str, frozenset[str] | None] = {}
+        self._recent: dict[str, Run] = {}
 
     def make(self, run: Run, *, now: datetime | None = None, **said: Any) -> Feedback:
         """Return what somebody said, as `make_feedback` takes it, as it may be stored; raise DataError."""
@@ -62,7 +65,8 @@ class Hearing:
         turns = {run.run_id: run for run in runs}
         if not in_order:
             turns |= {run.run_id: run for run in self._store.runs.following(runs).values()}
-        before = self._store.runs.preceding([*turns.values()])
+        before = self._store.runs.preceding([*turns.values()], self._recent)
+        self._remember(runs)
         for run in turns.values():
             turn = Turn(run, before.get(run.run_id), self._names(run))
             for about, said in notice(turn, self._detectors, self._now()):
@@ -73,6 +77,12 @@ class Hearing:
         raised = flag(run, feedback, below=self._below, now=self._now())
         if raised is not None:
             self._store.flags.add(raised)
+
+    def _remember(self, runs: Sequence[Run]) -> None:
+        """Keep the latest runs at hand: the one before is most often among them, and reading it takes a while."""
+        self._recent.update((run.run_id, run) for run in runs)
+        for old in [*self._recent][: max(0, len(self._recent) - _MOST_RECENT)]:
+            del self._recent[old]
 
     def _names(self, run: Run) -> frozenset[str] | None:
         """Return the names of all the tools that a run's model calls were offered; None where one has no name."""

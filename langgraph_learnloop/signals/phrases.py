@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_LONGEST = 600
+_LONGEST = 300
 """Characters that are looked at: who objects, or gives up, says so early."""
 _APOSTROPHES = str.maketrans("\u2019\u02bc`", "'''")
 _QUESTION_MARKS = ("?", "\uff1f")

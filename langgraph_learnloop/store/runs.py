@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import zstandard
@@ -118,13 +119,16 @@ class Runs(Drawer):
         newest = query.order_by(tables.runs.c.started_at.desc(), tables.runs.c.run_id.desc()).limit(limit)
         return self._runs(newest)[::-1]
 
-    def preceding(self, runs: Sequence[Run]) -> dict[str, Run]:
-        """Return the run before each of some stored runs in its thread, by the later one's id; none for the first."""
-        return self._neighbours(_BEFORE, runs)
+    def preceding(self, runs: Sequence[Run], known: Mapping[str, Run] = MappingProxyType({})) -> dict[str, Run]:
+        """Return the run before each of some stored runs in its thread, by the later one's id; none for the first.
+
+        Runs that are `known`, by their id, are not read again.
+        """
+        return self._neighbours(_BEFORE, runs, known)
 
     def following(self, runs: Sequence[Run]) -> dict[str, Run]:
         """Return the run after each of some stored runs in its thread, by the earlier one's id; none for the last."""
-        return self._neighbours(_AFTER, runs)
+        return self._neighbours(_AFTER, runs, {})
 
     def older_threads(self, thread_ids: Sequence[str], at: datetime) -> frozenset[str]:
         """Return those of some threads that had a run before a time."""
@@ -246,15 +250,15 @@ class Runs(Drawer):
         there = {digest: file.read_bytes() for digest, file in files.items() if file.exists()}
         return {**message, "data": {**message["data"], "content": whole(content, there)}}
 
-    def _neighbours(self, query: str, runs: Sequence[Run]) -> dict[str, Run]:
+    def _neighbours(self, query: str, runs: Sequence[Run], known: Mapping[str, Run]) -> dict[str, Run]:
         beside: dict[str, str] = {}
         with self._database.reading() as connection:
             for part in parts([run.run_id for run in runs if run.thread_id is not None]):
                 rows = self._database.driver_rows(connection, query, part)
                 beside.update((run_id, other_id) for run_id, other_id in rows if other_id is not None)
-        known = {run.run_id: run for run in runs}
-        known |= self.many([*{other_id for other_id in beside.values() if other_id not in known}])
-        found = ((run, known.get(beside.get(run.run_id, ""))) for run in runs)
+        there = {**known, **{run.run_id: run for run in runs}}
+        there |= self.many([*{other_id for other_id in beside.values() if other_id not in there}])
+        found = ((run, there.get(beside.get(run.run_id, ""))) for run in runs)
         return {run.run_id: other for run, other in found if other is not None and other.agent == run.agent}
 
     def _runs(self, query: Select[Any]) -> tuple[Run, ...]:
