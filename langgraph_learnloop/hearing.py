@@ -1,4 +1,4 @@
-"""Take what somebody says of a run, wherever it was said: check it, mask it, store it, and flag what went wrong."""
+"""Take what is said of a run, and notice what nobody says: check it, mask it, store it, and flag what went wrong."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Hearing:
         """Keep the latest runs at hand: the one before is most often among them, and reading it takes a while."""
         self._recent.update((run.run_id, run) for run in runs)
         for old in [*self._recent][: max(0, len(self._recent) - _MOST_RECENT)]:
-            del self._recent[old]
+            self._recent.pop(old, None)  # another thread may import runs meanwhile
 
     def _names(self, run: Run) -> frozenset[str] | None:
         """Return the names of all the tools that a run's model calls were offered; None where one has no name."""

@@ -67,12 +67,14 @@ _REFUSED = re.compile(
     r" (?:the |an? |my |at |in |on |to |der |die |das |den |am |im |le |la |les |du |de |une? |o |a |os |as )?([^\W_]+)"
 )
 _NO = _any(
-    r"(?:um+\W+|uh+\W+|oh\W+|well\W+|ugh\W+|wtf\W+|wait\W+|sorry\W+)?(?:no+|nope|nah|wrong|incorrect)\b",
-    r"(?:ähm?\W+|ach\W+|oh\W+)?(?:nein|ne+|nö|falsch\w*)\b",
+    r"(?:um+\W+|uh+\W+|oh\W+|well\W+|ugh\W+|wtf\W+|wait\W+|sorry\W+)?(?:nope|nah|wrong|incorrect|"
+    r"no+(?:\W*$|\W*[,.;:!?\u2026-]| (?:i|it|its|that|thats|this|you|u|not|the|my|we|he|she|they|just|wrong)\b))",
+    r"(?:ähm?\W+|ach\W+|oh\W+)?(?:nein|nee|nö|falsch\w*)\b",
     r"(?:euh\W+|ben\W+|mais\W+|ah\W+)?(?:non|faux)\b",
-    r"(?:eh\W+|pues\W+|que\W+)?no\b",
-    r"(?:ãh?\W+|ué\W+|opa\W+)?(?:não|nao|errad\w+)\b",
+    r"(?:eh\W+|pues\W+|que\W+)?no(?:\W*$|\W*[,.;:!?\u2026-])",
+    r"(?:ãh?\W+|ué\W+|opa\W+)?(?:errad\w+|(?:não|nao)(?:\W*$|\W*[,.;:!?\u2026-]))",
 )
+"""A "no" that stands by itself: "no puedo entrar" and "no payments" are about something else."""
 _POLITE = _any(
     r"no+(?: no)*\W+(?:th?a?nk|thx|ty\b|prob|worries|need|rush|more\b|biggie|way\b|idea|clue|one\b|that'?s (?:all|"
     r"it|fine|ok|good|great))",

@@ -47,6 +47,9 @@ def test_objections(text: str) -> None:
         "Nein danke",
         "non merci",
         "No gracias",
+        "no payments on my bank account, please",
+        "no puedo entrar en mi cuenta",
+        "não consigo entrar na minha conta",
         "",
     ],
 )
