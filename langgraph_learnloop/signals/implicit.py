@@ -72,22 +72,12 @@ def notice(turn: Turn, detectors: Sequence[tuple[str, Detector]], now: datetime)
     for name, detect in detectors:
         try:
             found = detect(turn)
+            said = None if found is None else _said(name, found, now)
         except Exception:  # noqa: BLE001 - somebody's own function may do anything, and the others are still to be asked
             _log.exception("The signal %r could not be looked for in the run %s", name, turn.run.run_id)
             continue
-        if found is not None:
-            yield (
-                found.run,
-                Feedback(
-                    feedback_id=f"{name}:{found.run.run_id}",
-                    run_id=found.run.run_id,
-                    name=name,
-                    origin="implicit",
-                    categories=(name,),
-                    text=found.why,
-                    at=now,
-                ),
-            )
+        if found is not None and said is not None:
+            yield found.run, said
 
 
 def detectors_of(names: Iterable[str], excluded: Collection[str] = ()) -> tuple[tuple[str, Detector], ...]:
@@ -194,6 +184,19 @@ def similarity(words: Sequence[str], others: Sequence[str]) -> float:
     if not ours or not theirs or (_has_number(odd) and _has_number(strange)):
         return 0.0
     return 1.0 - (_weight(odd) / _weight(ours) + _weight(strange) / _weight(theirs)) / 2
+
+
+def _said(name: str, found: Noticed, now: datetime) -> Feedback:
+    run_id = found.run.run_id
+    return Feedback(
+        feedback_id=f"{name}:{run_id}",
+        run_id=run_id,
+        name=name,
+        origin="implicit",
+        categories=(name,),
+        text=found.why,
+        at=now,
+    )
 
 
 def _own(name: str) -> Detector:

@@ -174,12 +174,19 @@ def breaks(turn: Turn) -> Noticed | None:
     raise RuntimeError(turn.run.run_id)
 
 
+def answers_wrongly(turn: Turn) -> Any:
+    """Return what no signal returns."""
+    return "The user shouted."
+
+
 def test_your_own_signal_is_asked_too(caplog: pytest.LogCaptureFixture) -> None:
     """A function of one's own is named as "module:function"; one that fails is logged, and the others are asked."""
     here = __name__
     with caplog.at_level(logging.ERROR):
-        assert seen(Turn(run("WHERE IS IT?")), f"{here}:breaks", f"{here}:complains") == [("complains", "r")]
-    assert "The signal 'breaks' could not be looked for in the run r" in caplog.text
+        own = [f"{here}:{name}" for name in ("breaks", "answers_wrongly", "complains")]
+        assert seen(Turn(run("WHERE IS IT?")), *own) == [("complains", "r")]
+    for name in ("breaks", "answers_wrongly"):
+        assert f"The signal {name!r} could not be looked for in the run r" in caplog.text
 
 
 @pytest.mark.parametrize(
