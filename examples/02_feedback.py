@@ -1,4 +1,4 @@
-"""Say what was wrong, and see the run flagged.
+"""Say what was wrong, or say nothing, and see the run flagged.
 
 Run it: python examples/02_feedback.py   (offline, no key; a scripted model stands in for yours)
 """
@@ -25,9 +25,9 @@ def track(order: int) -> str:
 
 
 def main() -> None:
-    """Correct a tool call, try one that does not fit, and print what is flagged."""
+    """Correct a tool call, try one that does not fit, ask another thing twice, and print what is flagged."""
     wrong = AIMessage("", tool_calls=[{"name": "refund", "args": {"order": 7}, "id": "call_1"}])
-    model = ScriptedModel(script=[wrong, "Order 7 was paid back."])
+    model = ScriptedModel(script=[wrong, "Order 7 was paid back.", "It is with the carrier.", "Call the carrier."])
 
     with tempfile.TemporaryDirectory() as folder, LearnLoop(Path(folder) / "learnloop.db", agent="shop") as loop:
         agent = loop.watch(create_agent(model, [refund, track]))
@@ -38,6 +38,9 @@ def main() -> None:
         except DataError as error:
             print(f"refused: {error}")
         loop.feedback(thread="7", score=-1, correction={"tool": "track", "args": {"order": 7}}, by="mia")
+
+        for text in ("When does order 8 arrive?", "so when does order 8 arrive"):  # nobody presses a button here
+            agent.invoke({"messages": [("user", text)]}, {"configurable": {"thread_id": "8"}})
 
         for flag in loop.flagged():
             print(f"flagged, severity {flag.severity:.2f}: {' '.join(flag.reasons)}")

@@ -12,7 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ENDINGS = {
     "01_watch.py": "recorded 1 run, dropped 0",
-    "02_feedback.py": "It was judged badly: one score is -1.00, below +0.00. It was corrected by mia.",
+    "02_feedback.py": "The user asked nearly the same again: 'so when does order 8 arrive'.",
     "03_cycle.py": "decisions are in the log; the last: rollback",
 }
 
