@@ -70,7 +70,8 @@ class Hearing:
         for run in turns.values():
             turn = Turn(run, before.get(run.run_id), self._names(run))
             for about, said in notice(turn, self._detectors, self._now()):
-                self.keep(about, self._policy.feedback(said))
+                with suppress(NotFoundError):  # one's own detector may name any run
+                    self.keep(about, self._policy.feedback(said))
 
     def flag(self, run: Run, feedback: Sequence[Feedback] = ()) -> None:
         """Flag a run if something speaks against it."""

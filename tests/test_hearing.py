@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage
 from langgraph_learnloop import LearnLoop, LoopConfig
 from langgraph_learnloop.errors import ConfigError
 from langgraph_learnloop.mirrors import ForeignRun
+from langgraph_learnloop.signals.implicit import Noticed, Turn
 from langgraph_learnloop.testing import ScriptedModel
 from tests.test_importing import AT, Elsewhere, foreign
 
@@ -104,6 +105,18 @@ def test_nothing_is_noticed_where_nobody_wants_it(ask: Ask) -> None:
     )
     with pytest.raises(ConfigError, match="cannot hold 'luck'"):
         ask([], signals=("luck",))
+
+
+def elsewhere(turn: Turn) -> Noticed | None:
+    """Notice something of a run that is not in the store."""
+    return Noticed(turn.run.model_copy(update={"run_id": "nowhere"}), "It was bad.")
+
+
+def test_a_signal_of_no_run_is_let_go(ask: Ask) -> None:
+    """A detector that speaks of a run which is not there does not keep the others from speaking."""
+    loop = ask(["I don't know."], "Q", signals=(f"{__name__}:elsewhere", "gave_up"))
+    assert [flag.run_id for flag in loop.flagged()] == [loop.runs()[0].run_id]
+    assert loop.health().dropped == {}
 
 
 def test_secrets_do_not_come_back_in_reasons(ask: Ask) -> None:
