@@ -20,7 +20,7 @@ from langgraph_learnloop.store.opened import Store
 
 _MOST_OFFERED = 256
 """Sets of tools whose names are remembered."""
-_MOST_RECENT = 200
+_MOST_RECENT = 64
 """Runs that are kept in memory."""
 
 
