@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -343,7 +344,7 @@ def test_flush_waits_as_long_as_it_may(sink: Any, monkeypatch: pytest.MonkeyPatc
     sink.add_runs = hang
     spool = Spool(sink, Counter(), None, None)
     spool.add(entry("1"))
-    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 100.0))
     assert not spool.flush(100.0)
     real_wait, main = spool._changed.wait, threading.current_thread()
 
@@ -363,7 +364,7 @@ def test_pauses_grow_to_a_bound(make: Make, sink: Any, monkeypatch: pytest.Monke
     """Each refusal doubles the pause up to the longest; a success begins anew."""
     monkeypatch.setattr(module, "_FIRST_PAUSE", 1.0)
     monkeypatch.setattr(module, "_LONGEST_PAUSE", 5.0)
-    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 100.0))
     monkeypatch.setattr(Spool, "_wake", lambda self: None)
     spool = make()
     spool._pause, tries = 1.0, []
