@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -482,7 +482,7 @@ def test_a_mirror_is_told_until_ctrl_c(
         if next(looks) == 8:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("time.sleep", pause)
+    monkeypatch.setattr("langgraph_learnloop.cli.serving.time", SimpleNamespace(sleep=pause))
     code, out, _ = _run(capsys, monkeypatch, "mirror", "--all", "--store", store)
     said = out.splitlines()
     assert (code, len(said)) == (130, len(set(said)))
