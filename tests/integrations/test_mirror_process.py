@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,12 @@ def beside(store: Path) -> list[int]:
     return found
 
 
+def _another(store: Path, known: Sequence[int]) -> int:
+    """Wait for a process that tells the mirror of a store and is none of those that are known; return it."""
+    until(lambda: set(beside(store)) - set(known))
+    return next(one for one in beside(store) if one not in known)
+
+
 def _parent(process: int) -> int:
     """Return who started a process."""
     return int((Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[1])
@@ -108,11 +114,10 @@ def test_it_is_there_once_and_ends_with_the_agents(
     began = time.monotonic()
     first.communicate("\n")
     assert time.monotonic() - began < 30.0  # the mirror may have a minute to hang; the interpreter takes a while, too
-    until(lambda: beside(tmp_path / "l.db") not in ([], mine))
-    its = beside(tmp_path / "l.db")
-    holding = next(one for one in (second, third) if _parent(its[0]) == one.pid)
+    its = _another(tmp_path / "l.db", mine)  # the first may still tell what is left
+    holding = next(one for one in (second, third) if _parent(its) == one.pid)
     os.kill(holding.pid, signal.SIGKILL)
-    until(lambda: beside(tmp_path / "l.db") not in ([], its))
+    _another(tmp_path / "l.db", [*mine, its])
     last = second if holding is third else third
     assert last.poll() is None
     last.communicate("\n")
