@@ -58,13 +58,21 @@ def main() -> None:
 
 def measure(folder: Path, quick: bool, postgres: str | None) -> dict[str, Any]:
     """Return every figure."""
-    with sink() as (url, _), LearnLoop(folder / "bench.db", config=LoopConfig(agent="bench")) as loop:
-        added = overhead(sides(loop, url), 3 if quick else 200)
+    silent = LoopConfig(agent="bench", signals=())
+    with (
+        sink() as (url, _),
+        LearnLoop(folder / "bench.db", config=LoopConfig(agent="bench")) as loop,
+        LearnLoop(folder / "silent.db", config=silent) as other,
+    ):
+        added = overhead(sides(loop, other, url), 3 if quick else 200)
     figures: dict[str, Any] = {
         "added": added,
         "bytes": storage((1, 2) if quick else LENGTHS, folder),
         "growth": growth(folder, *((8, 1) if quick else (50, 9))),
-        "ingest": {"sqlite": ingest(folder / "ingest.db", 1_000 if quick else 20_000)},
+        "ingest": {
+            "sqlite": ingest(folder / "ingest.db", 1_000 if quick else 20_000),
+            "sqlite, no signals": ingest(folder / "silent-ingest.db", 1_000 if quick else 20_000, signals=()),
+        },
     }
     if postgres:
         figures["ingest"]["postgresql"] = ingest(postgres, 1_000 if quick else 20_000)

@@ -45,8 +45,8 @@ def langsmith_side(url: str) -> Side:
     return Side([LangChainTracer(client=client, project_name="bench")], client.flush)
 
 
-def sides(loop: LearnLoop, url: str) -> dict[str, Side]:
-    """Return every side by its name."""
+def sides(loop: LearnLoop, silent: LearnLoop, url: str) -> dict[str, Side]:
+    """Return every side by its name; `silent` looks for no signals."""
 
     class Empty(BaseCallbackHandler):
         run_inline = True
@@ -55,6 +55,7 @@ def sides(loop: LearnLoop, url: str) -> dict[str, Side]:
         "untraced": Side([]),
         "empty handler": Side([Empty()]),
         "learnloop": Side([loop.recorder], loop.flush),
+        "learnloop, no signals": Side([silent.recorder], silent.flush),
         "langfuse": langfuse_side(url),
         "langsmith": langsmith_side(url),
     }

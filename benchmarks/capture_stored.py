@@ -60,10 +60,10 @@ def _file_bytes(path: Path) -> int:
     return path.stat().st_size
 
 
-def ingest(url: str | Path, runs: int) -> dict[str, float]:
+def ingest(url: str | Path, runs: int, **settings: Any) -> dict[str, float]:
     """Return small runs a second, of CPU and of time, that are recorded and stored; a flush after each burst."""
     burnt = took = 0.0
-    with LearnLoop(url, config=LoopConfig(agent="bench")) as loop:
+    with LearnLoop(url, config=LoopConfig(agent="bench", **settings)) as loop:
         for first in range(0, runs, BURST):
             prepared = [_SmallRun(number) for number in range(first, first + BURST)]
             gc.collect()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from langgraph_learnloop.calls import clean_text, misfit, parameters, read_message
+from langgraph_learnloop.calls import clean_text, leaves, misfit, names, parameters, read_message
 from langgraph_learnloop.errors import DataError
 from langgraph_learnloop.records import Message, ToolCall
 
@@ -185,3 +185,24 @@ def test_the_parameters_of_a_tool() -> None:
     assert parameters("book", [{"name": "book", "parameters": {"type": "object"}}]) == {"type": "object"}
     assert parameters("book", [{"name": "book", "parameters": 5}]) == parameters("book", []) == {}
     assert parameters("book", [{"function": 5}]) == {}
+
+
+@pytest.mark.parametrize(
+    ("tools", "found"),
+    [
+        ([tool("book"), tool("cancel")], {"book", "cancel"}),
+        ([{"name": "book", "input_schema": {}}], {"book"}),
+        ([tool("book"), {"type": "file_search"}], None),  # the provider knows what that one is called
+        ([tool("book"), {"function": "book"}], None),
+        ([{"name": ["book"]}], None),
+        ([], None),
+    ],
+)
+def test_the_names_of_tools(tools: list[dict[str, Any]], found: set[str] | None) -> None:
+    """They are known where each tool has one, in OpenAI's form or Anthropic's."""
+    assert names(tools) == found
+
+
+def test_the_values_in_an_argument() -> None:
+    """Texts and numbers at any depth, in order; True, False and None are no values to look for."""
+    assert [*leaves({"a": [1, "two", True, None], "b": {"c": (3.5,)}})] == [1, "two", 3.5]

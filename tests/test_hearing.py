@@ -88,7 +88,7 @@ def test_whoever_liked_it_knows_better(ask: Ask) -> None:
     ]
 
 
-def test_other_threads_and_agents_are_not_compared(ask: Ask) -> None:
+def test_other_threads_are_not_compared(ask: Ask) -> None:
     """What was asked elsewhere says nothing of a run here."""
     text = "Where is my order 5?"
     loop = ask(["A", "B"], text)

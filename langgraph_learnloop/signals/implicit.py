@@ -6,7 +6,6 @@ without a score: it flags the run, unless those who judged it liked it.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
@@ -133,7 +132,7 @@ def repeated_call(turn: Turn) -> Noticed | None:
     """Notice that the agent asks for the same tool with the same arguments again and again."""
     asked: Counter[tuple[str, str]] = Counter()
     for step in _model_steps(turn.run):
-        asked.update({(call.name, json.dumps(call.args, sort_keys=True, default=str)) for call in step.tool_calls})
+        asked.update({(call.name, repr(sorted(call.args.items()))) for call in step.tool_calls})
     for (name, _), times in asked.most_common(1):
         if times >= _REPEATED:
             return Noticed(turn.run, f"The agent called {quoted(name)} with the same arguments {times} times.")

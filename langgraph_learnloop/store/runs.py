@@ -252,10 +252,11 @@ class Runs(Drawer):
 
     def _neighbours(self, query: str, runs: Sequence[Run], known: Mapping[str, Run]) -> dict[str, Run]:
         beside: dict[str, str] = {}
-        with self._database.reading() as connection:
-            for part in parts([run.run_id for run in runs if run.thread_id is not None]):
-                rows = self._database.driver_rows(connection, query, part)
-                beside.update((run_id, other_id) for run_id, other_id in rows if other_id is not None)
+        for part in parts([run.run_id for run in runs if run.thread_id is not None]):
+            rows = self._database.ask(query, part)
+            beside.update((run_id, other_id) for run_id, other_id in rows if other_id is not None)
+        if not beside:
+            return {}
         there = {**known, **{run.run_id: run for run in runs}}
         there |= self.many([*{other_id for other_id in beside.values() if other_id not in there}])
         found = ((run, there.get(beside.get(run.run_id, ""))) for run in runs)

@@ -107,7 +107,7 @@ def test_any_text_is_read(text: str, answer: str) -> None:
 
 @pytest.mark.skipif(not CLINC.exists(), reason="CLINC150 is not there: ../shared/data")
 def test_what_people_ask_for_is_no_objection() -> None:
-    """Of people's own requests hardly one in a thousand is taken for an objection, or for giving up."""
+    """Of people's own requests hardly one in a thousand is taken for an objection."""
     rows = [json.loads(line) for line in CLINC.read_text(encoding="utf-8").splitlines()]
     texts = [row["text"] for row in rows if row["tool"] not in ("yes", "no")]
     assert sum(objects(text, "Done.") for text in texts) < len(texts) / 1000
